@@ -1,0 +1,1 @@
+//! Who decides: planner, scheduler, event loop, service

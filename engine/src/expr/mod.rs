@@ -1,0 +1,167 @@
+//! Expressions: what is computed from the columns of a row.
+//!
+//! [`Expr`] is data: a closed enum that is built by users, checked by [`typing`], rewritten by the
+//! optimiser, sent over the wire and evaluated by [`eval`] a batch at a time. It has no behaviour
+//! beyond its type and its text form.
+
+use std::fmt;
+
+use arrow::datatypes::DataType;
+
+mod build;
+pub mod eval;
+mod text;
+pub mod typing;
+
+pub use build::{avg, coalesce, col, count, count_all, lit, lower, max, min, regexp_like, sum, words};
+
+/// A scalar expression over the columns of one row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expr {
+    /// The column of that name.
+    Column(String),
+    /// A constant.
+    Literal(Literal),
+    /// Two operands and an operator between them.
+    Binary {
+        /// Left operand.
+        left: Box<Expr>,
+        /// What to compute.
+        op: BinaryOp,
+        /// Right operand.
+        right: Box<Expr>,
+    },
+    /// Logical negation; null stays null.
+    Not(Box<Expr>),
+    /// Arithmetic negation.
+    Negate(Box<Expr>),
+    /// True where the operand is null; never null itself.
+    IsNull(Box<Expr>),
+    /// The operand converted to another type; a value that does not fit is an error.
+    Cast {
+        /// What to convert.
+        expr: Box<Expr>,
+        /// The wanted type.
+        to: DataType,
+    },
+    /// A built-in function of its arguments.
+    Function {
+        /// Which one.
+        function: Function,
+        /// Its arguments, in order.
+        args: Vec<Expr>,
+    },
+    /// The operand under another name.
+    Alias {
+        /// What is named.
+        expr: Box<Expr>,
+        /// The name of the resulting column.
+        name: String,
+    },
+}
+
+/// A constant in a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Literal {
+    /// Null of no particular type.
+    Null,
+    /// True or false.
+    Boolean(bool),
+    /// A whole number.
+    Int64(i64),
+    /// A floating-point number.
+    Float64(f64),
+    /// A string.
+    Utf8(String),
+}
+
+/// Operators with two operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum BinaryOp {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Modulo,
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    And,
+    Or,
+}
+
+/// Built-in scalar functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Function {
+    /// `words(s)`: the maximal runs of characters without Unicode White_Space, as a list.
+    Words,
+    /// `lower(s)`: Unicode lower case.
+    Lower,
+    /// `upper(s)`: Unicode upper case.
+    Upper,
+    /// `length(s)`: number of characters.
+    Length,
+    /// `trim(s)`: without white space at both ends.
+    Trim,
+    /// `contains(s, part)`.
+    Contains,
+    /// `starts_with(s, prefix)`.
+    StartsWith,
+    /// `ends_with(s, suffix)`.
+    EndsWith,
+    /// `regexp_like(s, pattern)`: whether the pattern, a literal, matches anywhere in `s`.
+    RegexpLike,
+    /// `concat(a, b, …)`: strings joined; null if any is null.
+    Concat,
+    /// `coalesce(a, b, …)`: the first that is not null.
+    Coalesce,
+    /// `abs(x)`.
+    Abs,
+}
+
+/// What an aggregate computes from the rows of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AggregateFunction {
+    /// Rows, or rows where the argument is not null.
+    Count,
+    /// Sum of the values that are not null; null if there is none.
+    Sum,
+    /// Smallest value.
+    Min,
+    /// Largest value.
+    Max,
+    /// Arithmetic mean.
+    Avg,
+}
+
+/// One aggregate in a group-by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AggregateExpr {
+    /// What to compute.
+    pub function: AggregateFunction,
+    /// What of; none only for `count` of all rows.
+    pub argument: Option<Expr>,
+    /// Name of the resulting column.
+    pub name: String,
+}
+
+/// One key of an order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SortKey {
+    /// What to order by.
+    pub expr: Expr,
+    /// Largest first.
+    pub descending: bool,
+    /// Nulls before everything else, whatever the direction.
+    pub nulls_first: bool,
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::write(self, f)
+    }
+}

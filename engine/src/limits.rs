@@ -1,0 +1,81 @@
+//! Every hard bound of the engine, with its unit and the reason for its size.
+//!
+//! A bound that a user may change is a setting; its default is here.
+
+/// Rows in a batch between operators: small enough for the columns of one batch to stay in the
+/// second-level cache, large enough to spread the cost of a virtual call.
+pub const BATCH_ROWS: usize = 8192;
+
+/// Bytes of text in one morsel. A morsel is what one lane works on without looking up: about a
+/// millisecond of work, so that lanes finish together and cancelling is prompt.
+pub const TEXT_MORSEL_BYTES: u64 = 1 << 20;
+
+/// Bytes read past the end of a text morsel to find the end of its last record; doubled while the
+/// end is not found.
+pub const TEXT_LOOKAHEAD_BYTES: u64 = 16 << 10;
+
+/// Longest record (line or word) that text input may hold. Views address their buffer with 31
+/// bits; half of that leaves room for the rest of the block.
+pub const TEXT_RECORD_BYTES_MAX: u64 = 1 << 30;
+
+/// Input bytes that one task covers when the input is large. Big enough for map-side combining
+/// to pay, small enough to lose little with an executor.
+pub const TASK_INPUT_BYTES: u64 = 256 << 20;
+
+/// Smallest share of input that is worth a task of its own.
+pub const TASK_INPUT_BYTES_MIN: u64 = 8 << 20;
+
+/// What opening a file is counted as when splits are packed into tasks.
+pub const FILE_OPEN_COST_BYTES: u64 = 64 << 10;
+
+/// Input files of one job. A listing beyond this is almost always a wrong path.
+pub const INPUT_FILES_MAX: usize = 10_000_000;
+
+/// Most partitions of one shuffle.
+pub const SHUFFLE_PARTITIONS_MAX: u32 = 4096;
+
+/// Bytes of shuffle data that one reduce task reads, uncompressed, when there is much of it.
+pub const SHUFFLE_TASK_BYTES: u64 = 128 << 20;
+
+/// Rows gathered for one partition before they are encoded as a block.
+pub const SHUFFLE_BLOCK_ROWS: usize = 64 << 10;
+
+/// Bytes gathered for one partition before they are encoded as a block.
+pub const SHUFFLE_BLOCK_BYTES: usize = 1 << 20;
+
+/// Alignment of block starts in a shuffle object, so that blocks decode without a copy.
+pub const SHUFFLE_ALIGN_BYTES: usize = 64;
+
+/// Bytes in flight from storage to one task, fetched but not yet computed on.
+pub const PREFETCH_BYTES: u64 = 64 << 20;
+
+/// Objects or ranges being fetched at once by one task.
+pub const PREFETCH_REQUESTS: usize = 16;
+
+/// Size of an uploaded part; also what a file sink buffers before it uploads.
+pub const UPLOAD_PART_BYTES: usize = 8 << 20;
+
+/// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
+/// share of the memory budget (1 / this).
+pub const MEMORY_STORE_SHARE: u64 = 4;
+
+/// Rows that `collect` returns before it refuses and suggests writing files.
+pub const COLLECT_ROWS_MAX: u64 = 10_000_000;
+
+/// Default share of the machine's (or container's) memory that a process budgets, in percent.
+pub const MEMORY_SHARE_PERCENT: u64 = 70;
+
+/// Nesting of one expression. Deeper trees are refused before anything recurses into them.
+pub const EXPR_DEPTH_MAX: usize = 64;
+
+/// Operators in one logical plan.
+pub const PLAN_NODES_MAX: usize = 10_000;
+
+/// Warnings that one task reports; more are counted, not kept.
+pub const WARNINGS_MAX: usize = 100;
+
+/// Tasks an executor runs at once, so that one's tail overlaps the other's head.
+pub const TASKS_AT_ONCE: usize = 2;
+
+/// Attempts that a task gets before its job fails.
+pub const ATTEMPTS_MAX: u32 = 4;

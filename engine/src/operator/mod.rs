@@ -1,0 +1,52 @@
+//! Running operators: how the rows of a task flow.
+//!
+//! A task runs one *lane* per thread. A lane is a chain of [`Operator`]s, the last of which is the
+//! sink's; a batch is pushed in at the front and each operator pushes what it makes to the next.
+//! Lanes share nothing while rows flow, so there are no locks on the way.
+//!
+//! Where an operator cannot answer before it has seen all rows (grouping, order), it is a
+//! [`Breaker`]: its lane part collects, and when all lanes have ended `merge` joins what they
+//! collected and hands back morsels, which the lanes take and push into the chain behind it.
+
+use arrow::record_batch::RecordBatch;
+
+use crate::error::Result;
+
+/// Where an operator pushes the batches that it makes.
+pub type Emit<'a> = &'a mut dyn FnMut(RecordBatch) -> Result<()>;
+
+/// A running operator on one lane.
+pub trait Operator: Send {
+    /// Takes one batch; emits none, one or several.
+    ///
+    /// # Errors
+    /// Whatever the rows or the resources make impossible; the attempt fails with it.
+    fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()>;
+
+    /// No more batches come on this lane: emit what is held back, or hand it to the breaker.
+    ///
+    /// # Errors
+    /// As for `push`.
+    fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A piece of work that one lane does without looking up: it pushes its batches into `emit`.
+pub type Morsel = Box<dyn FnOnce(Emit<'_>) -> Result<()> + Send>;
+
+/// An operator that needs all rows before it can answer.
+pub trait Breaker: Send + Sync {
+    /// The part that collects rows on one lane. Its `finish` leaves them with the breaker.
+    ///
+    /// # Errors
+    /// `Exhausted` if the memory that every lane needs cannot be reserved.
+    fn lane(&self) -> Result<Box<dyn Operator>>;
+
+    /// Called once, on a rayon thread, when every lane has finished: the rows to go on with, cut
+    /// into pieces that lanes can work on independently. Order matters only for ordered output.
+    ///
+    /// # Errors
+    /// As for `Operator::push`.
+    fn merge(&self) -> Result<Vec<Morsel>>;
+}

@@ -1,0 +1,177 @@
+//! The logical plan: a tree of operators over named, typed columns.
+//!
+//! It says what, never how or where: no partitions, no files resolved, no choice of algorithm.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::expr::{AggregateExpr, Expr, SortKey};
+
+/// What a user asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LogicalPlan {
+    /// Rows of input files.
+    Scan(Scan),
+    /// One output column per expression.
+    Project {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// The columns, each named by [`Expr`]'s output name.
+        exprs: Vec<Expr>,
+    },
+    /// The rows for which the predicate is true.
+    Filter {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// A boolean expression; null drops the row.
+        predicate: Expr,
+    },
+    /// One row per element of a list column, the other columns repeated. Rows whose list is empty
+    /// or null give no row.
+    Explode {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// The list column; the output column of that name has the element type.
+        column: String,
+    },
+    /// One row per distinct combination of the keys; with no keys, exactly one row.
+    Aggregate {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// The keys. Null is a key like any other.
+        group_by: Vec<Expr>,
+        /// What to compute for each group.
+        aggregates: Vec<AggregateExpr>,
+    },
+    /// The rows in order; with `limit`, only the first of them (top-k).
+    Sort {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// Most significant first.
+        keys: Vec<SortKey>,
+        /// How many rows to keep, or all.
+        limit: Option<u64>,
+    },
+    /// Some rows: `offset` are passed over, then at most `limit` kept.
+    Limit {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// Rows to pass over.
+        offset: u64,
+        /// Rows to keep at most.
+        limit: u64,
+    },
+    /// The rows written to files. Only at the root.
+    Write {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// Where they go.
+        output: Output,
+    },
+}
+
+/// Rows of input files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scan {
+    /// URLs of files, directories or globs, as [`crate::storage::parse_location`] makes them.
+    pub locations: Vec<String>,
+    /// How the bytes become rows.
+    pub format: ScanFormat,
+    /// Every column that the files have.
+    pub schema: SchemaRef,
+    /// Names of the columns to produce, in order; all where none is given.
+    pub projection: Option<Vec<String>>,
+}
+
+/// How the bytes of a file become rows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ScanFormat {
+    /// Text, a record a row.
+    Text(TextOptions),
+    /// Comma-separated values.
+    Csv(CsvOptions),
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// How text becomes rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TextOptions {
+    /// What one row is.
+    pub record: TextRecord,
+    /// Invalid UTF-8 is an error rather than replaced and counted.
+    pub strict: bool,
+}
+
+/// What one row of text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TextRecord {
+    /// A line, without its end (`\n` or `\r\n`): columns `path`, `offset`, `line`.
+    #[default]
+    Line,
+    /// A maximal run of characters without White_Space: column `word`.
+    Word,
+}
+
+/// How CSV becomes rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CsvOptions {
+    /// The first line names the columns.
+    pub header: bool,
+    /// Between fields.
+    pub delimiter: u8,
+}
+
+impl Default for CsvOptions {
+    fn default() -> Self {
+        CsvOptions { header: true, delimiter: b',' }
+    }
+}
+
+/// Where result rows go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// URL of a directory that does not exist yet.
+    pub url: String,
+    /// What the files hold.
+    pub format: FileFormat,
+}
+
+/// What an output file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileFormat {
+    /// Apache Parquet.
+    Parquet,
+    /// Comma-separated values with a header line.
+    Csv,
+    /// A JSON object a line.
+    Json,
+}
+
+impl FileFormat {
+    /// The ending of such a file's name, without the dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            FileFormat::Parquet => "parquet",
+            FileFormat::Csv => "csv",
+            FileFormat::Json => "json",
+        }
+    }
+}
+
+impl LogicalPlan {
+    /// The operators that this one reads from.
+    pub fn input(&self) -> Option<&Arc<LogicalPlan>> {
+        match self {
+            LogicalPlan::Scan(_) => None,
+            LogicalPlan::Project { input, .. }
+            | LogicalPlan::Filter { input, .. }
+            | LogicalPlan::Explode { input, .. }
+            | LogicalPlan::Aggregate { input, .. }
+            | LogicalPlan::Sort { input, .. }
+            | LogicalPlan::Limit { input, .. }
+            | LogicalPlan::Write { input, .. } => Some(input),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Plans: what to compute, at three levels, as plain data.
+//!
+//! [`LogicalPlan`] is what a user builds. The driver's optimiser rewrites it, and its planner cuts
+//! it into a [`StageGraph`]: pieces without a shuffle, each run as [`TaskSpec`]s by executors.
+//! `explain` prints every level in one text form ([`explain`]).
+
+mod explain;
+mod logical;
+mod stage;
+mod task;
+
+pub use explain::{explain_logical, explain_stages};
+pub use logical::{
+    CsvOptions, FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, TextRecord,
+};
+pub use stage::{
+    AggregateMode, FileMeta, OperatorSpec, Partitioning, ScanSpec, SinkSpec, Split, Stage,
+    StageGraph, StageSource,
+};
+pub use task::{
+    OutputFile, PartitionMeta, ShuffleSource, TaskFailure, TaskInput, TaskOutput, TaskSpec,
+    TaskSuccess,
+};

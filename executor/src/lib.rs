@@ -1,0 +1,1 @@
+//! Who works: session with the driver, task pool

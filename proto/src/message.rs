@@ -1,0 +1,224 @@
+//! What driver, executors and clients say to one another, as plain Rust values.
+//!
+//! Embedded, these values go through channels; on a cluster they are encoded at the sockets
+//! ([`crate::convert`]). The protocol is the same, so there is one driver and one executor.
+
+use kiln_engine::Error;
+use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
+use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::plan::{TaskFailure, TaskSpec, TaskSuccess};
+
+/// Raised when a message changes its meaning; driver and executor refuse to differ.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// From an executor to its driver, on the one stream that it holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromExecutor {
+    /// The first message of every stream.
+    Register(Registration),
+    /// Sent every heartbeat interval; silence for a lease means that the executor is lost.
+    Heartbeat {
+        /// Memory reserved, in bytes.
+        memory_used: u64,
+        /// The attempts that are running, so that a reconnected driver knows.
+        running: Vec<(TaskId, u32)>,
+    },
+    /// An attempt has ended. Repeated until acknowledged.
+    Report(Report),
+    /// The executor finishes what it runs and wants no more.
+    Draining,
+}
+
+/// Who an executor is and what it can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// This life of the process.
+    pub executor: ExecutorId,
+    /// For people: host name and process id.
+    pub name: String,
+    /// [`PROTOCOL_VERSION`] of its build.
+    pub protocol: u32,
+    /// Threads that compute.
+    pub threads: u32,
+    /// Tasks that it runs at once.
+    pub slots: u32,
+    /// Memory budget in bytes.
+    pub memory: u64,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Numbers the reports of one executor life from 1.
+    pub sequence: u64,
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// What it wrote, or why it failed.
+    pub outcome: Result<TaskSuccess, TaskFailure>,
+}
+
+/// From the driver to an executor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToExecutor {
+    /// The answer to a registration that was accepted.
+    Welcome(Welcome),
+    /// The answer to one that was not; the stream ends.
+    Refused {
+        /// Why, for people.
+        message: String,
+    },
+    /// Run this.
+    Launch {
+        /// The driver life that decided so; an executor refuses an older one than it has seen.
+        epoch: u64,
+        /// What to run.
+        spec: TaskSpec,
+    },
+    /// Stop this attempt; no report is needed.
+    Cancel {
+        /// Which task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// Reports up to this sequence number need not be repeated.
+    Acknowledge {
+        /// The last report that has arrived, all before it included.
+        sequence: u64,
+    },
+    /// Finish what runs and leave.
+    Drain,
+}
+
+/// What an accepted executor has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The driver's epoch.
+    pub epoch: u64,
+    /// URL of the directory for shuffle objects.
+    pub storage: String,
+    /// How often to send a heartbeat, in milliseconds.
+    pub heartbeat_ms: u64,
+}
+
+/// How far a job is, and how it got there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobStatus {
+    /// Which job.
+    pub id: JobId,
+    /// What its user called it.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Why it failed, if it did.
+    pub failure: Option<TaskFailure>,
+    /// When it was submitted, in milliseconds since the Unix epoch.
+    pub submitted_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Its stages, producers first.
+    pub stages: Vec<StageStatus>,
+    /// What winning attempts wanted people to know.
+    pub warnings: Vec<Warning>,
+    /// Something people should know while it runs, e.g. that it waits for an executor.
+    pub note: Option<String>,
+}
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// Accepted; inputs are being listed and the plan is made.
+    Planning,
+    /// Tasks are running, or wait for executors.
+    Running,
+    /// All tasks are done; output files are being put in place.
+    Committing,
+    /// The result is there.
+    Done,
+    /// It will not be; see the failure.
+    Failed,
+    /// Somebody asked for it to stop.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing will change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+    }
+}
+
+/// How far a stage is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageStatus {
+    /// Which stage.
+    pub id: StageId,
+    /// What it does, e.g. `scan text → aggregate partial → shuffle hash(word) × 8`.
+    pub description: String,
+    /// Its tasks; 0 while their number is not known yet.
+    pub tasks: u32,
+    /// Tasks that are done.
+    pub done: u32,
+    /// Bytes of input that its tasks cover in all, for progress; 0 where not known.
+    pub input_bytes: u64,
+    /// Sum over the winning attempts.
+    pub counts: Counts,
+    /// When its first attempt was launched, in milliseconds since the Unix epoch.
+    pub started_ms: Option<u64>,
+    /// When its last task was done.
+    pub ended_ms: Option<u64>,
+    /// Every attempt, in the order of launching.
+    pub attempts: Vec<AttemptStatus>,
+}
+
+/// One try of a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptStatus {
+    /// The task within its stage.
+    pub task: u32,
+    /// Which try, from 0.
+    pub attempt: u32,
+    /// Name of the executor.
+    pub executor: String,
+    /// How it stands.
+    pub state: AttemptState,
+    /// When it was launched, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// What it counted, once it ended well.
+    pub counts: Counts,
+    /// Why it failed, if it did.
+    pub failure: Option<TaskFailure>,
+}
+
+/// How an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttemptState {
+    /// An executor works on it.
+    Running,
+    /// Its output counts.
+    Won,
+    /// It failed.
+    Failed,
+    /// Its executor was lost.
+    Lost,
+    /// It was stopped, or another attempt was faster.
+    Cancelled,
+}
+
+/// An executor as its driver sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorStatus {
+    /// Who it is.
+    pub registration: Registration,
+    /// Attempts that it runs.
+    pub running: u32,
+    /// It takes no more work.
+    pub draining: bool,
+}
+
+/// What an embedded or remote driver answers when it cannot.
+pub type Answer<T> = Result<T, Error>;
