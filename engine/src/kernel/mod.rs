@@ -1,1 +1,6 @@
-//! Kernels.
+//! Kernels: the inner loops over columns that arrow does not have.
+//!
+//! Everything here works on whole columns and knows nothing of plans or tasks. `unsafe` stays in
+//! [`view`], behind functions that are safe to call.
+
+pub mod hash;
