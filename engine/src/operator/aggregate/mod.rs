@@ -1,7 +1,7 @@
 //! Grouping: one row for each distinct key, with aggregates of the rows that have it.
 //!
-//! Each lane groups what it sees in a table of its own ([`lane`], [`table`], [`state`]). When all
-//! lanes have ended, the tables are joined part by part ([`merge`]); a part of the key space is
+//! Each lane groups what it sees in a table of its own (`lane`, `table`, `state`). When all
+//! lanes have ended, the tables are joined part by part (`merge`); a part of the key space is
 //! one morsel, so lanes join in parallel and each part's memory is freed when it has been emitted.
 //!
 //! A partial aggregation may emit a key several times, which makes it free to give memory back:

@@ -3,9 +3,9 @@
 //! A task's splits are cut into morsels of about [`limits::TEXT_MORSEL_BYTES`], each fetched on its
 //! own; small files are packed together. Cutting looks at byte positions only: a record belongs to
 //! the piece in which it starts, so a piece passes over its first partial record and reads on past
-//! its end ([`piece`]). A compressed file cannot be cut; it is decoded from its beginning and the
-//! decoded text cut instead ([`compressed`]). Either way the result is a [`block::Block`] of whole
-//! records, which a lane validates and turns into batches ([`rows`]).
+//! its end (`piece`). A compressed file cannot be cut; it is decoded from its beginning and the
+//! decoded text cut instead (`compressed`). Either way the result is a `Block` of whole
+//! records, which a lane validates and turns into batches (`rows`).
 
 mod block;
 mod compressed;
