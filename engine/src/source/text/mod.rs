@@ -115,16 +115,17 @@ fn units(splits: Vec<Split>) -> impl Iterator<Item = Unit> + Send {
         if let Some(piece) = cut.as_mut().and_then(cut_piece) {
             return Some(Unit::Pieces(vec![piece]));
         }
-        let mut pack = Vec::new();
-        let mut bytes = 0;
-        while let Some(split) = splits.next_if(|next| {
-            pack.is_empty() || bytes + (next.end - next.start) <= limits::TEXT_MORSEL_BYTES
-        }) {
-            bytes += split.end - split.start;
+        let mut pack: Vec<Split> = Vec::new();
+        let mut cost = 0;
+        while let Some(split) = splits
+            .next_if(|next| pack.is_empty() || cost + pack_cost(next) <= limits::TEXT_MORSEL_BYTES)
+        {
+            cost += pack_cost(&split);
             pack.push(split);
         }
-        if bytes <= limits::TEXT_MORSEL_BYTES {
-            return (!pack.is_empty()).then_some(Unit::Pieces(pack));
+        let first = pack.first()?;
+        if first.end - first.start <= limits::TEXT_MORSEL_BYTES {
+            return Some(Unit::Pieces(pack));
         }
         let split = pack.pop()?;
         if is_whole(&split) {
@@ -135,6 +136,11 @@ fn units(splits: Vec<Split>) -> impl Iterator<Item = Unit> + Send {
         cut = Some(rest);
         Some(Unit::Pieces(vec![piece]))
     })
+}
+
+/// What a split counts for in a morsel: its bytes, and what it takes to ask for them.
+fn pack_cost(split: &Split) -> u64 {
+    split.end - split.start + limits::FILE_OPEN_COST_BYTES
 }
 
 /// Takes the next morsel's piece from the front of `rest`.

@@ -472,3 +472,40 @@ fn invalid_utf8_is_counted_or_refused() {
     expect!["text is not valid UTF-8 file=DIR/binary offset=6"]
         .assert_eq(&message(strict, directory.path()));
 }
+
+#[test]
+fn small_splits_are_packed_and_large_ones_cut() {
+    let split = |name: &str, file_bytes, start, end| {
+        let url = name.to_owned();
+        Split {
+            url,
+            file_bytes,
+            start,
+            end,
+        }
+    };
+    let mib = limits::TEXT_MORSEL_BYTES;
+    let mut splits: Vec<Split> = (0..20).map(|_| split("small", 10, 0, 10)).collect();
+    splits.push(split("half", mib, 0, mib / 2));
+    splits.push(split("exact", mib, 0, mib));
+    splits.push(split("file", 2 * mib + 1, 0, 2 * mib + 1));
+    splits.push(split("slice", 9 * mib, mib, 2 * mib + 7));
+    splits.push(split("empty", 0, 0, 0));
+    let shown = units(splits).map(|unit| match unit {
+        Unit::File(split) => format!("whole {}\n", split.url),
+        Unit::Pieces(pieces) => {
+            let bytes: u64 = pieces.iter().map(|piece| piece.end - piece.start).sum();
+            format!("{} of {} {bytes}\n", pieces.len(), pieces[0].url)
+        }
+    });
+    expect![[r#"
+        15 of small 150
+        6 of small 524338
+        1 of exact 1048576
+        whole file
+        1 of slice 1048576
+        1 of slice 7
+        1 of empty 0
+    "#]]
+    .assert_eq(&shown.collect::<String>());
+}
