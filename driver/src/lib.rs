@@ -1,1 +1,3 @@
 //! Who decides: planner, scheduler, event loop, service
+
+pub mod planner;
