@@ -1,3 +1,5 @@
 //! Who decides: planner, scheduler, event loop, service
 
 pub mod planner;
+
+pub mod commit;
