@@ -8,6 +8,14 @@
 //! [`Breaker`]: its lane part collects, and when all lanes have ended `merge` joins what they
 //! collected and hands back morsels, which the lanes take and push into the chain behind it.
 
+pub mod explode;
+pub mod filter;
+pub mod limit;
+mod order;
+pub mod project;
+pub mod sort;
+pub mod top_k;
+
 pub mod chain;
 
 use arrow::record_batch::RecordBatch;

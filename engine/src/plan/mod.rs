@@ -6,6 +6,7 @@
 
 mod explain;
 mod logical;
+mod schema;
 mod stage;
 mod task;
 
@@ -13,6 +14,7 @@ pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{
     CsvOptions, FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, TextRecord,
 };
+pub use schema::schema_of;
 pub use stage::{
     AggregateMode, FileMeta, OperatorSpec, Partitioning, ScanSpec, SinkSpec, Split, Stage,
     StageGraph, StageSource,
