@@ -68,6 +68,10 @@ pub const MEMORY_SHARE_PERCENT: u64 = 70;
 /// Nesting of one expression. Deeper trees are refused before anything recurses into them.
 pub const EXPR_DEPTH_MAX: usize = 64;
 
+/// Operators between the root of a logical plan and its furthest input. Planner, optimiser and
+/// printer recurse over plans on threads with 2 MiB of stack.
+pub const PLAN_DEPTH_MAX: usize = 500;
+
 /// Operators in one logical plan.
 pub const PLAN_NODES_MAX: usize = 10_000;
 
