@@ -1,1 +1,12 @@
-//! Who decides: planner, scheduler, event loop, service
+//! Who decides: planner, scheduler, event loop, service.
+//!
+//! The [`scheduler`] is a pure state machine; one event loop owns the clock, the channels and the
+//! storage around it, and [`DriverHandle`] is how everybody else talks to that loop.
+//!
+//! Modules are listed in reading order, and each imports only from those above it.
+
+pub mod settings;
+
+pub mod scheduler;
+
+pub use settings::DriverSettings;
