@@ -30,9 +30,17 @@ impl Backend {
         Ok(Backend::Remote(Client::connect(url).await?))
     }
 
+    /// Ends a driver that is in this process, its jobs with it; what they have half written is
+    /// removed.
+    pub(crate) async fn close(&self) {
+        if let Backend::Local(local) = self {
+            local.driver.shutdown().await;
+        }
+    }
+
     pub(crate) async fn submit(&self, name: String, plan: Arc<LogicalPlan>) -> Result<JobId> {
         // Sent again with the same key after a lost answer, it is the same job.
-        let key = format!("{:032x}", fastrand::u128(..));
+        let key = fastrand::u64(..);
         match self {
             Backend::Local(local) => {
                 local
@@ -65,14 +73,16 @@ impl Backend {
 
     pub(crate) async fn status(&self, id: JobId) -> Result<JobStatus> {
         match self {
-            Backend::Local(local) => local.driver.get(id).await,
+            Backend::Local(local) => local.driver.get(id).map(|status| JobStatus::clone(&status)),
             Backend::Remote(client) => client.get(id).await,
         }
     }
 
     pub(crate) async fn list(&self) -> Result<Vec<JobStatus>> {
         match self {
-            Backend::Local(local) => local.driver.list().await,
+            Backend::Local(local) => {
+                Ok(local.driver.list().iter().map(|status| JobStatus::clone(status)).collect())
+            }
             Backend::Remote(client) => client.list().await,
         }
     }
@@ -86,14 +96,14 @@ impl Backend {
 
     pub(crate) async fn result(&self, id: JobId) -> Result<Vec<RecordBatch>> {
         match self {
-            Backend::Local(local) => local.driver.result(id).await,
+            Backend::Local(local) => local.result(id).await,
             Backend::Remote(client) => client.result(id).await,
         }
     }
 
     pub(crate) async fn executors(&self) -> Result<Vec<ExecutorStatus>> {
         match self {
-            Backend::Local(local) => local.driver.executors().await,
+            Backend::Local(local) => Ok(local.driver.executors()),
             Backend::Remote(client) => client.executors().await,
         }
     }
@@ -102,9 +112,9 @@ impl Backend {
 type Updates = Sender<Result<JobStatus>>;
 
 async fn watch_local(local: &Local, id: JobId, updates: &Updates) -> Result<()> {
-    let mut statuses = local.driver.watch(id).await?;
+    let mut statuses = local.driver.watch(id)?;
     loop {
-        let status = statuses.borrow_and_update().clone();
+        let status = JobStatus::clone(&statuses.borrow_and_update());
         let is_final = status.state.is_final();
         if updates.send(Ok(status)).await.is_err() || is_final || statuses.changed().await.is_err()
         {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use kiln_engine::Result;
@@ -20,6 +21,9 @@ use crate::runtime::Runtime;
 /// Statuses of a watched job that wait to be looked at before the driver's news wait.
 const UPDATES_PENDING_MAX: usize = 16;
 
+/// How long a driver of this process may take to end.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
 /// A driver and the threads that talk to it.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -27,10 +31,23 @@ pub(crate) struct Connection {
 }
 
 struct Inner {
-    // Dropped before the runtime that it needs to end.
     backend: Backend,
     stores: Arc<Stores>,
     runtime: Runtime,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let backend = self.backend.clone();
+        let closed = async move {
+            // What is not done by then is left undone: nobody may hang because of it.
+            let _ = tokio::time::timeout(CLOSE_WAIT, backend.close()).await;
+            Ok(())
+        };
+        if let Err(error) = self.runtime.wait(closed) {
+            tracing::error!(reason = error.report(), "the session did not end in order");
+        }
+    }
 }
 
 impl Connection {

@@ -18,7 +18,7 @@ use crate::connection::Connection;
 use crate::dataframe::DataFrame;
 use crate::inputs::Inputs;
 use crate::job::Job;
-use crate::local::{self, LocalSettings};
+use crate::local::{Local, LocalSettings};
 use crate::runtime::Runtime;
 use crate::scan;
 
@@ -57,7 +57,7 @@ impl SessionBuilder {
     pub fn build(self) -> Result<Session> {
         let runtime = Runtime::start()?;
         let stores = Arc::new(Stores::new());
-        let opened = local::open(self.settings, Arc::clone(&stores));
+        let opened = Local::open(self.settings, Arc::clone(&stores));
         let backend = Backend::Local(runtime.wait(opened)?);
         Ok(Session {
             connection: Connection::new(backend, stores, runtime),
