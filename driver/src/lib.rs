@@ -7,6 +7,8 @@
 
 pub mod settings;
 
+pub mod planner;
+
 pub mod scheduler;
 
 pub use settings::DriverSettings;
