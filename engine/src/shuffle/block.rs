@@ -20,7 +20,7 @@ use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::{
     DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, write_message,
 };
-use arrow::ipc::{CompressionType, Endianness, MetadataVersion, root_as_message};
+use arrow::ipc::{self, CompressionType, Endianness, MetadataVersion, root_as_message};
 use bytes::Bytes;
 
 use super::Compression;
@@ -51,7 +51,11 @@ impl BlockEncoder {
                 .try_with_compression(Some(CompressionType::ZSTD))?
                 .try_with_compression_level(Some(1))?,
         };
-        Ok(BlockEncoder { schema, options, context: IpcWriteContext::default() })
+        Ok(BlockEncoder {
+            schema,
+            options,
+            context: IpcWriteContext::default(),
+        })
     }
 
     /// Encodes `batch`, whose columns are laid out as the schema says.
@@ -83,17 +87,12 @@ impl BlockEncoder {
             rows: u32::try_from(batch.num_rows())
                 .map_err(|_| Error::internal("a block has more rows than 32 bits count"))?,
             bytes: (block.len() - BLOCK_HEADER_BYTES) as u64,
-            decoded_bytes: decoded_bytes(batch)?,
+            decoded_bytes: decoded_bytes(&block[BLOCK_HEADER_BYTES..]).map_err(Error::internal)?,
         };
         block.resize(block.len() + padding(block.len()), 0);
         header.write(&mut block[..BLOCK_HEADER_BYTES]);
         Ok(block)
     }
-}
-
-fn decoded_bytes(batch: &RecordBatch) -> Result<u64> {
-    let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
-    Ok(sizes.sum::<Result<usize, ArrowError>>()? as u64)
 }
 
 /// Decodes blocks that follow one another and emits their rows, at most
@@ -129,19 +128,31 @@ pub(super) fn decode_chunks(
 
 fn next_block(chunks: &mut Chunks, schema: Option<&SchemaRef>) -> Result<RecordBatch> {
     const CUT_OFF: &str = "a block is cut off";
-    let header = chunks.split(BLOCK_HEADER_BYTES).ok_or_else(|| Error::corrupt(CUT_OFF))?;
+    let header = chunks
+        .split(BLOCK_HEADER_BYTES)
+        .ok_or_else(|| Error::corrupt(CUT_OFF))?;
     let header = BlockHeader::parse(&header.join()).map_err(Error::corrupt)?;
     let length = usize::try_from(header.bytes)
         .ok()
         .filter(|&length| length <= chunks.len())
         .ok_or_else(|| Error::corrupt(CUT_OFF))?;
-    let stream = chunks.split(length).ok_or_else(|| Error::corrupt(CUT_OFF))?;
-    let padding = chunks.split(padding(length)).ok_or_else(|| Error::corrupt(CUT_OFF))?;
+    let stream = chunks
+        .split(length)
+        .ok_or_else(|| Error::corrupt(CUT_OFF))?;
+    let padding = chunks
+        .split(padding(length))
+        .ok_or_else(|| Error::corrupt(CUT_OFF))?;
     if padding.join().iter().any(|&byte| byte != 0) {
         return Err(Error::corrupt("the padding of a block is not zero"));
     }
+    let stream = stream.join();
+    if decoded_bytes(&stream).map_err(undecodable)? != header.decoded_bytes {
+        return Err(undecodable(
+            "its buffers have other lengths than its header says",
+        ));
+    }
     // The decoder asserts on some input that it should refuse.
-    let stream = Buffer::from(stream.join());
+    let stream = Buffer::from(stream);
     let batch = catch_unwind(AssertUnwindSafe(|| decode_stream(stream)))
         .unwrap_or_else(|panic| Err(undecodable(panic_text(&*panic))))?;
     if batch.num_rows() != header.rows as usize {
@@ -158,7 +169,6 @@ fn next_block(chunks: &mut Chunks, schema: Option<&SchemaRef>) -> Result<RecordB
 }
 
 fn decode_stream(mut stream: Buffer) -> Result<RecordBatch> {
-    check_endianness(&stream)?;
     let failed = |error: ArrowError| undecodable(error.to_string());
     let mut decoder = StreamDecoder::new();
     let batch = decoder.decode(&mut stream).map_err(failed)?;
@@ -169,17 +179,69 @@ fn decode_stream(mut stream: Buffer) -> Result<RecordBatch> {
     Ok(batch)
 }
 
-/// The decoder takes big-endian numbers for little-endian ones without a word.
-fn check_endianness(stream: &[u8]) -> Result<()> {
-    let length = stream.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    let message = length.and_then(|length| stream.get(8..)?.get(..length as usize));
-    let message = message.filter(|_| stream[..4] == END_OF_STREAM[..4]);
-    let schema = message.and_then(|bytes| root_as_message(bytes).ok()?.header_as_schema());
-    match schema {
-        Some(schema) if schema.endianness() == Endianness::Little => Ok(()),
-        Some(_) => Err(undecodable("its numbers are big-endian")),
-        None => Err(undecodable("it does not begin with a schema")),
+/// Bytes of all buffers of a stream once decoded.
+///
+/// Looks at every message before the decoder does, who takes big-endian numbers for little-endian
+/// ones without a word, and allocates whatever a compressed buffer claims to hold.
+fn decoded_bytes(stream: &[u8]) -> Result<u64, &'static str> {
+    const CUT_OFF: &str = "a message is cut off";
+    let mut rest = stream;
+    let mut decoded: u64 = 0;
+    for number in 0.. {
+        let (prefix, after) = rest.split_at_checked(8).ok_or(CUT_OFF)?;
+        if prefix == END_OF_STREAM {
+            return if after.is_empty() {
+                Ok(decoded)
+            } else {
+                Err("it does not end at its end")
+            };
+        }
+        let size = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]);
+        if prefix[..4] != END_OF_STREAM[..4] {
+            return Err("a message does not begin as one");
+        }
+        let (message, after) = after.split_at_checked(size as usize).ok_or(CUT_OFF)?;
+        let message = root_as_message(message).map_err(|_| "a message is not well formed")?;
+        let length = usize::try_from(message.bodyLength()).map_err(|_| CUT_OFF)?;
+        let (body, after) = after.split_at_checked(length).ok_or(CUT_OFF)?;
+        rest = after;
+        if number == 0 {
+            match message.header_as_schema().map(|schema| schema.endianness()) {
+                Some(Endianness::Little) => continue,
+                Some(_) => return Err("its numbers are big-endian"),
+                None => return Err("it does not begin with a schema"),
+            }
+        }
+        let dictionary = || message.header_as_dictionary_batch()?.data();
+        let batch = message.header_as_record_batch().or_else(dictionary);
+        let bytes = buffer_bytes(batch.ok_or("a message is not a batch")?, body)?;
+        decoded = decoded.checked_add(bytes).ok_or(CUT_OFF)?;
     }
+    Err(CUT_OFF)
+}
+
+fn buffer_bytes(batch: ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, &'static str> {
+    const OUTSIDE: &str = "a buffer lies outside its message";
+    let compressed = batch.compression().is_some();
+    let mut sum: u64 = 0;
+    for buffer in batch.buffers().into_iter().flatten() {
+        let start = usize::try_from(buffer.offset()).map_err(|_| OUTSIDE)?;
+        let length = usize::try_from(buffer.length()).map_err(|_| OUTSIDE)?;
+        let bytes = body
+            .get(start..)
+            .and_then(|body| body.get(..length))
+            .ok_or(OUTSIDE)?;
+        let decoded = match bytes.first_chunk::<8>() {
+            // -1 says that compressing was not worth it.
+            Some(prefix) if compressed => match i64::from_le_bytes(*prefix) {
+                -1 => length as u64 - 8,
+                claimed => u64::try_from(claimed).map_err(|_| "a buffer has a negative length")?,
+            },
+            _ => length as u64,
+        };
+        sum = sum.checked_add(decoded).ok_or(OUTSIDE)?;
+    }
+    Ok(sum)
 }
 
 fn undecodable(reason: impl Into<String>) -> Error {
@@ -188,7 +250,8 @@ fn undecodable(reason: impl Into<String>) -> Error {
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the decoder panicked")
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("the decoder panicked")
 }
 
 /// The batch under `schema` itself, so that every batch of a stage shares one schema.

@@ -26,24 +26,43 @@ const TEXT_BUFFER_BYTES: usize = 1 << 30;
 
 /// One column of a batch, ready to be copied from.
 pub(super) enum Column {
-    Fixed { width: usize, values: Buffer, nulls: Option<NullBuffer> },
-    View { views: ScalarBuffer<u128>, text: Arc<[Buffer]>, nulls: Option<NullBuffer> },
+    Fixed {
+        width: usize,
+        values: Buffer,
+        nulls: Option<NullBuffer>,
+    },
+    View {
+        views: ScalarBuffer<u128>,
+        text: Arc<[Buffer]>,
+        nulls: Option<NullBuffer>,
+    },
     Other(ArrayRef),
 }
 
 impl Column {
     pub(super) fn of(array: &ArrayRef) -> Column {
-        let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+        let nulls = array
+            .nulls()
+            .filter(|nulls| nulls.null_count() > 0)
+            .cloned();
         match array.data_type() {
             DataType::Utf8View => {
                 let array = array.as_string_view();
                 let text = array.data_buffers().iter().cloned().collect();
-                Column::View { views: array.views().clone(), text, nulls }
+                Column::View {
+                    views: array.views().clone(),
+                    text,
+                    nulls,
+                }
             }
             DataType::BinaryView => {
                 let array = array.as_binary_view();
                 let text = array.data_buffers().iter().cloned().collect();
-                Column::View { views: array.views().clone(), text, nulls }
+                Column::View {
+                    views: array.views().clone(),
+                    text,
+                    nulls,
+                }
             }
             other => match fixed_width(other) {
                 Some(width) => {
@@ -51,7 +70,11 @@ impl Column {
                     let values = &data.buffers()[0];
                     let values =
                         values.slice_with_length(data.offset() * width, data.len() * width);
-                    Column::Fixed { width, values, nulls }
+                    Column::Fixed {
+                        width,
+                        values,
+                        nulls,
+                    }
                 }
                 None => Column::Other(Arc::clone(array)),
             },
@@ -60,7 +83,9 @@ impl Column {
 }
 
 fn fixed_width(data_type: &DataType) -> Option<usize> {
-    data_type.primitive_width().filter(|width| matches!(width, 1 | 2 | 4 | 8 | 16 | 32))
+    data_type
+        .primitive_width()
+        .filter(|width| matches!(width, 1 | 2 | 4 | 8 | 16 | 32))
 }
 
 /// The type under which a column is handed to the encoder.
@@ -74,9 +99,14 @@ fn physical_type(data_type: &DataType) -> DataType {
 /// The columns of `schema` as [`PartitionBuffer::finish`] makes them.
 pub(super) fn physical_schema(schema: &Schema) -> SchemaRef {
     let field = |field: &Arc<Field>| {
-        field.as_ref().clone().with_data_type(physical_type(field.data_type()))
+        field
+            .as_ref()
+            .clone()
+            .with_data_type(physical_type(field.data_type()))
     };
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema.fields().iter().map(field).collect::<Vec<_>>(),
+    ))
 }
 
 /// The rows gathered so far for one partition.
@@ -87,15 +117,31 @@ pub(super) struct PartitionBuffer {
 }
 
 enum Gather {
-    Fixed { values: MutableBuffer, nulls: NullBufferBuilder },
-    View { views: Vec<u128>, text: Vec<u8>, closed: Vec<Buffer>, nulls: NullBufferBuilder },
+    Fixed {
+        values: MutableBuffer,
+        nulls: NullBufferBuilder,
+    },
+    View {
+        views: Vec<u128>,
+        text: Vec<u8>,
+        closed: Vec<Buffer>,
+        nulls: NullBufferBuilder,
+    },
     Other(Vec<ArrayRef>),
 }
 
 impl PartitionBuffer {
     pub(super) fn new(schema: &Schema) -> Self {
-        let columns = schema.fields().iter().map(|field| Gather::new(field.data_type())).collect();
-        PartitionBuffer { columns, rows: 0, bytes: 0 }
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| Gather::new(field.data_type()))
+            .collect();
+        PartitionBuffer {
+            columns,
+            rows: 0,
+            bytes: 0,
+        }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -124,7 +170,11 @@ impl PartitionBuffer {
         let columns = columns.map(|(gather, field)| gather.finish(field.data_type(), rows));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(schema),
+            columns,
+            &options,
+        )?)
     }
 }
 
@@ -132,12 +182,16 @@ impl Gather {
     fn new(data_type: &DataType) -> Gather {
         let nulls = NullBufferBuilder::new(0);
         match physical_type(data_type) {
-            DataType::BinaryView => {
-                Gather::View { views: Vec::new(), text: Vec::new(), closed: Vec::new(), nulls }
-            }
-            other if fixed_width(&other).is_some() => {
-                Gather::Fixed { values: MutableBuffer::new(0), nulls }
-            }
+            DataType::BinaryView => Gather::View {
+                views: Vec::new(),
+                text: Vec::new(),
+                closed: Vec::new(),
+                nulls,
+            },
+            other if fixed_width(&other).is_some() => Gather::Fixed {
+                values: MutableBuffer::new(0),
+                nulls,
+            },
             _ => Gather::Other(Vec::new()),
         }
     }
@@ -147,7 +201,11 @@ impl Gather {
         match (self, column) {
             (
                 Gather::Fixed { values, nulls },
-                Column::Fixed { width, values: from, nulls: has },
+                Column::Fixed {
+                    width,
+                    values: from,
+                    nulls: has,
+                },
             ) => {
                 extend_nulls(nulls, has.as_ref(), indices);
                 match width {
@@ -161,8 +219,17 @@ impl Gather {
                 Ok((width * indices.len()) as u64)
             }
             (
-                Gather::View { views, text, closed, nulls },
-                Column::View { views: from, text: buffers, nulls: has },
+                Gather::View {
+                    views,
+                    text,
+                    closed,
+                    nulls,
+                },
+                Column::View {
+                    views: from,
+                    text: buffers,
+                    nulls: has,
+                },
             ) => {
                 extend_nulls(nulls, has.as_ref(), indices);
                 views.reserve(indices.len());
@@ -211,13 +278,22 @@ impl Gather {
                     .build()?;
                 Ok(make_array(data))
             }
-            Gather::View { views, text, closed, nulls } => {
+            Gather::View {
+                views,
+                text,
+                closed,
+                nulls,
+            } => {
                 let mut buffers = std::mem::take(closed);
                 if !text.is_empty() {
                     buffers.push(Buffer::from(std::mem::take(text)));
                 }
                 let views = ScalarBuffer::from(std::mem::take(views));
-                Ok(Arc::new(BinaryViewArray::try_new(views, buffers, nulls.finish())?))
+                Ok(Arc::new(BinaryViewArray::try_new(
+                    views,
+                    buffers,
+                    nulls.finish(),
+                )?))
             }
             Gather::Other(arrays) => {
                 let arrays = std::mem::take(arrays);
@@ -232,7 +308,9 @@ fn extend_nulls(to: &mut NullBufferBuilder, from: Option<&NullBuffer>, indices: 
     match from {
         None => to.append_n_non_nulls(indices.len()),
         Some(nulls) => {
-            indices.iter().for_each(|&index| to.append(nulls.is_valid(index as usize)));
+            indices
+                .iter()
+                .for_each(|&index| to.append(nulls.is_valid(index as usize)));
         }
     }
 }
@@ -259,7 +337,9 @@ fn compact(array: ArrayRef) -> Result<ArrayRef> {
     let children = data.child_data().iter();
     let children = children.map(|child| Ok(compact(make_array(child.clone()))?.to_data()));
     let children = children.collect::<Result<Vec<_>>>()?;
-    Ok(make_array(data.into_builder().child_data(children).build()?))
+    Ok(make_array(
+        data.into_builder().child_data(children).build()?,
+    ))
 }
 
 fn holds_views(data_type: &DataType) -> bool {

@@ -25,4 +25,6 @@ pub use store::{Compression, ShuffleStore};
 pub use writer::ShuffleSink;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod tests;
