@@ -48,7 +48,7 @@ impl Backend {
                     .submit(name, key, LogicalPlan::clone(&plan))
                     .await
             }
-            Backend::Remote(client) => client.submit(&name, &key, &plan).await,
+            Backend::Remote(client) => client.submit(&name, key, &plan).await,
         }
     }
 
@@ -80,9 +80,12 @@ impl Backend {
 
     pub(crate) async fn list(&self) -> Result<Vec<JobStatus>> {
         match self {
-            Backend::Local(local) => {
-                Ok(local.driver.list().iter().map(|status| JobStatus::clone(status)).collect())
-            }
+            Backend::Local(local) => Ok(local
+                .driver
+                .list()
+                .iter()
+                .map(|status| JobStatus::clone(status))
+                .collect()),
             Backend::Remote(client) => client.list().await,
         }
     }

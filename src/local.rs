@@ -104,7 +104,9 @@ fn check_rows(rows: u64) -> Result<()> {
 fn executor_settings(threads: usize, memory: u64) -> Result<ExecutorSettings> {
     match u32::try_from(threads) {
         Ok(threads @ 1..) => Ok(ExecutorSettings::new("local", threads, memory)),
-        _ => Err(Error::invalid(format!("not a number of threads threads={threads}"))),
+        _ => Err(Error::invalid(format!(
+            "not a number of threads threads={threads}"
+        ))),
     }
 }
 
@@ -116,14 +118,20 @@ async fn attach(
 ) {
     let (to_driver, said) = mpsc::channel(LINK_MESSAGES_MAX);
     let (told, from_driver) = mpsc::channel(LINK_MESSAGES_MAX);
-    let link = Link { to_driver, from_driver };
+    let link = Link {
+        to_driver,
+        from_driver,
+    };
     let never = std::future::pending();
     let (worked, ()) = tokio::join!(
         kiln_executor::run(settings, components, link, never),
         introduce(driver, said, told)
     );
     if let Err(error) = worked {
-        tracing::error!(reason = error.report(), "the executor of this process has ended");
+        tracing::error!(
+            reason = error.report(),
+            "the executor of this process has ended"
+        );
     }
 }
 
@@ -133,7 +141,9 @@ async fn introduce(
     mut said: mpsc::Receiver<FromExecutor>,
     told: mpsc::Sender<ToExecutor>,
 ) {
-    let Some(FromExecutor::Register(registration)) = said.recv().await else { return };
+    let Some(FromExecutor::Register(registration)) = said.recv().await else {
+        return;
+    };
     let attachment = match driver.attach(registration, told).await {
         Ok(attachment) => attachment,
         Err(error) => {

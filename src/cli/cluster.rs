@@ -64,12 +64,19 @@ struct Executor {
 impl Executor {
     fn start(number: usize, driver: &str, args: &ClusterArgs) -> Outcome<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = args.threads_per_executor.unwrap_or((cores / args.executors).max(1));
+        let threads = args
+            .threads_per_executor
+            .unwrap_or((cores / args.executors).max(1));
         let memory = memory::default_limit() / args.executors as u64;
         let program = std::env::current_exe().map_err(cannot_start)?;
         let mut child = Command::new(program)
             .args(["executor", "--until-stdin-ends", "--driver", driver])
-            .args(["--threads", &threads.to_string(), "--memory", &memory.to_string()])
+            .args([
+                "--threads",
+                &threads.to_string(),
+                "--memory",
+                &memory.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -89,13 +96,22 @@ impl Executor {
             });
         }
         let stdin = child.stdin.take();
-        Ok(Executor { number, pid, stdin, child })
+        Ok(Executor {
+            number,
+            pid,
+            stdin,
+            child,
+        })
     }
 
     /// Waits for the executor to end though nobody asked it to, and says so.
     async fn watch(&mut self) {
         if let Ok(status) = self.child.wait().await {
-            tracing::warn!("executor {} pid={} has ended: {status}", self.number, self.pid);
+            tracing::warn!(
+                "executor {} pid={} has ended: {status}",
+                self.number,
+                self.pid
+            );
         }
     }
 

@@ -102,7 +102,11 @@ impl Serving {
         let (storage, scratch) = open_storage(storage)?;
         let stores = Arc::new(Stores::new());
         let shuffle = ShuffleStore::open(&stores, &storage).map_err(Failure::Job)?;
-        let components = Components { stores, shuffle, storage_url: storage.clone() };
+        let components = Components {
+            stores,
+            shuffle,
+            storage_url: storage.clone(),
+        };
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             let what = format!("cannot listen at address={listen}");
             Failure::Job(Error::unavailable(what).with_source(error))
@@ -115,7 +119,14 @@ impl Serving {
             let _ = stopped.await;
         }));
         let url = format!("http://{address}");
-        Ok(Serving { url, storage, driver, stop, served, _scratch: scratch })
+        Ok(Serving {
+            url,
+            storage,
+            driver,
+            stop,
+            served,
+            _scratch: scratch,
+        })
     }
 
     /// What the process says first, for people and for scripts.
@@ -145,10 +156,13 @@ fn open_storage(storage: Option<&str>) -> Outcome<(String, Option<TempDir>)> {
     if let Some(storage) = storage {
         return Ok((parse_location(storage).map_err(Failure::Usage)?, None));
     }
-    let scratch = tempfile::Builder::new().prefix("kiln-").tempdir().map_err(|error| {
-        let error = Error::exhausted("cannot make a temporary directory").with_source(error);
-        Failure::Job(error)
-    })?;
+    let scratch = tempfile::Builder::new()
+        .prefix("kiln-")
+        .tempdir()
+        .map_err(|error| {
+            let error = Error::exhausted("cannot make a temporary directory").with_source(error);
+            Failure::Job(error)
+        })?;
     Ok((local_url(scratch.path()), Some(scratch)))
 }
 

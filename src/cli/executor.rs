@@ -70,7 +70,11 @@ fn prepare(args: &ExecutorArgs) -> Result<(ExecutorSettings, Components), Error>
 /// Host name and process id: what people look for when an executor is in trouble.
 fn name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    let host = if host.trim().is_empty() {
+        "localhost"
+    } else {
+        host.trim()
+    };
     format!("{host}:{}", std::process::id())
 }
 
