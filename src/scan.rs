@@ -32,11 +32,14 @@ pub(crate) async fn infer_schema(
     locations: &[String],
     format: ScanFormat,
 ) -> Result<SchemaRef> {
-    let file = first_file(stores, locations).await?;
+    let FileMeta { url, bytes } = first_file(stores, locations).await?;
+    let (store, path) = stores.get(&url)?;
     match format {
         ScanFormat::Text(_) => Ok(text_schema()),
-        ScanFormat::Csv(options) => source::csv::infer_schema(stores, &file, options).await,
-        ScanFormat::Parquet => source::parquet::infer_schema(stores, &file).await,
+        ScanFormat::Csv(options) => {
+            source::csv::infer_schema(store, &path, &url, bytes, options).await
+        }
+        ScanFormat::Parquet => source::parquet::infer_schema(store, &path, &url, bytes).await,
     }
 }
 
