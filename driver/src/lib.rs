@@ -9,4 +9,16 @@ pub mod settings;
 
 pub mod scheduler;
 
+pub mod commit;
+pub mod planner;
+
+mod board;
+mod work;
+
+mod event_loop;
+
+pub mod handle;
+
+pub use handle::{Attachment, Driver, DriverHandle, JobResult};
 pub use settings::DriverSettings;
+pub use work::Components;
