@@ -9,14 +9,15 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, ByteView, NullBufferBuilder, RecordBatch,
-    RecordBatchOptions, UInt32Array, make_array,
+    Array, ArrayRef, AsArray, ByteView, NullBufferBuilder, RecordBatch, RecordBatchOptions,
+    UInt32Array, make_array,
 };
 use arrow::buffer::{Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
 use arrow::compute::{concat, take};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
+use crate::kernel::view::{binary_array, string_array};
 
 /// Longest string that a view holds itself.
 const INLINE_BYTES: u32 = 12;
@@ -88,27 +89,6 @@ fn fixed_width(data_type: &DataType) -> Option<usize> {
         .filter(|width| matches!(width, 1 | 2 | 4 | 8 | 16 | 32))
 }
 
-/// The type under which a column is handed to the encoder.
-fn physical_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8View => DataType::BinaryView,
-        other => other.clone(),
-    }
-}
-
-/// The columns of `schema` as [`PartitionBuffer::finish`] makes them.
-pub(super) fn physical_schema(schema: &Schema) -> SchemaRef {
-    let field = |field: &Arc<Field>| {
-        field
-            .as_ref()
-            .clone()
-            .with_data_type(physical_type(field.data_type()))
-    };
-    Arc::new(Schema::new(
-        schema.fields().iter().map(field).collect::<Vec<_>>(),
-    ))
-}
-
 /// The rows gathered so far for one partition.
 pub(super) struct PartitionBuffer {
     columns: Vec<Gather>,
@@ -162,7 +142,7 @@ impl PartitionBuffer {
         Ok(())
     }
 
-    /// The rows as a batch of `schema` (a [`physical_schema`]); none are left here.
+    /// The rows as a batch of `schema`; none are left here.
     pub(super) fn finish(&mut self, schema: &SchemaRef) -> Result<RecordBatch> {
         let rows = std::mem::take(&mut self.rows);
         self.bytes = 0;
@@ -181,14 +161,14 @@ impl PartitionBuffer {
 impl Gather {
     fn new(data_type: &DataType) -> Gather {
         let nulls = NullBufferBuilder::new(0);
-        match physical_type(data_type) {
-            DataType::BinaryView => Gather::View {
+        match data_type {
+            DataType::Utf8View | DataType::BinaryView => Gather::View {
                 views: Vec::new(),
                 text: Vec::new(),
                 closed: Vec::new(),
                 nulls,
             },
-            other if fixed_width(&other).is_some() => Gather::Fixed {
+            other if fixed_width(other).is_some() => Gather::Fixed {
                 values: MutableBuffer::new(0),
                 nulls,
             },
@@ -288,12 +268,12 @@ impl Gather {
                 if !text.is_empty() {
                     buffers.push(Buffer::from(std::mem::take(text)));
                 }
-                let views = ScalarBuffer::from(std::mem::take(views));
-                Ok(Arc::new(BinaryViewArray::try_new(
-                    views,
-                    buffers,
-                    nulls.finish(),
-                )?))
+                let (views, nulls) = (std::mem::take(views), nulls.finish());
+                Ok(match data_type {
+                    // Values of a string array, copied whole.
+                    DataType::Utf8View => Arc::new(string_array(views, buffers, nulls)),
+                    _ => Arc::new(binary_array(views, buffers, nulls)),
+                })
             }
             Gather::Other(arrays) => {
                 let arrays = std::mem::take(arrays);

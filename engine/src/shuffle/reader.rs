@@ -16,8 +16,8 @@ use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStoreExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ShuffleStore;
-use super::block::decode_chunks;
 use super::chunks::Chunks;
+use super::decode::decode_chunks;
 use crate::error::{Error, LostOutput, Result};
 use crate::id::{JobId, StageId};
 use crate::limits::{PREFETCH_BYTES, PREFETCH_REQUESTS};

@@ -20,7 +20,7 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::BlockEncoder;
-use super::gather::{Column, PartitionBuffer, physical_schema};
+use super::gather::{Column, PartitionBuffer};
 use super::upload::upload;
 use super::{ShuffleStore, layout};
 use crate::error::{Error, Result};
@@ -154,7 +154,6 @@ impl Sink for ShuffleSink {
             .map(|_| PartitionBuffer::new(&shared.schema));
         Ok(Box::new(ShuffleLane {
             buffers: buffers.collect(),
-            physical: physical_schema(&shared.schema),
             encoder,
             held: shared.memory.reserve("shuffle write"),
             hashes: Vec::new(),
@@ -271,7 +270,6 @@ impl Spill {
 struct ShuffleLane {
     shared: Arc<Shared>,
     buffers: Vec<PartitionBuffer>,
-    physical: SchemaRef,
     encoder: BlockEncoder,
     held: Reservation,
     hashes: Vec<u64>,
@@ -343,7 +341,7 @@ impl ShuffleLane {
         if rows == 0 {
             return Ok(());
         }
-        let batch = self.buffers[partition].finish(&self.physical)?;
+        let batch = self.buffers[partition].finish(&self.shared.schema)?;
         let block = self.encoder.encode(&batch)?;
         self.shared.add(partition, block, rows)
     }
