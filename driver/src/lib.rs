@@ -14,4 +14,13 @@ pub mod scheduler;
 
 pub mod commit;
 
+mod board;
+mod work;
+
+mod event_loop;
+
+pub mod handle;
+
+pub use handle::{Attachment, Driver, DriverHandle, JobResult};
 pub use settings::DriverSettings;
+pub use work::Components;

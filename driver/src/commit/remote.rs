@@ -107,7 +107,9 @@ impl<'a> Place<'a> {
     }
 
     async fn copy(&self, moves: &[Move]) -> Result<()> {
-        stream::iter(moves.iter().map(|file| self.copy_one(file)))
+        // Collected first: a spawned future must not borrow through a closure of a stream.
+        let copies: Vec<_> = moves.iter().map(|file| self.copy_one(file)).collect();
+        stream::iter(copies)
             .buffer_unordered(limits::PREFETCH_REQUESTS)
             .try_collect()
             .await

@@ -117,17 +117,26 @@ async fn compressed_files(
     if !matches!(format, ScanFormat::Text(_)) {
         return Ok(Vec::new());
     }
-    let large = files
+    // Futures that own what they look at: a task that is spawned must not borrow through closures.
+    let large: Vec<_> = files
         .iter()
         .enumerate()
-        .filter(|(_, file)| file.bytes > share);
-    stream::iter(large.map(|(index, file)| async move {
-        Ok::<_, Error>(is_compressed(file, stores).await?.then_some(index))
-    }))
-    .buffered(limits::PREFETCH_REQUESTS)
-    .try_filter_map(|index| async move { Ok(index) })
-    .try_collect()
-    .await
+        .filter(|(_, file)| file.bytes > share)
+        .map(|(index, file)| index_if_compressed(index, file.clone(), stores))
+        .collect();
+    stream::iter(large)
+        .buffered(limits::PREFETCH_REQUESTS)
+        .try_filter_map(|index| async move { Ok(index) })
+        .try_collect()
+        .await
+}
+
+async fn index_if_compressed(
+    index: usize,
+    file: FileMeta,
+    stores: &Stores,
+) -> Result<Option<usize>> {
+    Ok(is_compressed(&file, stores).await?.then_some(index))
 }
 
 async fn is_compressed(file: &FileMeta, stores: &Stores) -> Result<bool> {

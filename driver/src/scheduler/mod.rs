@@ -23,7 +23,6 @@ use kiln_proto::message::{ExecutorStatus, JobState, JobStatus, Report};
 use crate::settings::DriverSettings;
 
 mod attempt;
-mod describe;
 mod event;
 mod executors;
 mod grouping;
@@ -68,13 +67,13 @@ pub struct ResultLocation {
 }
 
 /// The executors that take work now, taken together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// How many there are.
     pub executors: u32,
     /// Their threads.
     pub threads: u32,
-    /// Their memory budgets in bytes.
+    /// Memory budget of the smallest, in bytes.
     pub memory: u64,
 }
 
@@ -375,7 +374,12 @@ impl Scheduler {
         for (_, executor) in self.executors.accepting() {
             sum.executors += 1;
             sum.threads = sum.threads.saturating_add(executor.registration.threads);
-            sum.memory = sum.memory.saturating_add(executor.registration.memory);
+            let memory = executor.registration.memory;
+            sum.memory = if sum.executors == 1 {
+                memory
+            } else {
+                sum.memory.min(memory)
+            };
         }
         sum
     }
