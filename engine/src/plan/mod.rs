@@ -10,7 +10,7 @@ mod schema;
 mod stage;
 mod task;
 
-pub use explain::{explain_logical, explain_stages};
+pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{
     CsvOptions, FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, TextRecord,
 };

@@ -1,0 +1,14 @@
+//! Compiles `protos/*.proto` in Rust, so that no system `protoc` is needed.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=protos");
+    let files = ["plan.proto", "task.proto", "control.proto", "jobs.proto"];
+    let descriptors = protox::compile(files, ["protos"])?;
+    tonic_prost_build::configure()
+        .bytes(".kiln.v1")
+        .boxed(".kiln.v1.DriverMessage.message.launch")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

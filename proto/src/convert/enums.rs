@@ -1,0 +1,59 @@
+//! Enums without fields: the same names on both sides, so one list maps both ways.
+//!
+//! Zero is what a missing field decodes to; no enum gives it a meaning, so it is refused.
+
+use kiln_engine::expr::{AggregateFunction, BinaryOp, Function};
+use kiln_engine::plan::{AggregateMode, FileFormat, TextRecord};
+use kiln_engine::{ErrorKind, Result};
+
+use crate::convert::malformed;
+use crate::message::{AttemptState, JobState};
+use crate::wire;
+
+/// A domain enum with a generated twin.
+pub(super) trait Twin: Sized {
+    /// Its number on the wire.
+    fn encode(self) -> i32;
+
+    /// The value of that number.
+    ///
+    /// # Errors
+    /// `Invalid` for a number that no encoder sends.
+    fn decode(number: i32) -> Result<Self>;
+}
+
+macro_rules! twins {
+    ($($name:ident: $($variant:ident),*;)*) => {
+        $(impl Twin for $name {
+            fn encode(self) -> i32 {
+                match self {
+                    $($name::$variant => wire::$name::$variant as i32,)*
+                }
+            }
+
+            fn decode(number: i32) -> Result<Self> {
+                match wire::$name::try_from(number) {
+                    $(Ok(wire::$name::$variant) => Ok($name::$variant),)*
+                    Ok(wire::$name::Unspecified) | Err(_) => {
+                        let name = stringify!($name);
+                        Err(malformed(format_args!("unknown {name} number={number}")))
+                    }
+                }
+            }
+        })*
+    };
+}
+
+twins! {
+    AggregateFunction: Count, Sum, Min, Max, Avg;
+    AggregateMode: Single, Partial, Final;
+    AttemptState: Running, Won, Failed, Lost, Cancelled;
+    BinaryOp: Add, Subtract, Multiply, Divide, Modulo, Equal, NotEqual, Less, LessOrEqual, Greater,
+        GreaterOrEqual, And, Or;
+    ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal;
+    FileFormat: Parquet, Csv, Json;
+    Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike, Concat,
+        Coalesce, Abs;
+    JobState: Planning, Running, Committing, Done, Failed, Cancelled;
+    TextRecord: Line, Word;
+}

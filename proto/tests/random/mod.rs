@@ -1,0 +1,463 @@
+//! Random values of everything that travels, from a seed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use kiln_engine::ErrorKind;
+use kiln_engine::error::LostOutput;
+use kiln_engine::expr::{
+    AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
+};
+use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
+use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::plan::*;
+use kiln_proto::message::*;
+
+/// A stream of random values.
+pub(crate) struct Random(fastrand::Rng);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(fastrand::Rng::with_seed(seed))
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0.usize(..bound)
+    }
+
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.0.u8(..)).collect()
+    }
+
+    fn bool(&mut self) -> bool {
+        self.0.bool()
+    }
+
+    /// Small numbers and the ends of the range are as likely as all others together.
+    fn u64(&mut self) -> u64 {
+        match self.below(4) {
+            0 => self.0.u64(..10),
+            1 => u64::MAX - self.0.u64(..2),
+            _ => self.0.u64(..) >> self.below(64),
+        }
+    }
+
+    fn u32(&mut self) -> u32 {
+        self.u64() as u32
+    }
+
+    fn one<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len())]
+    }
+
+    fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.bool().then(|| make(self))
+    }
+
+    fn several<T>(&mut self, below: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..self.below(below)).map(|_| make(self)).collect()
+    }
+
+    fn text(&mut self) -> String {
+        let alphabet = ['a', 'Z', '0', ' ', '\0', '\n', 'ß', '字', '🦀', '"', '/'];
+        self.several(12, |random| random.one(&alphabet)).into_iter().collect()
+    }
+
+    fn texts(&mut self) -> Vec<String> {
+        self.several(4, Self::text)
+    }
+
+    fn data_type(&mut self, depth: usize) -> DataType {
+        let item = |random: &mut Self| {
+            let nullable = random.bool();
+            Arc::new(Field::new("item", random.data_type(depth - 1), nullable))
+        };
+        match self.below(if depth == 0 { 9 } else { 13 }) {
+            0 => DataType::Null,
+            1 => DataType::Boolean,
+            2 => DataType::Int64,
+            3 => DataType::Utf8View,
+            4 => DataType::Binary,
+            5 => DataType::Decimal64(self.0.u8(1..=18), self.0.i8(-3..=3)),
+            6 => DataType::Decimal128(self.0.u8(1..=38), self.0.i8(-3..=3)),
+            7 => DataType::Timestamp(TimeUnit::Microsecond, self.maybe(|_| "Europe/Paris".into())),
+            8 => DataType::FixedSizeBinary(self.0.i32(0..100)),
+            9 => DataType::List(item(self)),
+            10 => DataType::FixedSizeList(item(self), self.0.i32(0..100)),
+            11 => DataType::Struct(self.schema_at(depth - 1).fields().clone()),
+            _ => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+        }
+    }
+
+    fn schema_at(&mut self, depth: usize) -> Schema {
+        let fields = self.several(4, |random| {
+            let (name, nullable) = (random.text(), random.bool());
+            let field = Field::new(name, random.data_type(depth), nullable);
+            let metadata = random.several(2, |r| (r.text(), r.text()));
+            field.with_metadata(metadata.into_iter().collect::<HashMap<_, _>>())
+        });
+        Schema::new(fields)
+    }
+
+    pub(crate) fn schema(&mut self) -> SchemaRef {
+        let metadata = self.several(3, |random| (random.text(), random.text()));
+        let schema = self.schema_at(3);
+        Arc::new(schema.with_metadata(metadata.into_iter().collect::<HashMap<_, _>>()))
+    }
+
+    fn literal(&mut self) -> Literal {
+        match self.below(5) {
+            0 => Literal::Null,
+            1 => Literal::Boolean(self.bool()),
+            2 => Literal::Int64(self.u64() as i64),
+            3 => Literal::Float64(self.one(&[0.5, -0.0, f64::INFINITY, f64::MIN_POSITIVE, 1e300])),
+            _ => Literal::Utf8(self.text()),
+        }
+    }
+
+    pub(crate) fn expr(&mut self, depth: usize) -> Expr {
+        let below = |random: &mut Self| Box::new(random.expr(depth - 1));
+        match self.below(if depth == 0 { 2 } else { 10 }) {
+            0 => Expr::Column(self.text()),
+            1 => Expr::Literal(self.literal()),
+            2 => Expr::Not(below(self)),
+            3 => Expr::Negate(below(self)),
+            4 => Expr::IsNull(below(self)),
+            5 => Expr::Cast { expr: below(self), to: self.data_type(2) },
+            6 => Expr::Function {
+                function: self.one(&FUNCTIONS),
+                args: self.several(4, |random| random.expr(depth - 1)),
+            },
+            7 => Expr::Alias { expr: below(self), name: self.text() },
+            _ => Expr::Binary { left: below(self), op: self.one(&OPS), right: below(self) },
+        }
+    }
+
+    fn exprs(&mut self) -> Vec<Expr> {
+        self.several(4, |random| random.expr(4))
+    }
+
+    fn aggregates(&mut self) -> Vec<AggregateExpr> {
+        self.several(4, |random| {
+            use AggregateFunction::*;
+            let function = random.one(&[Count, Sum, Min, Max, Avg]);
+            let argument = match function == Count && random.bool() {
+                true => None,
+                false => Some(random.expr(3)),
+            };
+            AggregateExpr { function, argument, name: random.text() }
+        })
+    }
+
+    fn sort_keys(&mut self) -> Vec<SortKey> {
+        self.several(4, |random| SortKey {
+            expr: random.expr(2),
+            descending: random.bool(),
+            nulls_first: random.bool(),
+        })
+    }
+
+    fn format(&mut self) -> ScanFormat {
+        match self.below(3) {
+            0 => ScanFormat::Text(TextOptions {
+                record: self.one(&[TextRecord::Line, TextRecord::Word]),
+                strict: self.bool(),
+            }),
+            1 => ScanFormat::Csv(CsvOptions { header: self.bool(), delimiter: self.0.u8(..) }),
+            _ => ScanFormat::Parquet,
+        }
+    }
+
+    fn output(&mut self) -> Output {
+        let format = self.one(&[FileFormat::Parquet, FileFormat::Csv, FileFormat::Json]);
+        Output { url: self.text(), format }
+    }
+
+    pub(crate) fn plan(&mut self) -> LogicalPlan {
+        let mut plan = LogicalPlan::Scan(Scan {
+            locations: self.texts(),
+            format: self.format(),
+            schema: self.schema(),
+            projection: self.maybe(Self::texts),
+        });
+        for _ in 0..self.below(8) {
+            let input = Arc::new(plan);
+            plan = match self.below(7) {
+                0 => LogicalPlan::Project { input, exprs: self.exprs() },
+                1 => LogicalPlan::Filter { input, predicate: self.expr(5) },
+                2 => LogicalPlan::Explode { input, column: self.text() },
+                3 => {
+                    let (group_by, aggregates) = (self.exprs(), self.aggregates());
+                    LogicalPlan::Aggregate { input, group_by, aggregates }
+                }
+                4 => LogicalPlan::Sort {
+                    input,
+                    keys: self.sort_keys(),
+                    limit: self.maybe(Self::u64),
+                },
+                5 => LogicalPlan::Limit { input, offset: self.u64(), limit: self.u64() },
+                _ => LogicalPlan::Write { input, output: self.output() },
+            };
+        }
+        plan
+    }
+
+    fn operator(&mut self) -> OperatorSpec {
+        use AggregateMode::*;
+        match self.below(7) {
+            0 => OperatorSpec::Project { exprs: self.exprs() },
+            1 => OperatorSpec::Filter { predicate: self.expr(5) },
+            2 => OperatorSpec::Explode { column: self.text() },
+            3 => OperatorSpec::Aggregate {
+                mode: self.one(&[Single, Partial, Final]),
+                group_by: self.exprs(),
+                aggregates: self.aggregates(),
+            },
+            4 => OperatorSpec::TopK { keys: self.sort_keys(), limit: self.u64() },
+            5 => OperatorSpec::Sort { keys: self.sort_keys() },
+            _ => OperatorSpec::Limit { offset: self.u64(), limit: self.u64() },
+        }
+    }
+
+    fn sink(&mut self) -> SinkSpec {
+        match self.below(3) {
+            0 => SinkSpec::Shuffle { partitioning: Partitioning::Single },
+            1 => {
+                let (keys, partitions) = (self.texts(), self.0.u32(1..=4096));
+                SinkSpec::Shuffle { partitioning: Partitioning::Hash { keys, partitions } }
+            }
+            _ => SinkSpec::Files { output: self.output() },
+        }
+    }
+
+    fn stage(&mut self, id: StageId, source: StageSource) -> Arc<Stage> {
+        let operators = self.several(5, Self::operator);
+        Arc::new(Stage { id, source, operators, sink: self.sink(), schema: self.schema() })
+    }
+
+    pub(crate) fn task(&mut self) -> TaskId {
+        let (job, stage) = (JobId::new(self.u64()), StageId(self.u32()));
+        TaskId { job, stage, task: self.u32() }
+    }
+
+    pub(crate) fn spec(&mut self) -> TaskSpec {
+        let (id, attempt) = (self.task(), self.u32());
+        let (source, input) = match self.bool() {
+            true => (self.scan_source(), TaskInput::Splits(self.several(5, Self::split))),
+            false => self.shuffle_source(),
+        };
+        TaskSpec { id, attempt, stage: self.stage(id.stage, source), input }
+    }
+
+    fn scan_source(&mut self) -> StageSource {
+        let file_schema = self.schema();
+        let projection = match file_schema.fields().len() {
+            0 => Vec::new(),
+            columns => self.several(5, |random| random.below(columns)),
+        };
+        let (files, tasks) = (Vec::new(), Vec::new());
+        let format = self.format();
+        StageSource::Scan(ScanSpec { format, file_schema, projection, files, tasks })
+    }
+
+    fn split(&mut self) -> Split {
+        let (a, b) = (self.u64(), self.u64());
+        Split { url: self.text(), file_bytes: self.u64(), start: a.min(b), end: a.max(b) }
+    }
+
+    fn shuffle_source(&mut self) -> (StageSource, TaskInput) {
+        let (stage, start, len) = (StageId(self.u32()), self.0.u32(..4000), self.0.u32(..20));
+        let sources = self.several(5, |random| ShuffleSource {
+            task: random.u32(),
+            attempt: random.u32(),
+            offset: random.u64() >> 1,
+            partitions: (0..len).map(|_| random.partition()).collect(),
+        });
+        let source = StageSource::Shuffle { stage, schema: self.schema(), gather: self.bool() };
+        (source, TaskInput::Shuffle { stage, partitions: start..start + len, sources })
+    }
+
+    fn partition(&mut self) -> PartitionMeta {
+        PartitionMeta { bytes: self.u64() >> 10, rows: self.u64(), checksum: self.u64() }
+    }
+
+    fn counts(&mut self) -> Counts {
+        Counts {
+            rows_in: self.u64(),
+            bytes_in: self.u64(),
+            rows_out: self.u64(),
+            bytes_out: self.u64(),
+            gets: self.u64(),
+            puts: self.u64(),
+            objects: self.u64(),
+            compute_nanos: self.u64(),
+            spilled_bytes: self.u64(),
+        }
+    }
+
+    fn warnings(&mut self) -> Vec<Warning> {
+        self.several(4, |random| Warning {
+            subject: random.text(),
+            message: random.text(),
+            count: random.u64(),
+        })
+    }
+
+    pub(crate) fn success(&mut self) -> TaskSuccess {
+        let output = match self.bool() {
+            true => TaskOutput::Shuffle(self.several(30, Self::partition)),
+            false => TaskOutput::Files(self.several(4, |random| OutputFile {
+                name: random.text(),
+                rows: random.u64(),
+                bytes: random.u64(),
+                checksum: random.u64(),
+            })),
+        };
+        TaskSuccess { output, counts: self.counts(), warnings: self.warnings() }
+    }
+
+    pub(crate) fn failure(&mut self) -> TaskFailure {
+        let lost = self.maybe(|random| LostOutput {
+            stage: StageId(random.u32()),
+            task: random.u32(),
+            attempt: random.u32(),
+        });
+        TaskFailure { kind: self.one(&KINDS), message: self.text(), lost }
+    }
+
+    fn registration(&mut self) -> Registration {
+        Registration {
+            executor: ExecutorId(self.u64()),
+            name: self.text(),
+            protocol: self.u32(),
+            threads: self.u32().max(1),
+            slots: self.u32().max(1),
+            memory: self.u64(),
+        }
+    }
+
+    pub(crate) fn message_up(&mut self) -> FromExecutor {
+        match self.below(4) {
+            0 => FromExecutor::Register(self.registration()),
+            1 => {
+                let running = self.several(4, |random| (random.task(), random.u32()));
+                FromExecutor::Heartbeat { memory_used: self.u64(), running }
+            }
+            2 => FromExecutor::Draining,
+            _ => FromExecutor::Report(Report {
+                sequence: self.u64().max(1),
+                task: self.task(),
+                attempt: self.u32(),
+                outcome: match self.bool() {
+                    true => Ok(self.success()),
+                    false => Err(self.failure()),
+                },
+            }),
+        }
+    }
+
+    pub(crate) fn message_down(&mut self) -> ToExecutor {
+        match self.below(6) {
+            0 => ToExecutor::Welcome(Welcome {
+                epoch: self.u64(),
+                storage: self.text(),
+                heartbeat_ms: self.u64().max(1),
+            }),
+            1 => ToExecutor::Refused { message: self.text() },
+            2 => ToExecutor::Launch { epoch: self.u64(), spec: self.spec() },
+            3 => ToExecutor::Cancel { task: self.task(), attempt: self.u32() },
+            4 => ToExecutor::Acknowledge { sequence: self.u64() },
+            _ => ToExecutor::Drain,
+        }
+    }
+
+    pub(crate) fn job(&mut self) -> JobStatus {
+        use JobState::*;
+        JobStatus {
+            id: JobId::new(self.u64()),
+            name: self.text(),
+            state: self.one(&[Planning, Running, Committing, Done, Failed, Cancelled]),
+            failure: self.maybe(Self::failure),
+            submitted_ms: self.u64(),
+            ended_ms: self.maybe(Self::u64),
+            stages: self.several(4, Self::stage_status),
+            warnings: self.warnings(),
+            note: self.maybe(Self::text),
+            output: self.maybe(Self::output),
+        }
+    }
+
+    fn stage_status(&mut self) -> StageStatus {
+        StageStatus {
+            id: StageId(self.u32()),
+            description: self.text(),
+            tasks: self.u32(),
+            done: self.u32(),
+            input_bytes: self.u64(),
+            counts: self.counts(),
+            started_ms: self.maybe(Self::u64),
+            ended_ms: self.maybe(Self::u64),
+            attempts: self.several(4, Self::attempt_status),
+        }
+    }
+
+    fn attempt_status(&mut self) -> AttemptStatus {
+        use AttemptState::*;
+        AttemptStatus {
+            task: self.u32(),
+            attempt: self.u32(),
+            executor: self.text(),
+            state: self.one(&[Running, Won, Failed, Lost, Cancelled]),
+            started_ms: self.u64(),
+            ended_ms: self.maybe(Self::u64),
+            counts: self.counts(),
+            failure: self.maybe(Self::failure),
+        }
+    }
+
+    pub(crate) fn executor(&mut self) -> ExecutorStatus {
+        let registration = self.registration();
+        ExecutorStatus { registration, running: self.u32(), draining: self.bool() }
+    }
+}
+
+pub(crate) const KINDS: [ErrorKind; 6] = [
+    ErrorKind::Invalid,
+    ErrorKind::Unavailable,
+    ErrorKind::Corrupt,
+    ErrorKind::Exhausted,
+    ErrorKind::Cancelled,
+    ErrorKind::Internal,
+];
+
+const OPS: [BinaryOp; 13] = [
+    BinaryOp::Add,
+    BinaryOp::Subtract,
+    BinaryOp::Multiply,
+    BinaryOp::Divide,
+    BinaryOp::Modulo,
+    BinaryOp::Equal,
+    BinaryOp::NotEqual,
+    BinaryOp::Less,
+    BinaryOp::LessOrEqual,
+    BinaryOp::Greater,
+    BinaryOp::GreaterOrEqual,
+    BinaryOp::And,
+    BinaryOp::Or,
+];
+
+const FUNCTIONS: [Function; 12] = [
+    Function::Words,
+    Function::Lower,
+    Function::Upper,
+    Function::Length,
+    Function::Trim,
+    Function::Contains,
+    Function::StartsWith,
+    Function::EndsWith,
+    Function::RegexpLike,
+    Function::Concat,
+    Function::Coalesce,
+    Function::Abs,
+];
