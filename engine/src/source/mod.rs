@@ -3,6 +3,8 @@
 //! A source is a stream of morsels. Polling the stream waits for I/O (on tokio); running a morsel
 //! decodes (on rayon). What is fetched ahead is bounded by [`crate::limits::PREFETCH_BYTES`].
 
+pub mod text;
+
 use futures::stream::BoxStream;
 
 use crate::error::Result;
