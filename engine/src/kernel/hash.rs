@@ -33,7 +33,7 @@ const K2: u64 = 0xa076_1d64_78bd_642f;
 const K3: u64 = 0xe703_7ed1_a0b4_28db;
 
 /// What a null hashes to, whatever its type.
-const NULL: u64 = 0x8ebc_6af0_9c88_c6e3;
+pub const NULL_HASH: u64 = 0x8ebc_6af0_9c88_c6e3;
 
 /// Hashes every row over all `columns`, which are of one length. `hashes` is overwritten; without
 /// columns it ends up empty.
@@ -184,7 +184,7 @@ fn hash_column(
         }};
     }
     match column.data_type() {
-        DataType::Null => each(column, hashes, mix, |_| NULL),
+        DataType::Null => each(column, hashes, mix, |_| NULL_HASH),
         DataType::Boolean => {
             let array = column.as_boolean();
             each(column, hashes, mix, |row| {
@@ -267,7 +267,7 @@ fn primitive<T: ArrowPrimitiveType>(
         }
         Some(nulls) => {
             for ((row, value), valid) in hashes.iter_mut().zip(array.values()).zip(nulls) {
-                *row = mix(*row, if valid { hash(*value) } else { NULL });
+                *row = mix(*row, if valid { hash(*value) } else { NULL_HASH });
             }
         }
     }
@@ -293,7 +293,7 @@ fn each(
     let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
     for (row, out) in hashes.iter_mut().enumerate() {
         let valid = nulls.is_none_or(|nulls| nulls.is_valid(row));
-        *out = mix(*out, if valid { hash(row) } else { NULL });
+        *out = mix(*out, if valid { hash(row) } else { NULL_HASH });
     }
 }
 

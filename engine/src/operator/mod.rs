@@ -8,6 +8,7 @@
 //! [`Breaker`]: its lane part collects, and when all lanes have ended `merge` joins what they
 //! collected and hands back morsels, which the lanes take and push into the chain behind it.
 
+pub mod aggregate;
 pub mod explode;
 pub mod filter;
 pub mod limit;

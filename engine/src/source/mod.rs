@@ -7,6 +7,7 @@ mod input;
 
 pub mod csv;
 pub mod parquet;
+pub mod text;
 
 use futures::stream::BoxStream;
 

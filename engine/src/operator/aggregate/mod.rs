@@ -1,0 +1,101 @@
+//! Grouping: one row for each distinct key, with aggregates of the rows that have it.
+//!
+//! Each lane groups what it sees in a table of its own ([`lane`], [`table`], [`state`]). When all
+//! lanes have ended, the tables are joined part by part ([`merge`]); a part of the key space is
+//! one morsel, so lanes join in parallel and each part's memory is freed when it has been emitted.
+//!
+//! A partial aggregation may emit a key several times, which makes it free to give memory back:
+//! when the budget refuses, it emits what it has and starts over, and when keys hardly repeat, it
+//! stops grouping and passes states on. The other modes need all groups and fail with `Exhausted`.
+
+mod keys;
+mod lane;
+mod merge;
+mod spec;
+mod state;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+
+use crate::error::Result;
+use crate::expr::{AggregateExpr, Expr};
+use crate::memory::{MemoryBudget, Reservation};
+use crate::operator::{Breaker, Morsel, Operator};
+use crate::plan::AggregateMode;
+use crate::task::{CancelToken, TaskContext};
+use keys::KeyCodec;
+use lane::{Groups, Lane};
+use spec::Spec;
+
+/// What errors call the operator.
+const OWNER: &str = "group by";
+
+/// An aggregation over `lanes` lanes of rows of `input_schema`. In [`AggregateMode::Final`] these
+/// are the columns that [`AggregateMode::Partial`] makes.
+///
+/// # Errors
+/// `Invalid` if an expression does not fit the schema or an aggregate its argument.
+pub fn aggregate(
+    mode: AggregateMode,
+    input_schema: &SchemaRef,
+    group_by: &[Expr],
+    aggregates: &[AggregateExpr],
+    ctx: &TaskContext,
+    lanes: usize,
+) -> Result<Arc<dyn Breaker>> {
+    let spec = Spec::new(mode, input_schema, group_by, aggregates)?;
+    let codec = KeyCodec::new(&spec.key_fields())?;
+    let shared = Shared {
+        spec,
+        codec,
+        memory: Arc::clone(&ctx.memory),
+        cancel: ctx.cancel.clone(),
+        finished: Mutex::new(Vec::with_capacity(lanes)),
+    };
+    Ok(Arc::new(Aggregate(Arc::new(shared))))
+}
+
+/// The columns of an aggregation: the keys, then a column for each aggregate, or in
+/// [`AggregateMode::Partial`] for each of its states.
+///
+/// # Errors
+/// As for [`aggregate`].
+pub fn output_schema(
+    mode: AggregateMode,
+    input_schema: &SchemaRef,
+    group_by: &[Expr],
+    aggregates: &[AggregateExpr],
+) -> Result<SchemaRef> {
+    Ok(Spec::new(mode, input_schema, group_by, aggregates)?.schema)
+}
+
+/// What the lanes of one aggregation share.
+struct Shared {
+    spec: Spec,
+    codec: KeyCodec,
+    memory: Arc<MemoryBudget>,
+    cancel: CancelToken,
+    /// What lanes that have ended collected, with the memory it takes.
+    finished: Mutex<Vec<(Groups, Reservation)>>,
+}
+
+struct Aggregate(Arc<Shared>);
+
+impl Breaker for Aggregate {
+    fn lane(&self) -> Result<Box<dyn Operator>> {
+        Ok(Box::new(Lane::new(Arc::clone(&self.0))))
+    }
+
+    fn merge(&self) -> Result<Vec<Morsel>> {
+        let mut finished = self
+            .0
+            .finished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        merge::morsels(&self.0, std::mem::take(&mut finished))
+    }
+}
