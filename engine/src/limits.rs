@@ -59,6 +59,10 @@ pub const PREFETCH_REQUESTS: usize = 16;
 /// Size of an uploaded part; also what a file sink buffers before it uploads.
 pub const UPLOAD_PART_BYTES: usize = 8 << 20;
 
+/// Encoded bytes of one row group in a Parquet file that we write. Readers take a row group as one
+/// piece of work, and the writer holds one in memory.
+pub const ROW_GROUP_BYTES: usize = 32 << 20;
+
 /// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
 /// share of the memory budget (1 / this).
 pub const MEMORY_STORE_SHARE: u64 = 4;
