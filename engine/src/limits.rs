@@ -18,6 +18,10 @@ pub const TEXT_LOOKAHEAD_BYTES: u64 = 16 << 10;
 /// bits; half of that leaves room for the rest of the block.
 pub const TEXT_RECORD_BYTES_MAX: u64 = 1 << 30;
 
+/// Longest record of a CSV file in bytes. Whatever is longer is almost always a quote that is
+/// never closed, and everything up to the end of the file would have to be held to find out.
+pub const CSV_RECORD_BYTES_MAX: usize = 16 << 20;
+
 /// Input bytes that one task covers when the input is large. Big enough for map-side combining
 /// to pay, small enough to lose little with an executor.
 pub const TASK_INPUT_BYTES: u64 = 256 << 20;
@@ -83,3 +87,42 @@ pub const TASKS_AT_ONCE: usize = 2;
 
 /// Attempts that a task gets before its job fails.
 pub const ATTEMPTS_MAX: u32 = 4;
+
+/// Wait before the second attempt, in milliseconds; doubled for every further one.
+pub const RETRY_BACKOFF_MS: u64 = 50;
+
+/// Longest wait before another attempt, in milliseconds.
+pub const RETRY_BACKOFF_MS_MAX: u64 = 5_000;
+
+/// Executors that may be lost while they run one and the same task before its job fails: one or
+/// two can be chance, three are a task that takes executors down with it.
+pub const EXECUTORS_LOST_MAX: u32 = 3;
+
+/// Times that the output of one task is made again because readers found it missing or damaged.
+pub const OUTPUT_LOST_MAX: u32 = 3;
+
+/// Attempts of one task for whatever reason, those included that are nobody's fault. Not reached
+/// unless something is very wrong; it is there so that every job ends.
+pub const ATTEMPTS_ALL_MAX: usize = 100;
+
+/// Failures in a row after which an executor gets no tasks for a while.
+pub const EXECUTOR_FAILURES_MAX: u32 = 3;
+
+/// How long such an executor gets none, in milliseconds.
+pub const EXECUTOR_EXCLUDED_MS: u64 = 30_000;
+
+/// Share of a stage's tasks, in percent, that are done before a slow one gets a second attempt.
+pub const STRAGGLER_DONE_PERCENT: u64 = 75;
+
+/// A slow task is one that runs for twice the median duration of its stage and this much more, in
+/// milliseconds: below that a second attempt costs more than it can win.
+pub const STRAGGLER_SLACK_MS: u64 = 1_000;
+
+/// Smallest share of shuffle data, as stored, that is worth a reduce task of its own.
+pub const SHUFFLE_TASK_BYTES_MIN: u64 = 1 << 20;
+
+/// Jobs that a driver works on at once; more are refused.
+pub const JOBS_ACTIVE_MAX: usize = 1_000;
+
+/// Jobs that have ended and are still known; the oldest is dropped with its result.
+pub const JOBS_ENDED_MAX: usize = 1_000;

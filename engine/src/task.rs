@@ -1,12 +1,30 @@
 //! Running one attempt of a task: source, lanes, breakers, sink.
+//!
+//! Tokio waits and rayon computes. Each lane is a small async loop: wait for a morsel, send it
+//! with the lane's chain of operators to a rayon thread, wait for the chain to come back, let the
+//! sink write out what it has. No rayon thread ever waits for I/O or for another lane, and a slow
+//! sink stops the loop before memory fills.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arrow::datatypes::SchemaRef;
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::error::{Error, Result};
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
-use crate::shuffle::ShuffleStore;
+use crate::operator::Morsel;
+use crate::operator::chain::{Blueprint, Chain, Phase};
+use crate::plan::{ScanFormat, ScanSpec, SinkSpec, StageSource, TaskInput, TaskSpec, TaskSuccess};
+use crate::shuffle::{self, ShuffleSink, ShuffleStore};
+use crate::sink::Sink;
+use crate::sink::files::FileSink;
+use crate::source::{self, MorselStream};
 use crate::storage::Stores;
 
 /// What an attempt needs of the process that runs it.
@@ -46,6 +64,257 @@ impl CancelToken {
     /// # Errors
     /// `Cancelled` once somebody asked.
     pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::cancelled("the attempt was cancelled")) } else { Ok(()) }
+        if self.is_cancelled() {
+            Err(Error::cancelled("the attempt was cancelled"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Runs one attempt to its end. On failure nothing it wrote is referenced, and what could be
+/// removed is removed.
+///
+/// # Errors
+/// The first failure of any lane, with the kind that says what to do about it; a panic on the way
+/// is `Internal`.
+pub async fn run(spec: TaskSpec, ctx: TaskContext) -> Result<TaskSuccess> {
+    let sink = open_sink(&spec, &ctx)?;
+    let finished = match run_lanes(&spec, &ctx, &sink).await {
+        Ok(()) => sink.close().await,
+        Err(error) => Err(error),
+    };
+    match finished {
+        Ok(output) => {
+            let counts = ctx.metrics.counts();
+            Ok(TaskSuccess {
+                output,
+                counts,
+                warnings: ctx.metrics.warnings(),
+            })
+        }
+        Err(error) => {
+            sink.abort().await;
+            Err(error)
+        }
+    }
+}
+
+async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> Result<()> {
+    let lanes = ctx.pool.current_num_threads();
+    let schema = source_schema(&spec.stage.source);
+    let blueprint = Blueprint::new(&spec.stage.operators, &schema, ctx, lanes)?;
+    if blueprint.schema().fields() != spec.stage.schema.fields() {
+        return Err(Error::internal(format!(
+            "stage schema differs from its operators' stage={:?} operators={:?}",
+            spec.stage.schema.fields(),
+            blueprint.schema().fields()
+        )));
+    }
+    let mut chains: Vec<Chain> = (0..lanes)
+        .map(|lane| blueprint.chain(lane, sink.as_ref()))
+        .collect::<Result<_>>()?;
+    let mut morsels = open_source(spec, ctx)?;
+    let mut ordered = false;
+    for phase in blueprint.phases() {
+        let run = PhaseRun {
+            ctx,
+            sink,
+            blueprint: &blueprint,
+            phase: Arc::new(phase),
+        };
+        chains = run.to_end(chains, morsels, ordered).await?;
+        let Some(breaker) = run.phase.breaker.clone() else {
+            break;
+        };
+        ordered = breaker.is_ordered();
+        let merged = compute(ctx, move || breaker.merge()).await??;
+        morsels = futures::stream::iter(merged.into_iter().map(Ok)).boxed();
+    }
+    Ok(())
+}
+
+/// One phase on its way through all lanes.
+struct PhaseRun<'a> {
+    ctx: &'a TaskContext,
+    sink: &'a Arc<dyn Sink>,
+    blueprint: &'a Blueprint,
+    phase: Arc<Phase>,
+}
+
+impl PhaseRun<'_> {
+    /// Runs `morsels` through `chains` and finishes the phase; gives the chains back. With
+    /// `ordered`, the first lane takes every morsel.
+    async fn to_end(
+        &self,
+        chains: Vec<Chain>,
+        morsels: MorselStream,
+        ordered: bool,
+    ) -> Result<Vec<Chain>> {
+        let morsels = Mutex::new(morsels);
+        let failed = AtomicBool::new(false);
+        let lanes = chains.into_iter().enumerate().map(|(lane, chain)| {
+            let (morsels, failed) = (&morsels, &failed);
+            let source = (lane == 0 || !ordered).then_some(morsels);
+            async move {
+                let outcome = self.lane(chain, source, failed).await;
+                if outcome.is_err() {
+                    failed.store(true, Ordering::Relaxed);
+                }
+                outcome
+            }
+        });
+        // Every lane comes to its end before the first failure is passed on, so that the sink is
+        // not cleaned up under a lane that still writes to it.
+        let ended = join_all(lanes).await;
+        let mut chains = Vec::with_capacity(ended.len());
+        let mut failure: Option<Error> = None;
+        for outcome in ended {
+            match outcome {
+                Ok(chain) => chains.push(chain),
+                Err(error) => failure = Some(failure.unwrap_or(error)),
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(chains),
+        }
+    }
+
+    async fn lane(
+        &self,
+        mut chain: Chain,
+        source: Option<&Mutex<MorselStream>>,
+        failed: &AtomicBool,
+    ) -> Result<Chain> {
+        let stopped = || failed.load(Ordering::Relaxed) || self.blueprint.is_full(self.phase.entry);
+        if let Some(source) = source {
+            while !stopped() {
+                self.ctx.cancel.check()?;
+                let Some(morsel) = source.lock().await.next().await else {
+                    break;
+                };
+                chain = self.step(chain, morsel?).await?;
+                self.sink.flush().await?;
+            }
+        }
+        if failed.load(Ordering::Relaxed) {
+            return Ok(chain);
+        }
+        let phase = Arc::clone(&self.phase);
+        chain = self.timed(chain, move |chain| chain.finish(&phase)).await?;
+        self.sink.flush().await?;
+        Ok(chain)
+    }
+
+    async fn step(&self, chain: Chain, morsel: Morsel) -> Result<Chain> {
+        let entry = self.phase.entry;
+        self.timed(chain, move |chain| chain.run(entry, morsel))
+            .await
+    }
+
+    /// Lends `chain` to `work` on a rayon thread and counts the time.
+    async fn timed(
+        &self,
+        mut chain: Chain,
+        work: impl FnOnce(&mut Chain) -> Result<()> + Send + 'static,
+    ) -> Result<Chain> {
+        let metrics = Arc::clone(&self.ctx.metrics);
+        compute(self.ctx, move || {
+            let started = Instant::now();
+            let outcome = work(&mut chain);
+            let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            TaskMetrics::count(&metrics.compute_nanos, nanos);
+            outcome.map(|()| chain)
+        })
+        .await?
+    }
+}
+
+/// Runs `work` on the task's rayon threads and waits for it without holding a thread.
+///
+/// # Errors
+/// `Internal`, with the message, if `work` panics.
+pub async fn compute<T: Send + 'static>(
+    ctx: &TaskContext,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    ctx.pool.spawn(move || {
+        // The receiver is gone only if the attempt was dropped; then nobody wants the answer.
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
+    });
+    match receiver.await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(panic)) => Err(Error::internal(format!(
+            "panicked: {}",
+            panic_message(&*panic)
+        ))),
+        Err(_) => Err(Error::internal("a compute thread ended without an answer")),
+    }
+}
+
+/// What a panic said.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}
+
+fn source_schema(source: &StageSource) -> SchemaRef {
+    match source {
+        StageSource::Scan(scan) => scan.schema(),
+        StageSource::Shuffle { schema, .. } => Arc::clone(schema),
+    }
+}
+
+fn open_source(spec: &TaskSpec, ctx: &TaskContext) -> Result<MorselStream> {
+    match (&spec.stage.source, &spec.input) {
+        (StageSource::Scan(scan), TaskInput::Splits(splits)) => {
+            open_scan(scan, splits.clone(), ctx)
+        }
+        (
+            StageSource::Shuffle { schema, .. },
+            TaskInput::Shuffle {
+                stage,
+                partitions,
+                sources,
+            },
+        ) => shuffle::open(
+            *stage,
+            spec.id.job,
+            partitions.clone(),
+            sources.clone(),
+            Arc::clone(schema),
+            ctx,
+        ),
+        _ => Err(Error::internal(format!(
+            "task input does not fit its stage task={}",
+            spec.id
+        ))),
+    }
+}
+
+fn open_scan(
+    scan: &ScanSpec,
+    splits: Vec<crate::plan::Split>,
+    ctx: &TaskContext,
+) -> Result<MorselStream> {
+    match scan.format {
+        ScanFormat::Text(_) => source::text::open(scan, splits, ctx),
+        ScanFormat::Csv(_) => source::csv::open(scan, splits, ctx),
+        ScanFormat::Parquet => source::parquet::open(scan, splits, ctx),
+    }
+}
+
+fn open_sink(spec: &TaskSpec, ctx: &TaskContext) -> Result<Arc<dyn Sink>> {
+    let schema = Arc::clone(&spec.stage.schema);
+    match &spec.stage.sink {
+        SinkSpec::Shuffle { partitioning } => {
+            ShuffleSink::new(partitioning, schema, spec.id, spec.attempt, ctx)
+        }
+        SinkSpec::Files { output } => FileSink::new(output, schema, spec.id, spec.attempt, ctx),
     }
 }

@@ -9,11 +9,20 @@ use std::fmt;
 use arrow::datatypes::DataType;
 
 mod build;
-pub mod eval;
 mod text;
+
+mod case;
+mod coerce;
+mod compile;
+pub mod eval;
+mod function;
 pub mod typing;
 
-pub use build::{avg, coalesce, col, count, count_all, lit, lower, max, min, regexp_like, sum, words};
+pub use build::{
+    abs, avg, coalesce, col, concat, contains, count, count_all, ends_with, length, lit, lower,
+    max, min, regexp_like, starts_with, sum, trim, upper, words,
+};
+pub use text::output_name;
 
 /// A scalar expression over the columns of one row.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,1 +1,9 @@
-//! Kernels.
+//! Kernels: the inner loops over columns that arrow does not have.
+//!
+//! Everything here works on whole columns and knows nothing of plans or tasks. `unsafe` stays in
+//! [`view`] and [`space`], behind functions that are safe to call.
+
+pub mod hash;
+pub mod space;
+pub mod view;
+pub mod words;

@@ -8,6 +8,16 @@
 //! [`Breaker`]: its lane part collects, and when all lanes have ended `merge` joins what they
 //! collected and hands back morsels, which the lanes take and push into the chain behind it.
 
+pub mod explode;
+pub mod filter;
+pub mod limit;
+mod order;
+pub mod project;
+pub mod sort;
+pub mod top_k;
+
+pub mod chain;
+
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
@@ -49,4 +59,10 @@ pub trait Breaker: Send + Sync {
     /// # Errors
     /// As for `Operator::push`.
     fn merge(&self) -> Result<Vec<Morsel>>;
+
+    /// Whether the merged morsels are an order that has to be kept: then one lane takes them all,
+    /// first to last.
+    fn is_ordered(&self) -> bool {
+        false
+    }
 }

@@ -6,13 +6,15 @@
 
 mod explain;
 mod logical;
+mod schema;
 mod stage;
 mod task;
 
-pub use explain::{explain_logical, explain_stages};
+pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{
     CsvOptions, FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, TextRecord,
 };
+pub use schema::schema_of;
 pub use stage::{
     AggregateMode, FileMeta, OperatorSpec, Partitioning, ScanSpec, SinkSpec, Split, Stage,
     StageGraph, StageSource,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::id::StageId;
@@ -61,6 +61,15 @@ pub struct ScanSpec {
     pub files: Vec<FileMeta>,
     /// The splits of each task.
     pub tasks: Vec<Vec<Split>>,
+}
+
+impl ScanSpec {
+    /// The columns that the scan produces.
+    pub fn schema(&self) -> SchemaRef {
+        let fields: Vec<_> =
+            self.projection.iter().map(|&column| self.file_schema.field(column).clone()).collect();
+        Arc::new(Schema::new(fields))
+    }
 }
 
 /// An input file.

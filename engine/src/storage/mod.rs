@@ -1,1 +1,19 @@
-//! Where bytes live.
+//! Where bytes live: places as people type them, the stores behind them, and what is in them.
+//!
+//! A place has one form inside Kiln: an absolute URL ([`parse_location`] makes it). Bytes are
+//! reached through [`Stores`], which knows one `ObjectStore` per scheme and authority. What a
+//! store answers becomes one of our own errors in one place, [`storage_error`].
+
+pub(crate) use fault::file_error;
+mod fault;
+mod listing;
+mod location;
+mod overflow;
+mod pattern;
+mod stores;
+
+pub use fault::storage_error;
+pub use listing::list_files;
+pub use location::{local_path, local_url, parse_location, staging_url};
+pub use overflow::OverflowStore;
+pub use stores::Stores;

@@ -1,0 +1,421 @@
+//! The attempts of a job: launching them, and what follows from how they end.
+//!
+//! The first success of a task wins, whoever brings it and however late; all that comes after it
+//! is ignored. A failure is judged by its kind alone ([`retry`]).
+
+use std::sync::Arc;
+
+use kiln_engine::id::{ExecutorId, StageId, TaskId};
+use kiln_engine::metrics::Counts;
+use kiln_engine::plan::{TaskFailure, TaskOutput, TaskSpec, TaskSuccess};
+use kiln_engine::{Error, limits};
+use kiln_proto::message::{AttemptState, JobState};
+
+use super::event::{Action, Millis};
+use super::job::{Job, Turn};
+use super::retry::{self, Verdict};
+use super::stage::StageRun;
+use super::task::{Attempt, wrote_object};
+
+/// Why an attempt is not expected to report any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its executor is lost.
+    Executor,
+    /// Its executor left, as it had said it would.
+    Drained,
+    /// Its executor lives and knows nothing of it.
+    Missing,
+}
+
+impl Job {
+    /// Launches an attempt.
+    pub(super) fn launch(
+        &mut self,
+        stage: usize,
+        task: u32,
+        executor: ExecutorId,
+        turn: &mut Turn<'_>,
+    ) {
+        let producer = self
+            .producer(stage)
+            .and_then(|(producer, _)| self.stages.get(producer));
+        let input = self
+            .stages
+            .get(stage)
+            .and_then(|run| run.input(task, producer));
+        let name = turn
+            .executors
+            .get(executor)
+            .map(|one| one.registration.name.clone());
+        let revocations = self.revocations;
+        let (Some(run), Some(input), Some(name)) = (self.stages.get_mut(stage), input, name) else {
+            return;
+        };
+        let attempt = Attempt {
+            executor,
+            executor_name: name,
+            state: AttemptState::Running,
+            started: turn.now,
+            ended: None,
+            counts: Counts::default(),
+            failure: None,
+            revocations,
+            object: true,
+        };
+        let Some(attempt) = run.launch(turn.now, task, attempt) else {
+            return;
+        };
+        let stage = Arc::clone(&run.stage);
+        let id = self.task_id(stage.id, task);
+        self.running += 1;
+        turn.executors.hold(turn.now, executor, (id, attempt));
+        turn.actions.push(Action::Launch {
+            executor,
+            spec: TaskSpec {
+                id,
+                attempt,
+                stage,
+                input,
+            },
+        });
+    }
+
+    fn stage_mut(&mut self, stage: StageId) -> Option<&mut StageRun> {
+        self.stages.get_mut(stage.0 as usize)
+    }
+
+    /// An attempt, if it was launched on that executor.
+    fn attempt(&self, task: TaskId, attempt: u32, executor: ExecutorId) -> Option<&Attempt> {
+        let run = self.stages.get(task.stage.0 as usize)?;
+        let found = run.tasks.get(task.task as usize)?.attempt(attempt)?;
+        (found.executor == executor).then_some(found)
+    }
+
+    /// Ends an attempt: it is not running any more, here and in the executor's table.
+    fn close(
+        &mut self,
+        task: TaskId,
+        attempt: u32,
+        state: AttemptState,
+        turn: &mut Turn<'_>,
+    ) -> Option<&mut Attempt> {
+        let run = self.stages.get_mut(task.stage.0 as usize)?;
+        let entry = run
+            .tasks
+            .get_mut(task.task as usize)?
+            .attempt_mut(attempt)?;
+        if entry.runs() {
+            self.running -= 1;
+            turn.executors.release(entry.executor, (task, attempt));
+        }
+        entry.end(state, turn.now);
+        Some(entry)
+    }
+
+    /// An executor reports how an attempt ended.
+    pub(super) fn reported(
+        &mut self,
+        executor: ExecutorId,
+        task: TaskId,
+        attempt: u32,
+        outcome: Result<TaskSuccess, TaskFailure>,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(entry) = self.attempt(task, attempt, executor) else {
+            return;
+        };
+        let (runs, may_win) = (entry.runs(), entry.may_win());
+        let failure = match outcome {
+            Ok(success) => {
+                let done = self.is_task_done(task);
+                if self.state != JobState::Running || done || !may_win {
+                    return self.late(task, attempt, may_win, &success, turn);
+                }
+                let fits = self
+                    .stage_mut(task.stage)
+                    .is_some_and(|run| run.fits(&success.output));
+                if fits {
+                    return self.succeeded(executor, task, attempt, success, turn);
+                }
+                TaskFailure::from(&Error::internal("an output does not fit its stage"))
+            }
+            Err(failure) => failure,
+        };
+        if runs {
+            self.failed(executor, task, attempt, failure, turn);
+        }
+    }
+
+    fn is_task_done(&self, task: TaskId) -> bool {
+        let run = self.stages.get(task.stage.0 as usize);
+        let entry = run.and_then(|run| run.tasks.get(task.task as usize));
+        entry.is_some_and(|task| task.winner.is_some())
+    }
+
+    fn succeeded(
+        &mut self,
+        executor: ExecutorId,
+        task: TaskId,
+        attempt: u32,
+        success: TaskSuccess,
+        turn: &mut Turn<'_>,
+    ) {
+        self.close(task, attempt, AttemptState::Won, turn);
+        turn.executors.succeeded(executor);
+        self.stop_task(task, turn);
+        if let Some(run) = self.stage_mut(task.stage) {
+            run.win(turn.now, task.task, attempt, success);
+        }
+        self.advance(turn);
+    }
+
+    /// An attempt has succeeded that nobody waits for. What it wrote after its job was cleaned
+    /// has to be cleaned as well.
+    fn late(
+        &mut self,
+        task: TaskId,
+        attempt: u32,
+        open: bool,
+        success: &TaskSuccess,
+        turn: &mut Turn<'_>,
+    ) {
+        if !(open && self.state.is_final()) {
+            return;
+        }
+        match &success.output {
+            TaskOutput::Files(files) if !files.is_empty() => {
+                if let Some(output) = self.output().cloned() {
+                    turn.actions.push(Action::Discard {
+                        job: self.id,
+                        output,
+                    });
+                }
+            }
+            output if wrote_object(output) => {
+                let objects = vec![(task.stage, task.task, attempt)];
+                turn.actions.push(Action::Cleanup {
+                    job: self.id,
+                    objects,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn failed(
+        &mut self,
+        executor: ExecutorId,
+        task: TaskId,
+        attempt: u32,
+        failure: TaskFailure,
+        turn: &mut Turn<'_>,
+    ) {
+        let verdict = retry::judge(&failure);
+        let state = match verdict {
+            Verdict::Stopped => AttemptState::Cancelled,
+            _ => AttemptState::Failed,
+        };
+        let Some(entry) = self.close(task, attempt, state, turn) else {
+            return;
+        };
+        entry.failure = Some(failure.clone());
+        let launched_at = entry.revocations;
+        match verdict {
+            Verdict::Fatal => self.fail(retry::fatal(task, &failure), turn),
+            Verdict::Reread => self.reread(executor, task, launched_at, failure, turn),
+            Verdict::Stopped if turn.executors.get(executor).is_none_or(|one| one.draining) => {
+                self.again(task, turn.now, turn);
+            }
+            Verdict::Stopped | Verdict::Retry => self.fault(executor, task, failure, turn),
+        }
+    }
+
+    /// A failure that counts against the task and the executor.
+    fn fault(
+        &mut self,
+        executor: ExecutorId,
+        task: TaskId,
+        failure: TaskFailure,
+        turn: &mut Turn<'_>,
+    ) {
+        turn.executors.failed(turn.now, executor);
+        let Some(run) = self.stage_mut(task.stage) else {
+            return;
+        };
+        let Some(entry) = run.tasks.get_mut(task.task as usize) else {
+            return;
+        };
+        entry.failures += 1;
+        entry.failed_on.insert(executor);
+        let failures = entry.failures;
+        if failures < limits::ATTEMPTS_MAX || entry.runs() {
+            self.again(task, turn.now + retry::backoff_ms(failures), turn);
+        } else {
+            self.fail(retry::exhausted(task, failures, &failure), turn);
+        }
+    }
+
+    /// What an attempt read was missing or damaged.
+    fn reread(
+        &mut self,
+        executor: ExecutorId,
+        task: TaskId,
+        launched_at: u32,
+        failure: TaskFailure,
+        turn: &mut Turn<'_>,
+    ) {
+        let revocations = self.revocations;
+        let producer = self
+            .producer(task.stage.0 as usize)
+            .map(|(producer, _)| producer);
+        let lost = failure
+            .lost
+            .filter(|lost| Some(lost.stage.0 as usize) == producer);
+        let named = lost.and_then(|lost| {
+            let run = self.stages.get_mut(producer?)?;
+            let entry = run.tasks.get(lost.task as usize)?;
+            (entry.winner == Some(lost.attempt)).then_some((run, lost))
+        });
+        let Some((run, lost)) = named else {
+            // Somebody else has complained about that output since this attempt was launched.
+            // Where nobody has, the complaint makes no sense and counts as a failure.
+            return if lost.is_some() && launched_at < revocations {
+                self.again(task, turn.now, turn)
+            } else {
+                self.fault(executor, task, failure, turn)
+            };
+        };
+        run.revoke(turn.now, lost.task);
+        let Some(entry) = run.tasks.get_mut(lost.task as usize) else {
+            return;
+        };
+        entry.revoked += 1;
+        let revoked = entry.revoked;
+        if let Some(winner) = entry.attempt_mut(lost.attempt) {
+            winner.state = AttemptState::Failed;
+            winner.failure = Some(failure.clone());
+        }
+        self.revocations += 1;
+        if revoked > limits::OUTPUT_LOST_MAX {
+            let id = self.task_id(lost.stage, lost.task);
+            let message = format!(
+                "output of task {id} was unusable {revoked} times: {}",
+                failure.message
+            );
+            return self.fail(TaskFailure { message, ..failure }, turn);
+        }
+        self.again(task, turn.now, turn);
+    }
+
+    /// Lets a task wait for another attempt, unless one still runs.
+    fn again(&mut self, task: TaskId, ready: Millis, turn: &mut Turn<'_>) {
+        let Some(run) = self.stage_mut(task.stage) else {
+            return;
+        };
+        let Some(entry) = run.tasks.get(task.task as usize) else {
+            return;
+        };
+        if entry.runs() || entry.winner.is_some() {
+            return;
+        }
+        let attempts = entry.attempts.len();
+        if attempts < limits::ATTEMPTS_ALL_MAX {
+            return run.wait(task.task, ready);
+        }
+        let message = format!("task {task} did not end in any attempt attempts={attempts}");
+        self.fail(retry::failure(&Error::internal(message)), turn);
+    }
+
+    /// An attempt will not report any more.
+    pub(super) fn lost(&mut self, task: TaskId, attempt: u32, loss: Loss, turn: &mut Turn<'_>) {
+        let Some(entry) = self.close(task, attempt, AttemptState::Lost, turn) else {
+            return;
+        };
+        let name = entry.executor_name.clone();
+        let Some(run) = self.stage_mut(task.stage) else {
+            return;
+        };
+        let Some(entry) = run.tasks.get_mut(task.task as usize) else {
+            return;
+        };
+        entry.losses += u32::from(loss == Loss::Executor);
+        let losses = entry.losses;
+        if losses < limits::EXECUTORS_LOST_MAX {
+            return self.again(task, turn.now, turn);
+        }
+        let message = format!(
+            "task {task} was running on {losses} executors when they were lost, so it is not \
+             tried again last={name}"
+        );
+        self.fail(retry::failure(&Error::unavailable(message)), turn);
+    }
+
+    /// An executor runs an attempt that nobody here thinks it runs: takes it back if it is of
+    /// use, and says whether it is.
+    pub(super) fn adopt(
+        &mut self,
+        executor: ExecutorId,
+        task: TaskId,
+        attempt: u32,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let lost = |entry: &Attempt| entry.state == AttemptState::Lost;
+        let of_use = self.state == JobState::Running && !self.is_task_done(task);
+        if !of_use || !self.attempt(task, attempt, executor).is_some_and(lost) {
+            return false;
+        }
+        let Some(run) = self.stage_mut(task.stage) else {
+            return false;
+        };
+        run.resume(task.task);
+        let entry = run.tasks.get_mut(task.task as usize);
+        if let Some(entry) = entry.and_then(|task| task.attempt_mut(attempt)) {
+            entry.state = AttemptState::Running;
+            entry.ended = None;
+        }
+        self.running += 1;
+        turn.executors.hold(turn.now, executor, (task, attempt));
+        true
+    }
+
+    /// Cancels the attempts of a task that still run.
+    fn stop_task(&mut self, task: TaskId, turn: &mut Turn<'_>) {
+        let Some(run) = self.stages.get(task.stage.0 as usize) else {
+            return;
+        };
+        let Some(entry) = run.tasks.get(task.task as usize) else {
+            return;
+        };
+        let running = (0..)
+            .zip(&entry.attempts)
+            .filter(|(_, attempt)| attempt.runs());
+        let running: Vec<_> = running
+            .map(|(number, entry)| (number, entry.executor))
+            .collect();
+        for (attempt, executor) in running {
+            self.close(task, attempt, AttemptState::Cancelled, turn);
+            if turn
+                .executors
+                .get(executor)
+                .is_some_and(|one| one.connected)
+            {
+                turn.actions.push(Action::Cancel {
+                    executor,
+                    task,
+                    attempt,
+                });
+            }
+        }
+    }
+
+    pub(super) fn stop_attempts(&mut self, turn: &mut Turn<'_>) {
+        let launches = self.stages.iter().flat_map(|run| {
+            let tasks = (0..).zip(&run.tasks).filter(|(_, task)| task.runs());
+            tasks.map(|(number, _)| self.task_id(run.stage.id, number))
+        });
+        for task in launches.collect::<Vec<_>>() {
+            self.stop_task(task, turn);
+        }
+    }
+}

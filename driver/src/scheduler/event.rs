@@ -1,0 +1,210 @@
+//! What the scheduler is told, and what it wants done: plain values, no wire types.
+//!
+//! Everything that can happen to a driver is one [`Event`]; everything it can do is one
+//! [`Action`]. An action's outcome, where it has one, comes back as an event.
+
+use std::fmt;
+
+use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
+use kiln_engine::plan::{Output, OutputFile, StageGraph, TaskFailure, TaskInput, TaskSpec};
+use kiln_proto::message::{Registration, Report};
+
+/// Milliseconds since the Unix epoch, as the caller of the scheduler counts them.
+pub type Millis = u64;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// An executor opened a stream: for the first time, or again after its stream broke.
+    ExecutorJoined(Registration),
+    /// An executor lives.
+    ExecutorHeard {
+        /// Which one.
+        executor: ExecutorId,
+        /// The attempts that it runs.
+        running: Vec<(TaskId, u32)>,
+    },
+    /// An executor's stream broke. It is not lost yet: it may come back for a while.
+    ExecutorGone {
+        /// Which one.
+        executor: ExecutorId,
+    },
+    /// An executor wants no more work.
+    ExecutorDraining {
+        /// Which one.
+        executor: ExecutorId,
+    },
+    /// A job was submitted.
+    Submitted {
+        /// Its id, which no other job has.
+        job: JobId,
+        /// What its user calls it.
+        name: String,
+    },
+    /// [`Action::Plan`] has succeeded.
+    Planned {
+        /// Which job.
+        job: JobId,
+        /// Its stages.
+        graph: StageGraph,
+    },
+    /// [`Action::Plan`] has failed.
+    PlanFailed {
+        /// Which job.
+        job: JobId,
+        /// Why.
+        failure: TaskFailure,
+    },
+    /// An attempt has ended.
+    Reported {
+        /// Who says so.
+        executor: ExecutorId,
+        /// What it says.
+        report: Report,
+    },
+    /// Somebody asked for a job to stop.
+    CancelRequested {
+        /// Which job.
+        job: JobId,
+    },
+    /// [`Action::Commit`] has ended.
+    Committed {
+        /// Which job.
+        job: JobId,
+        /// Whether the output is in place.
+        outcome: Result<(), TaskFailure>,
+    },
+    /// The whole result of a job has been read; it is not needed any more.
+    ResultFetched {
+        /// Which job.
+        job: JobId,
+    },
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make the stages of a job, for the executors that there are now.
+    Plan {
+        /// Which job.
+        job: JobId,
+    },
+    /// Have an executor run an attempt.
+    Launch {
+        /// Where.
+        executor: ExecutorId,
+        /// What.
+        spec: TaskSpec,
+    },
+    /// Have an executor stop an attempt.
+    Cancel {
+        /// Where.
+        executor: ExecutorId,
+        /// Which task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// Tell an executor that its reports have arrived.
+    Acknowledge {
+        /// Whose.
+        executor: ExecutorId,
+        /// Up to and including this one.
+        sequence: u64,
+    },
+    /// Put a job's output in place.
+    Commit {
+        /// Which job.
+        job: JobId,
+        /// Where the output goes.
+        output: Output,
+        /// The files of the winning attempts, task by task.
+        files: Vec<OutputFile>,
+    },
+    /// Remove the files that attempts of a job have left beside its output.
+    Discard {
+        /// Which job.
+        job: JobId,
+        /// Where the output was to go.
+        output: Output,
+    },
+    /// Remove shuffle objects that nobody reads any more; some of them may not exist.
+    Cleanup {
+        /// Which job.
+        job: JobId,
+        /// Stage, task and attempt that wrote each.
+        objects: Vec<(StageId, u32, u32)>,
+    },
+    /// An executor is lost or has left: close its stream, if there still is one.
+    Forget {
+        /// Which one.
+        executor: ExecutorId,
+    },
+    /// A job that ended long ago is not known any more.
+    Drop {
+        /// Which one.
+        job: JobId,
+    },
+}
+
+/// One line, the same for the same action: for logs and transcripts.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Plan { job } => write!(f, "plan {job}"),
+            Action::Launch { executor, spec } => {
+                write!(f, "launch {executor} {}-a{}", spec.id, spec.attempt)?;
+                write_input(&spec.input, f)
+            }
+            Action::Cancel {
+                executor,
+                task,
+                attempt,
+            } => {
+                write!(f, "cancel {executor} {task}-a{attempt}")
+            }
+            Action::Acknowledge { executor, sequence } => {
+                write!(f, "acknowledge {executor} {sequence}")
+            }
+            Action::Commit { job, output, files } => {
+                write!(f, "commit {job} to={}", output.url)?;
+                files
+                    .iter()
+                    .try_for_each(|file| write!(f, " {}", file.name))
+            }
+            Action::Discard { job, output } => write!(f, "discard {job} to={}", output.url),
+            Action::Cleanup { job, objects } => {
+                write!(f, "cleanup {job}")?;
+                let mut objects = objects.iter();
+                objects
+                    .try_for_each(|(stage, task, attempt)| write!(f, " {stage}/t{task}-a{attempt}"))
+            }
+            Action::Forget { executor } => write!(f, "forget {executor}"),
+            Action::Drop { job } => write!(f, "drop {job}"),
+        }
+    }
+}
+
+fn write_input(input: &TaskInput, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match input {
+        TaskInput::Splits(splits) => write!(f, " splits={}", splits.len()),
+        TaskInput::Shuffle {
+            stage,
+            partitions,
+            sources,
+        } => {
+            write!(f, " {stage}[{}..{}]", partitions.start, partitions.end)?;
+            sources.iter().try_for_each(|source| {
+                let bytes: u64 = source.partitions.iter().map(|part| part.bytes).sum();
+                let end = source.offset + bytes;
+                write!(
+                    f,
+                    " t{}-a{}@{}..{end}",
+                    source.task, source.attempt, source.offset
+                )
+            })
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! A job: from submission over its stages to one of three ends.
+//!
+//! Whatever happens to a job happens in a method here, within one [`Turn`] of the scheduler. Once
+//! a job has ended nothing runs for it and nothing changes but what is left to be cleaned.
+
+use std::collections::BTreeSet;
+
+use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
+use kiln_engine::plan::{Output, SinkSpec, StageGraph, StageSource, TaskFailure, TaskOutput};
+use kiln_engine::{Error, ErrorKind, limits};
+use kiln_proto::message::JobState;
+
+use super::event::{Action, Millis};
+use super::executors::Executors;
+use super::retry;
+use super::stage::StageRun;
+
+/// One step of the scheduler, as a job sees it.
+pub(super) struct Turn<'a> {
+    pub(super) now: Millis,
+    pub(super) executors: &'a mut Executors,
+    pub(super) actions: &'a mut Vec<Action>,
+}
+
+/// A submitted job.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: JobId,
+    pub(super) name: String,
+    /// Its place among all jobs, by submission.
+    pub(super) order: u64,
+    pub(super) state: JobState,
+    pub(super) failure: Option<TaskFailure>,
+    pub(super) submitted: Millis,
+    pub(super) ended: Option<Millis>,
+    pub(super) note: Option<String>,
+    pub(super) stages: Vec<StageRun>,
+    /// Attempts that run.
+    pub(super) running: u32,
+    plan_requested: bool,
+    /// Times that an output was revoked.
+    pub(super) revocations: u32,
+    /// Since when it needs an executor and there is none.
+    starved_since: Option<Millis>,
+    commits: u32,
+    commit_again: Option<Millis>,
+    /// The result is in the shuffle store and has not been fetched.
+    result_kept: bool,
+}
+
+impl Job {
+    pub(super) fn new(id: JobId, name: String, order: u64, now: Millis) -> Self {
+        Job {
+            id,
+            name,
+            order,
+            state: JobState::Planning,
+            failure: None,
+            submitted: now,
+            ended: None,
+            note: None,
+            stages: Vec::new(),
+            running: 0,
+            plan_requested: false,
+            revocations: 0,
+            starved_since: None,
+            commits: 0,
+            commit_again: None,
+            result_kept: false,
+        }
+    }
+
+    pub(super) fn task_id(&self, stage: StageId, task: u32) -> TaskId {
+        TaskId {
+            job: self.id,
+            stage,
+            task,
+        }
+    }
+
+    /// The stage that a stage reads.
+    pub(super) fn producer(&self, stage: usize) -> Option<(usize, bool)> {
+        match &self.stages.get(stage)?.stage.source {
+            StageSource::Scan(_) => None,
+            StageSource::Shuffle { stage, gather, .. } => Some((stage.0 as usize, *gather)),
+        }
+    }
+
+    /// Asks for the plan, once there is an executor to plan for.
+    pub(super) fn request_plan(&mut self, turn: &mut Turn<'_>) {
+        let wanted = self.state == JobState::Planning && !self.plan_requested;
+        if wanted && turn.executors.accepting().next().is_some() {
+            self.plan_requested = true;
+            turn.actions.push(Action::Plan { job: self.id });
+        }
+    }
+
+    /// The plan has been made.
+    pub(super) fn planned(&mut self, graph: &StageGraph, turn: &mut Turn<'_>) {
+        if self.state != JobState::Planning {
+            return;
+        }
+        if let Err(error) = check(graph) {
+            return self.fail(retry::failure(&error), turn);
+        }
+        self.stages = graph.stages.iter().map(StageRun::new).collect();
+        self.state = JobState::Running;
+        self.advance(turn);
+    }
+
+    /// The plan could not be made.
+    pub(super) fn plan_failed(&mut self, failure: TaskFailure, turn: &mut Turn<'_>) {
+        if self.state == JobState::Planning {
+            self.fail(failure, turn);
+        }
+    }
+
+    /// Makes the tasks of stages whose producers are done, and ends the job after the last one.
+    pub(super) fn advance(&mut self, turn: &mut Turn<'_>) {
+        for stage in 0..self.stages.len() {
+            let Some((producer, gather)) = self.producer(stage) else {
+                continue;
+            };
+            let (before, after) = self.stages.split_at_mut(stage);
+            let (Some(producer), Some(run)) = (before.get(producer), after.first_mut()) else {
+                continue;
+            };
+            if producer.is_done() && !run.prepared {
+                run.prepare_from(producer, gather, turn.executors.slots());
+            }
+        }
+        if self.state == JobState::Running && self.stages.last().is_some_and(StageRun::is_done) {
+            self.conclude(turn);
+        }
+    }
+
+    /// All tasks are done.
+    fn conclude(&mut self, turn: &mut Turn<'_>) {
+        if self.output().is_none() {
+            return self.end(JobState::Done, turn);
+        }
+        self.stop_attempts(turn);
+        self.state = JobState::Committing;
+        self.note = None;
+        self.commit(turn);
+    }
+
+    fn commit(&mut self, turn: &mut Turn<'_>) {
+        let Some(output) = self.output().cloned() else {
+            return;
+        };
+        self.commits += 1;
+        self.commit_again = None;
+        let successes = self
+            .stages
+            .last()
+            .into_iter()
+            .flat_map(|stage| &stage.tasks);
+        let files = successes.filter_map(|task| match &task.success.as_ref()?.output {
+            TaskOutput::Files(files) => Some(files.clone()),
+            TaskOutput::Shuffle(_) => None,
+        });
+        let files = files.flatten().collect();
+        turn.actions.push(Action::Commit {
+            job: self.id,
+            output,
+            files,
+        });
+    }
+
+    /// A commit has ended.
+    pub(super) fn committed(&mut self, outcome: Result<(), TaskFailure>, turn: &mut Turn<'_>) {
+        if self.state != JobState::Committing || self.commit_again.is_some() {
+            return;
+        }
+        match outcome {
+            Ok(()) => self.end(JobState::Done, turn),
+            Err(failure) => {
+                let again = matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Internal);
+                if again && self.commits < limits::ATTEMPTS_MAX {
+                    self.commit_again = Some(turn.now + retry::backoff_ms(self.commits));
+                } else {
+                    self.fail(failure, turn);
+                }
+            }
+        }
+    }
+
+    /// Tries a failed commit again when it is time.
+    pub(super) fn retry_commit(&mut self, turn: &mut Turn<'_>) {
+        if self.commit_again.is_some_and(|at| at <= turn.now) {
+            self.commit(turn);
+        }
+    }
+
+    /// Where output files go, if that is what the job makes.
+    pub(super) fn output(&self) -> Option<&Output> {
+        match &self.stages.last()?.stage.sink {
+            SinkSpec::Files { output } => Some(output),
+            SinkSpec::Shuffle { .. } => None,
+        }
+    }
+
+    /// The stages, by number, that could launch tasks.
+    fn runnable(&self) -> impl Iterator<Item = (usize, &StageRun)> {
+        self.stages.iter().enumerate().filter(|(number, run)| {
+            let producer = self
+                .producer(*number)
+                .and_then(|(stage, _)| self.stages.get(stage));
+            self.state == JobState::Running
+                && run.prepared
+                && producer.is_none_or(StageRun::is_done)
+        })
+    }
+
+    /// The first task for which `place` finds an executor.
+    pub(super) fn next_task(
+        &self,
+        now: Millis,
+        place: impl Fn(&BTreeSet<ExecutorId>) -> Option<ExecutorId>,
+    ) -> Option<(usize, u32, ExecutorId)> {
+        self.runnable().find_map(|(stage, run)| {
+            run.ready(now).find_map(|task| {
+                let executor = place(&run.tasks.get(task as usize)?.failed_on)?;
+                Some((stage, task, executor))
+            })
+        })
+    }
+
+    /// The first slow task for which `place` finds another executor.
+    pub(super) fn next_straggler(
+        &self,
+        now: Millis,
+        place: impl Fn(&BTreeSet<ExecutorId>) -> Option<ExecutorId>,
+    ) -> Option<(usize, u32, ExecutorId)> {
+        self.runnable().find_map(|(stage, run)| {
+            let late = run.stragglers(now).late.into_iter();
+            let mut placed = late.filter_map(|(task, avoid)| Some((task, place(&avoid)?)));
+            placed
+                .next()
+                .map(|(task, executor)| (stage, task, executor))
+        })
+    }
+
+    /// Somebody asked for the job to stop. Once its output is being put in place it cannot be
+    /// stopped any more: output appears all at once or not at all.
+    pub(super) fn cancel(&mut self, turn: &mut Turn<'_>) {
+        if matches!(self.state, JobState::Planning | JobState::Running) {
+            self.end(JobState::Cancelled, turn);
+        }
+    }
+
+    /// The job has failed.
+    pub(super) fn fail(&mut self, failure: TaskFailure, turn: &mut Turn<'_>) {
+        if !self.state.is_final() {
+            self.failure = Some(failure);
+            self.end(JobState::Failed, turn);
+        }
+    }
+
+    fn end(&mut self, state: JobState, turn: &mut Turn<'_>) {
+        self.stop_attempts(turn);
+        self.state = state;
+        self.ended = Some(turn.now);
+        self.note = None;
+        self.starved_since = None;
+        self.commit_again = None;
+        self.result_kept = state == JobState::Done && self.output().is_none();
+        if let Some(output) = self.output().filter(|_| state != JobState::Done).cloned() {
+            turn.actions.push(Action::Discard {
+                job: self.id,
+                output,
+            });
+        }
+        let result = self.stages.len().saturating_sub(1);
+        let mut objects = Vec::new();
+        for (number, run) in self.stages.iter_mut().enumerate() {
+            let keep = self.result_kept && number == result;
+            objects.extend(run.objects().filter(|&(_, task, attempt)| {
+                let winner = run.tasks.get(task as usize).and_then(|task| task.winner);
+                !(keep && winner == Some(attempt))
+            }));
+            run.release(keep);
+        }
+        self.clean(objects, turn);
+    }
+
+    /// Nobody needs the result any more.
+    pub(super) fn drop_result(&mut self, turn: &mut Turn<'_>) {
+        if !std::mem::take(&mut self.result_kept) {
+            return;
+        }
+        let Some(run) = self.stages.last_mut() else {
+            return;
+        };
+        let sources = run.all_sources();
+        let id = run.stage.id;
+        let objects = sources
+            .iter()
+            .map(|source| (id, source.task, source.attempt))
+            .collect();
+        run.release(false);
+        self.clean(objects, turn);
+    }
+
+    /// Whether the result can still be fetched.
+    pub(super) fn keeps_result(&self) -> bool {
+        self.result_kept
+    }
+
+    fn clean(&self, objects: Vec<(StageId, u32, u32)>, turn: &mut Turn<'_>) {
+        if !objects.is_empty() {
+            turn.actions.push(Action::Cleanup {
+                job: self.id,
+                objects,
+            });
+        }
+    }
+
+    /// Notices that the job cannot go on for want of an executor, and gives up after `grace_ms`.
+    /// This is the only place where that time begins.
+    pub(super) fn starve(&mut self, grace_ms: u64, turn: &mut Turn<'_>) {
+        let needs = match self.state {
+            JobState::Planning => !self.plan_requested,
+            JobState::Running => self.running == 0,
+            _ => false,
+        };
+        if !needs || turn.executors.accepting().next().is_some() {
+            self.starved_since = None;
+            self.note = None;
+            return;
+        }
+        let since = *self.starved_since.get_or_insert(turn.now);
+        let seconds = grace_ms as f64 / 1_000.0;
+        if turn.now >= since + grace_ms {
+            let message = format!("no executor was there to run the job for {seconds} s");
+            return self.fail(retry::failure(&Error::unavailable(message)), turn);
+        }
+        let note = || format!("waiting for an executor; gives up after {seconds} s");
+        self.note.get_or_insert_with(note);
+    }
+
+    /// The next time after `now` at which something about the job changes by itself.
+    pub(super) fn deadline(&self, now: Millis, grace_ms: u64) -> Option<Millis> {
+        let stages = self.runnable().flat_map(|(_, run)| {
+            [run.next_ready(now), run.stragglers(now).next]
+                .into_iter()
+                .flatten()
+        });
+        let starved = self.starved_since.map(|since| since + grace_ms);
+        stages
+            .chain(starved)
+            .chain(self.commit_again)
+            .filter(|&at| at > now)
+            .min()
+    }
+}
+
+/// Refuses a graph that cannot be run.
+fn check(graph: &StageGraph) -> Result<(), Error> {
+    let wrong = |what: String| Err(Error::internal(format!("the plan cannot be run: {what}")));
+    if graph.stages.is_empty() {
+        return wrong("it has no stages".to_owned());
+    }
+    let last = graph.stages.len() - 1;
+    for (number, stage) in graph.stages.iter().enumerate() {
+        if stage.id.0 as usize != number {
+            return wrong(format!("stage {number} is called {}", stage.id));
+        }
+        if let StageSource::Shuffle {
+            stage: producer, ..
+        } = stage.source
+            && producer >= stage.id
+        {
+            return wrong(format!("stage {} reads stage {producer}", stage.id));
+        }
+        if matches!(stage.sink, SinkSpec::Files { .. }) && number != last {
+            return wrong(format!(
+                "stage {} writes files and is not the last",
+                stage.id
+            ));
+        }
+    }
+    Ok(())
+}

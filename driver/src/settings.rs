@@ -1,0 +1,112 @@
+//! What a person may tune about a driver: data with defaults, checked once at the start.
+
+use kiln_engine::{Error, Result};
+
+/// The knobs of a driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverSettings {
+    /// How often an executor is asked to say that it lives, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Silence after which an executor is lost and its tasks go elsewhere, in milliseconds.
+    pub lease_ms: u64,
+    /// How long an executor whose stream broke has to come back before it is lost, in
+    /// milliseconds. Shorter than the lease, because a broken stream is a stronger sign than
+    /// silence; a value above the lease counts as the lease.
+    pub reconnect_ms: u64,
+    /// How long a job waits while there is no executor at all before it fails, in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl Default for DriverSettings {
+    fn default() -> Self {
+        DriverSettings {
+            heartbeat_ms: 1_000,
+            lease_ms: 10_000,
+            reconnect_ms: 3_000,
+            grace_ms: 60_000,
+        }
+    }
+}
+
+impl DriverSettings {
+    /// Longest time that any setting may name: a day.
+    const MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+    /// Refuses values that cannot work together.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the setting and its value.
+    pub fn validate(&self) -> Result<()> {
+        let times = [
+            ("heartbeat_ms", self.heartbeat_ms),
+            ("lease_ms", self.lease_ms),
+            ("reconnect_ms", self.reconnect_ms),
+            ("grace_ms", self.grace_ms),
+        ];
+        for (name, ms) in times {
+            if ms > Self::MS_MAX {
+                return Err(Error::invalid(format!(
+                    "a setting is over a day {name}={ms}"
+                )));
+            }
+        }
+        if self.heartbeat_ms == 0 {
+            return Err(Error::invalid(
+                "the heartbeat interval must not be zero heartbeat_ms=0",
+            ));
+        }
+        if self.lease_ms < 2 * self.heartbeat_ms {
+            return Err(Error::invalid(format!(
+                "the lease must cover at least two heartbeats lease_ms={} heartbeat_ms={}",
+                self.lease_ms, self.heartbeat_ms
+            )));
+        }
+        Ok(())
+    }
+
+    /// How long an executor whose stream broke has to come back, in milliseconds.
+    pub fn reconnect_ms_effective(&self) -> u64 {
+        self.reconnect_ms.min(self.lease_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DriverSettings;
+
+    fn check(change: fn(&mut DriverSettings), expected: Result<(), &str>) {
+        let mut settings = DriverSettings::default();
+        change(&mut settings);
+        let found = settings
+            .validate()
+            .map_err(|error| error.message().to_owned());
+        assert_eq!(found, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        check(|_| (), Ok(()));
+        check(
+            |s| s.heartbeat_ms = 0,
+            Err("the heartbeat interval must not be zero heartbeat_ms=0"),
+        );
+        check(
+            |s| s.lease_ms = 1_999,
+            Err("the lease must cover at least two heartbeats lease_ms=1999 heartbeat_ms=1000"),
+        );
+        check(
+            |s| s.grace_ms = 86_400_001,
+            Err("a setting is over a day grace_ms=86400001"),
+        );
+    }
+
+    #[test]
+    fn a_reconnect_time_above_the_lease_counts_as_the_lease() {
+        let settings = DriverSettings {
+            lease_ms: 800,
+            heartbeat_ms: 200,
+            ..Default::default()
+        };
+        assert_eq!(settings.reconnect_ms_effective(), 800);
+    }
+}

@@ -1,0 +1,514 @@
+//! Transcripts of the scheduler: commands, and below each what it made the scheduler do.
+//!
+//! A line `> TIME COMMAND …` is a step at that time; the indented lines after it are the actions,
+//! one each. `#` starts a comment. Run with `UPDATE_EXPECT=1` to write down what happens now.
+//!
+//! ```text
+//! settings [heartbeat=MS] [lease=MS] [reconnect=MS] [grace=MS]     (starts all over)
+//! join e1 [slots=N] [threads=N]    heard e1 [ATTEMPT …]    gone e1    draining e1
+//! submit j1 [NAME]    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
+//!     STAGE: (scan TASKS | read STAGE | gather STAGE) -> (hash PARTITIONS | single | files)
+//! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
+//! fail e1 ATTEMPT KIND [lost=s0/t1-a0] [seq=N] MESSAGE
+//! cancel j1    committed j1 [KIND MESSAGE]    fetched j1    tick
+//! status j1    deadline    executors    result j1             (look, without a step)
+//! ```
+//! An ATTEMPT is written `j1/s0/t2-a0`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use expect_test::expect_file;
+use kiln_driver::DriverSettings;
+use kiln_driver::scheduler::{Detail, Event, Millis, Scheduler};
+use kiln_engine::error::LostOutput;
+use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
+use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::plan::{
+    FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec, SinkSpec,
+    Split, Stage, StageGraph, StageSource, TaskFailure, TaskOutput, TaskSuccess, TextOptions,
+};
+use kiln_engine::{Error, ErrorKind};
+use kiln_proto::message::{PROTOCOL_VERSION, Registration, Report};
+
+#[test]
+fn transcripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
+    let entries = std::fs::read_dir(&folder).expect("the folder of transcripts is there");
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.expect("an entry can be read").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "no transcripts in {folder:?}");
+    for path in paths {
+        check(&path);
+    }
+}
+
+fn check(path: &Path) {
+    let text = std::fs::read_to_string(path).expect("a transcript can be read");
+    let mut world = World::new();
+    let mut found = String::new();
+    for line in text.lines().filter(|line| !line.starts_with("  ")) {
+        let _ = writeln!(found, "{line}");
+        if let Some(command) = line.strip_prefix("> ") {
+            let answer = world.run(command).unwrap_or_else(|what| {
+                panic!("{}: {what}: {line}", path.display());
+            });
+            for line in answer {
+                let _ = writeln!(found, "  {}", short(&line));
+            }
+        } else {
+            let ignored = line.is_empty() || line.starts_with('#');
+            assert!(ignored, "{}: not a command: {line}", path.display());
+        }
+    }
+    expect_file![path].assert_eq(&found);
+}
+
+/// Job ids as transcripts write them: `j1`.
+fn short(line: &str) -> String {
+    let mut line = line.to_owned();
+    for job in 0..10 {
+        line = line.replace(&JobId::new(job).to_string(), &format!("j{job}"));
+    }
+    line
+}
+
+/// A scheduler, and what its executors would know.
+struct World {
+    scheduler: Scheduler,
+    graphs: BTreeMap<JobId, StageGraph>,
+    sequences: BTreeMap<ExecutorId, u64>,
+}
+
+/// The words of a command that are left.
+struct Words<'a>(Vec<&'a str>);
+
+impl<'a> Words<'a> {
+    fn next(&mut self) -> Result<&'a str, String> {
+        if self.0.is_empty() {
+            Err("a word is missing".to_owned())
+        } else {
+            Ok(self.0.remove(0))
+        }
+    }
+
+    /// Takes `key=value` out, wherever it stands.
+    fn option(&mut self, key: &str) -> Option<&'a str> {
+        let place = self.0.iter().position(|word| {
+            word.strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with('='))
+        })?;
+        self.0.remove(place).split_once('=').map(|(_, value)| value)
+    }
+
+    fn number(&mut self, key: &str, default: u64) -> Result<u64, String> {
+        self.option(key).map_or(Ok(default), number)
+    }
+
+    fn executor(&mut self) -> Result<ExecutorId, String> {
+        Ok(ExecutorId(number(self.next()?.trim_start_matches('e'))?))
+    }
+
+    fn job(&mut self) -> Result<JobId, String> {
+        Ok(JobId::new(number(self.next()?.trim_start_matches('j'))?))
+    }
+
+    fn rest(&mut self) -> String {
+        std::mem::take(&mut self.0).join(" ")
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("not a number: {text}"))
+}
+
+fn numbers(text: &str) -> Result<Vec<u64>, String> {
+    text.split(',').map(number).collect()
+}
+
+fn attempt(text: &str) -> Result<(TaskId, u32), String> {
+    let (job, output) = text.split_once('/').ok_or("not an attempt")?;
+    let job = JobId::new(number(job.trim_start_matches('j'))?);
+    let lost = output_name(output)?;
+    Ok((
+        TaskId {
+            job,
+            stage: lost.stage,
+            task: lost.task,
+        },
+        lost.attempt,
+    ))
+}
+
+/// `s0/t1-a0`
+fn output_name(text: &str) -> Result<LostOutput, String> {
+    let parts: Vec<_> = text.split(['/', '-']).collect();
+    let [stage, task, attempt] = parts.as_slice() else {
+        return Err(format!("what? {text}"));
+    };
+    let part = |text: &str| number(&text[1..]).map(|n| n as u32);
+    Ok(LostOutput {
+        stage: StageId(part(stage)?),
+        task: part(task)?,
+        attempt: part(attempt)?,
+    })
+}
+
+fn kind(text: &str) -> Result<ErrorKind, String> {
+    use ErrorKind::{Cancelled, Corrupt, Exhausted, Internal, Invalid, Unavailable};
+    let kinds = [
+        Invalid,
+        Unavailable,
+        Corrupt,
+        Exhausted,
+        Cancelled,
+        Internal,
+    ];
+    let found = kinds.into_iter().find(|kind| kind.to_string() == text);
+    found.ok_or_else(|| format!("not a kind: {text}"))
+}
+
+fn failure(words: &mut Words<'_>) -> Result<TaskFailure, String> {
+    let kind = kind(words.next()?)?;
+    let lost = words.option("lost").map(output_name).transpose()?;
+    let mut error = Error::new(kind, words.rest());
+    if let Some(lost) = lost {
+        error = error.with_lost(lost);
+    }
+    Ok(TaskFailure::from(&error))
+}
+
+/// `scan 3 -> hash 4; read 0 -> single`
+fn graph(text: &str) -> Result<StageGraph, String> {
+    let stages = (0..).zip(text.split(';')).map(|(number, text)| {
+        let (source, sink) = text.split_once("->").ok_or("a stage has no sink")?;
+        let stage = Stage {
+            id: StageId(number),
+            source: source_of(&mut Words(source.split_whitespace().collect()))?,
+            operators: Vec::new(),
+            sink: sink_of(&mut Words(sink.split_whitespace().collect()))?,
+            schema: Arc::new(Schema::empty()),
+        };
+        Ok(Arc::new(stage))
+    });
+    Ok(StageGraph {
+        stages: stages.collect::<Result<_, String>>()?,
+    })
+}
+
+fn source_of(words: &mut Words<'_>) -> Result<StageSource, String> {
+    let (word, value) = (words.next()?, number(words.next()?)?);
+    let stage = StageId(value as u32);
+    let schema = Arc::new(Schema::empty());
+    match word {
+        "read" => Ok(StageSource::Shuffle {
+            stage,
+            schema,
+            gather: false,
+        }),
+        "gather" => Ok(StageSource::Shuffle {
+            stage,
+            schema,
+            gather: true,
+        }),
+        "scan" => {
+            let url = "file:///in".to_owned();
+            let split = Split {
+                url,
+                file_bytes: 100,
+                start: 0,
+                end: 100,
+            };
+            Ok(StageSource::Scan(ScanSpec {
+                format: ScanFormat::Text(TextOptions::default()),
+                file_schema: schema,
+                projection: Vec::new(),
+                files: Vec::new(),
+                tasks: vec![vec![split]; value as usize],
+            }))
+        }
+        other => Err(format!("not a source: {other}")),
+    }
+}
+
+fn sink_of(words: &mut Words<'_>) -> Result<SinkSpec, String> {
+    let partitioning = match words.next()? {
+        "hash" => {
+            let partitions = number(words.next()?)? as u32;
+            Partitioning::Hash {
+                keys: vec!["k".to_owned()],
+                partitions,
+            }
+        }
+        "single" => Partitioning::Single,
+        "files" => {
+            let output = Output {
+                url: "file:///out".to_owned(),
+                format: FileFormat::Csv,
+            };
+            return Ok(SinkSpec::Files { output });
+        }
+        other => return Err(format!("not a sink: {other}")),
+    };
+    Ok(SinkSpec::Shuffle { partitioning })
+}
+
+impl World {
+    fn new() -> Self {
+        World {
+            scheduler: Scheduler::new(DriverSettings::default()),
+            graphs: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+        }
+    }
+
+    fn run(&mut self, line: &str) -> Result<Vec<String>, String> {
+        let mut words = Words(line.split_whitespace().collect());
+        let now = number(words.next()?)?;
+        let command = words.next()?;
+        if command == "settings" {
+            return self.settings(&mut words).map(|()| Vec::new());
+        }
+        if let Some(answer) = self.look(now, command, &mut words)? {
+            return Ok(answer);
+        }
+        let event = self.event(command, &mut words)?;
+        if !words.0.is_empty() {
+            return Err(format!("too many words: {}", words.rest()));
+        }
+        let actions = self.scheduler.step(now, event);
+        Ok(actions.iter().map(ToString::to_string).collect())
+    }
+
+    fn settings(&mut self, words: &mut Words<'_>) -> Result<(), String> {
+        let default = DriverSettings::default();
+        let settings = DriverSettings {
+            heartbeat_ms: words.number("heartbeat", default.heartbeat_ms)?,
+            lease_ms: words.number("lease", default.lease_ms)?,
+            reconnect_ms: words.number("reconnect", default.reconnect_ms)?,
+            grace_ms: words.number("grace", default.grace_ms)?,
+        };
+        self.scheduler = Scheduler::new(settings);
+        self.graphs.clear();
+        self.sequences.clear();
+        Ok(())
+    }
+
+    fn event(&mut self, command: &str, words: &mut Words<'_>) -> Result<Event, String> {
+        Ok(match command {
+            "tick" => Event::Tick,
+            "join" => Event::ExecutorJoined(registration(words)?),
+            "heard" => {
+                let executor = words.executor()?;
+                let running = std::mem::take(&mut words.0).into_iter().map(attempt);
+                Event::ExecutorHeard {
+                    executor,
+                    running: running.collect::<Result<_, _>>()?,
+                }
+            }
+            "gone" => Event::ExecutorGone {
+                executor: words.executor()?,
+            },
+            "draining" => Event::ExecutorDraining {
+                executor: words.executor()?,
+            },
+            "submit" => Event::Submitted {
+                job: words.job()?,
+                name: words.rest(),
+            },
+            "plan" => {
+                let job = words.job()?;
+                let graph = graph(&words.rest())?;
+                self.graphs.insert(job, graph.clone());
+                Event::Planned { job, graph }
+            }
+            "planfailed" => Event::PlanFailed {
+                job: words.job()?,
+                failure: failure(words)?,
+            },
+            "cancel" => Event::CancelRequested { job: words.job()? },
+            "committed" => {
+                let job = words.job()?;
+                let outcome = if words.0.is_empty() {
+                    Ok(())
+                } else {
+                    Err(failure(words)?)
+                };
+                Event::Committed { job, outcome }
+            }
+            "fetched" => Event::ResultFetched { job: words.job()? },
+            "done" | "fail" => self.report(command == "done", words)?,
+            other => return Err(format!("not a command: {other}")),
+        })
+    }
+
+    fn report(&mut self, well: bool, words: &mut Words<'_>) -> Result<Event, String> {
+        let executor = words.executor()?;
+        let (task, attempt) = attempt(words.next()?)?;
+        let counter = self.sequences.entry(executor).or_default();
+        let sequence = words.option("seq").map_or(Ok(*counter + 1), number)?;
+        *counter = sequence.max(*counter);
+        let outcome = if well {
+            Ok(self.success(task, words)?)
+        } else {
+            Err(failure(words)?)
+        };
+        Ok(Event::Reported {
+            executor,
+            report: Report {
+                sequence,
+                task,
+                attempt,
+                outcome,
+            },
+        })
+    }
+
+    fn success(&self, task: TaskId, words: &mut Words<'_>) -> Result<TaskSuccess, String> {
+        let stage = self
+            .graphs
+            .get(&task.job)
+            .and_then(|g| g.stages.get(task.stage.0 as usize));
+        let count = match stage.map(|stage| &stage.sink) {
+            Some(SinkSpec::Shuffle { partitioning }) => partitioning.count() as usize,
+            _ => 1,
+        };
+        let output = if let Some(names) = words.option("files") {
+            let file = |name: &str| OutputFile {
+                name: name.to_owned(),
+                rows: 1,
+                bytes: 10,
+                checksum: 0,
+            };
+            TaskOutput::Files(names.split(',').map(file).collect())
+        } else {
+            let sizes = words
+                .option("bytes")
+                .map_or(Ok(vec![100; count]), numbers)?;
+            let part = |bytes: u64| PartitionMeta {
+                bytes,
+                rows: bytes / 10,
+                checksum: 0,
+            };
+            TaskOutput::Shuffle(sizes.into_iter().map(part).collect())
+        };
+        let warning = |subject: &str| Warning {
+            subject: subject.to_owned(),
+            message: "odd".to_owned(),
+            count: 2,
+        };
+        let warnings = words.option("warn").map(warning).into_iter().collect();
+        Ok(TaskSuccess {
+            output,
+            counts: Counts {
+                rows_in: 5,
+                ..Counts::default()
+            },
+            warnings,
+        })
+    }
+
+    /// Commands that only look.
+    fn look(
+        &self,
+        now: Millis,
+        command: &str,
+        words: &mut Words<'_>,
+    ) -> Result<Option<Vec<String>>, String> {
+        Ok(Some(match command {
+            "status" => self.status(words.job()?),
+            "deadline" => vec![format!("{:?}", self.scheduler.deadline(now))],
+            "executors" => {
+                let statuses = self.scheduler.executors().into_iter();
+                let line = statuses.map(|status| {
+                    let drains = if status.draining { " draining" } else { "" };
+                    format!(
+                        "{} running={}{drains}",
+                        status.registration.name, status.running
+                    )
+                });
+                line.collect()
+            }
+            "result" => match self.scheduler.result(words.job()?) {
+                None => vec!["none".to_owned()],
+                Some(found) => {
+                    let sources = found.sources.iter().map(|source| {
+                        let bytes: u64 = source.partitions.iter().map(|part| part.bytes).sum();
+                        format!(
+                            "{}/t{}-a{} {bytes} B",
+                            found.stage, source.task, source.attempt
+                        )
+                    });
+                    sources.collect()
+                }
+            },
+            _ => return Ok(None),
+        }))
+    }
+
+    fn status(&self, job: JobId) -> Vec<String> {
+        let Some(status) = self.scheduler.status(job, Detail::Attempts) else {
+            return vec!["unknown".to_owned()];
+        };
+        let mut lines = vec![format!(
+            "{:?} {} at {}",
+            status.state, status.name, status.submitted_ms
+        )];
+        lines.extend(status.ended_ms.map(|at| format!("ended {at}")));
+        lines.extend(status.note.map(|note| format!("note: {note}")));
+        lines.extend(
+            status
+                .failure
+                .map(|f| format!("failure: {}: {}", f.kind, f.message)),
+        );
+        for warning in status.warnings {
+            lines.push(format!(
+                "warning: {}: {} × {}",
+                warning.subject, warning.message, warning.count
+            ));
+        }
+        for stage in status.stages {
+            lines.push(format!(
+                "{} {}: {}/{} in={} rows={} {:?}..{:?}",
+                stage.id,
+                stage.description,
+                stage.done,
+                stage.tasks,
+                stage.input_bytes,
+                stage.counts.rows_in,
+                stage.started_ms,
+                stage.ended_ms
+            ));
+            for one in stage.attempts {
+                let mut line = format!(
+                    "  t{}-a{} {} {:?} {}..{:?}",
+                    one.task, one.attempt, one.executor, one.state, one.started_ms, one.ended_ms
+                );
+                if let Some(failure) = one.failure {
+                    let _ = write!(line, " {}: {}", failure.kind, failure.message);
+                }
+                lines.push(line);
+            }
+        }
+        lines
+    }
+}
+
+fn registration(words: &mut Words<'_>) -> Result<Registration, String> {
+    let slots = words.number("slots", 2)? as u32;
+    let threads = words.number("threads", 1)? as u32;
+    let executor = words.executor()?;
+    Ok(Registration {
+        executor,
+        name: format!("host-{}", executor.0),
+        protocol: PROTOCOL_VERSION,
+        threads,
+        slots,
+        memory: 1 << 30,
+    })
+}

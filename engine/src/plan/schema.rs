@@ -1,0 +1,299 @@
+//! The columns that each node of a logical plan makes, which is also the check of the plan.
+//!
+//! A plan that passes has columns that exist, types that fit, names that are unique and a size
+//! within the limits, so that everything behind this check may rely on them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+
+use crate::error::{Error, Result};
+use crate::expr::{AggregateExpr, Expr, SortKey, typing};
+use crate::limits;
+use crate::plan::{LogicalPlan, Scan};
+
+/// The columns of the rows that `plan` makes.
+///
+/// # Errors
+/// `Invalid`, naming the expression: an unknown column (with the nearest name), types that do not
+/// fit, a bad pattern, two columns of one name, or a plan past its limits.
+pub fn schema_of(plan: &LogicalPlan) -> Result<SchemaRef> {
+    // A plan is a chain, walked in a loop: its length is the user's, the stack is ours.
+    let mut chain = vec![plan];
+    let mut node = plan;
+    while let Some(input) = node.input() {
+        if chain.len() == limits::PLAN_NODES_MAX {
+            return Err(Error::invalid(format!(
+                "the plan has too many operators limit={}",
+                limits::PLAN_NODES_MAX
+            )));
+        }
+        chain.push(input);
+        node = input;
+    }
+    let mut schema = Arc::new(Schema::empty());
+    for node in chain.into_iter().rev() {
+        schema = schema_over(node, schema)?;
+    }
+    Ok(schema)
+}
+
+/// The columns that `node` makes of an input with the columns `input`.
+fn schema_over(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
+    match node {
+        LogicalPlan::Scan(scan) => scan_schema(scan),
+        LogicalPlan::Project { exprs, .. } => {
+            let fields = exprs.iter().map(|expr| typing::field(expr, &input));
+            unique(fields.collect::<Result<_>>()?)
+        }
+        LogicalPlan::Filter { predicate, .. } => {
+            check_predicate(predicate, &input)?;
+            Ok(input)
+        }
+        LogicalPlan::Explode { column, .. } => explode_schema(column, &input),
+        LogicalPlan::Aggregate {
+            group_by,
+            aggregates,
+            ..
+        } => aggregate_schema(group_by, aggregates, &input),
+        LogicalPlan::Sort { keys, .. } => {
+            check_sort_keys(keys, &input)?;
+            Ok(input)
+        }
+        LogicalPlan::Limit { .. } | LogicalPlan::Write { .. } => Ok(input),
+    }
+}
+
+fn scan_schema(scan: &Scan) -> Result<SchemaRef> {
+    let Some(projection) = &scan.projection else {
+        return unique(scan.schema.fields().iter().map(own).collect());
+    };
+    let column = |name: &String| match scan.schema.field_with_name(name) {
+        Ok(field) => Ok(field.clone()),
+        Err(_) => Err(typing::unknown_column(name, &scan.schema)),
+    };
+    unique(projection.iter().map(column).collect::<Result<_>>()?)
+}
+
+fn own(field: &FieldRef) -> Field {
+    field.as_ref().clone()
+}
+
+fn unique(fields: Vec<Field>) -> Result<SchemaRef> {
+    let mut seen = HashSet::new();
+    for field in &fields {
+        if !seen.insert(field.name()) {
+            return Err(Error::invalid(format!(
+                "two columns have the same name: give one another with alias name={:?}",
+                field.name()
+            )));
+        }
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn check_predicate(predicate: &Expr, input: &Schema) -> Result<()> {
+    match typing::data_type(predicate, input)? {
+        DataType::Boolean | DataType::Null => Ok(()),
+        other => Err(Error::invalid(format!(
+            "{predicate}: a filter has to be a boolean found={other}"
+        ))),
+    }
+}
+
+fn check_sort_keys(keys: &[SortKey], input: &Schema) -> Result<()> {
+    if keys.is_empty() {
+        return Err(Error::invalid("an order needs at least one key"));
+    }
+    for key in keys {
+        let data_type = typing::data_type(&key.expr, input)?;
+        if !typing::is_ordered(&data_type) {
+            return Err(Error::invalid(format!(
+                "{}: values of this type have no order found={data_type}",
+                key.expr
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn explode_schema(column: &str, input: &Schema) -> Result<SchemaRef> {
+    let Ok(index) = input.index_of(column) else {
+        return Err(typing::unknown_column(column, input));
+    };
+    let DataType::List(element) = input.field(index).data_type() else {
+        return Err(Error::invalid(format!(
+            "explode needs a list column={column:?} found={}",
+            input.field(index).data_type()
+        )));
+    };
+    let mut fields: Vec<Field> = input.fields().iter().map(own).collect();
+    fields[index] = Field::new(column, element.data_type().clone(), element.is_nullable());
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn aggregate_schema(
+    group_by: &[Expr],
+    aggregates: &[AggregateExpr],
+    input: &Schema,
+) -> Result<SchemaRef> {
+    let mut fields = Vec::with_capacity(group_by.len() + aggregates.len());
+    for key in group_by {
+        let field = typing::field(key, input)?;
+        if field.data_type().is_nested() {
+            return Err(Error::invalid(format!(
+                "{key}: values of this type cannot be grouped by found={}",
+                field.data_type()
+            )));
+        }
+        fields.push(field);
+    }
+    for aggregate in aggregates {
+        fields.push(typing::aggregate_field(aggregate, input)?);
+    }
+    unique(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expr::{col, count_all, lower, sum, words};
+    use crate::plan::{ScanFormat, TextOptions};
+
+    fn scan(projection: Option<&[&str]>) -> Arc<LogicalPlan> {
+        Arc::new(LogicalPlan::Scan(Scan {
+            locations: vec!["memory://in/".into()],
+            format: ScanFormat::Text(TextOptions::default()),
+            schema: Arc::new(Schema::new(vec![
+                Field::new("path", DataType::Utf8View, false),
+                Field::new("offset", DataType::Int64, false),
+                Field::new("line", DataType::Utf8View, false),
+            ])),
+            projection: projection.map(|names| names.iter().map(|&name| name.into()).collect()),
+        }))
+    }
+
+    fn check(plan: LogicalPlan, expected: &str) {
+        let found = match schema_of(&plan) {
+            Ok(schema) => {
+                let column = |field: &FieldRef| format!("{}: {}", field.name(), field.data_type());
+                schema
+                    .fields()
+                    .iter()
+                    .map(column)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            }
+            Err(error) => error.report(),
+        };
+        assert_eq!(found, expected);
+    }
+
+    fn project(input: Arc<LogicalPlan>, exprs: Vec<Expr>) -> Arc<LogicalPlan> {
+        Arc::new(LogicalPlan::Project { input, exprs })
+    }
+
+    #[test]
+    fn each_operator_has_its_columns() {
+        let lists = project(
+            scan(None),
+            vec![col("path"), words(col("line")).alias("word")],
+        );
+        let exploded = Arc::new(LogicalPlan::Explode {
+            input: lists,
+            column: "word".into(),
+        });
+        check((*exploded).clone(), "path: Utf8View, word: Utf8View");
+        let counted = LogicalPlan::Aggregate {
+            input: exploded,
+            group_by: vec![lower(col("word"))],
+            aggregates: vec![count_all().alias("n")],
+        };
+        check(counted.clone(), "lower(word): Utf8View, n: Int64");
+        let sorted = LogicalPlan::Sort {
+            input: Arc::new(counted),
+            keys: vec![col("n").desc()],
+            limit: Some(20),
+        };
+        check(sorted, "lower(word): Utf8View, n: Int64");
+        check(
+            (*scan(Some(&["line", "path"]))).clone(),
+            "line: Utf8View, path: Utf8View",
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let input = || scan(None);
+        check(
+            (*scan(Some(&["lin"]))).clone(),
+            "unknown column \"lin\": did you mean \"line\"? columns=path, offset, line",
+        );
+        check(
+            LogicalPlan::Filter {
+                input: input(),
+                predicate: col("offset") + 1,
+            },
+            "offset + 1: a filter has to be a boolean found=Int64",
+        );
+        check(
+            LogicalPlan::Explode {
+                input: input(),
+                column: "line".into(),
+            },
+            "explode needs a list column=\"line\" found=Utf8View",
+        );
+        check(
+            (*project(input(), vec![col("path"), col("line").alias("path")])).clone(),
+            "two columns have the same name: give one another with alias name=\"path\"",
+        );
+        check(
+            LogicalPlan::Aggregate {
+                input: input(),
+                group_by: vec![words(col("line"))],
+                aggregates: vec![],
+            },
+            "words(line): values of this type cannot be grouped by found=List(Utf8View)",
+        );
+        check(
+            LogicalPlan::Aggregate {
+                input: input(),
+                group_by: vec![],
+                aggregates: vec![sum(col("offest"))],
+            },
+            "unknown column \"offest\": did you mean \"offset\"? columns=path, offset, line",
+        );
+        check(
+            LogicalPlan::Sort {
+                input: input(),
+                keys: vec![words(col("line")).asc()],
+                limit: None,
+            },
+            "words(line): values of this type have no order found=List(Utf8View)",
+        );
+    }
+
+    #[test]
+    fn a_plan_of_too_many_operators_is_refused() {
+        let chain = |nodes: usize| {
+            let mut plan = scan(None);
+            for _ in 1..nodes {
+                plan = Arc::new(LogicalPlan::Limit {
+                    input: plan,
+                    offset: 0,
+                    limit: 1,
+                });
+            }
+            let result = schema_of(&plan).map(|_| ()).map_err(|error| error.report());
+            // A chain this long is taken apart in a loop too: dropping it would recurse.
+            while let Some(input) = plan.input().cloned() {
+                plan = input;
+            }
+            result
+        };
+        assert_eq!(chain(limits::PLAN_NODES_MAX), Ok(()));
+        let refused = "the plan has too many operators limit=10000".to_owned();
+        assert_eq!(chain(limits::PLAN_NODES_MAX + 1), Err(refused));
+    }
+}

@@ -1,0 +1,152 @@
+//! Where shuffle objects are, and what they are called.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::layout;
+use crate::error::{Error, LostOutput, Result};
+use crate::id::{JobId, StageId};
+use crate::plan::PartitionMeta;
+use crate::storage::{OverflowStore, Stores, local_path, storage_error};
+
+/// How the buffers of a block are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all: for memory, where blocks are used as they lie.
+    None,
+    /// LZ4 frames: for local disks.
+    Lz4,
+    /// ZSTD at its fastest level: for stores behind a network.
+    Zstd,
+}
+
+/// The place for shuffle objects.
+#[derive(Debug, Clone)]
+pub struct ShuffleStore {
+    pub(super) store: Arc<dyn ObjectStore>,
+    root: Path,
+    pub(super) compression: Compression,
+}
+
+impl ShuffleStore {
+    /// Objects below `root` in `store`.
+    pub fn new(store: Arc<dyn ObjectStore>, root: Path, compression: Compression) -> Self {
+        ShuffleStore {
+            store,
+            root,
+            compression,
+        }
+    }
+
+    /// Objects below `url`; a local directory is made if it is missing.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL that no store stands behind, or a directory that cannot be made.
+    pub fn open(stores: &Stores, url: &str) -> Result<Self> {
+        let Some(directory) = local_path(url) else {
+            let (store, root) = stores.get(url)?;
+            return Ok(ShuffleStore::new(store, root, Compression::Zstd));
+        };
+        // A store of our own: it removes directories that become empty, up to this one.
+        let made = std::fs::create_dir_all(&directory)
+            .map_err(|error| crate::storage::file_error("create", url, error));
+        made?;
+        let store = LocalFileSystem::new_with_prefix(&directory)
+            .map_err(|error| storage_error("open", url, error))?
+            .with_automatic_cleanup(true);
+        Ok(ShuffleStore::new(
+            Arc::new(store),
+            Path::ROOT,
+            Compression::Lz4,
+        ))
+    }
+
+    /// Objects in memory, uncompressed, so that they are read where they lie.
+    pub fn in_memory(store: Arc<OverflowStore>) -> Self {
+        ShuffleStore::new(store, Path::ROOT, Compression::None)
+    }
+
+    /// The name of what an attempt writes. It begins with four digits of a hash, because stores
+    /// spread their load by the beginning of names.
+    pub fn object_path(&self, job: JobId, stage: StageId, task: u32, attempt: u32) -> Path {
+        let mut id = [0; 20];
+        id[..8].copy_from_slice(&job.value().to_le_bytes());
+        id[8..12].copy_from_slice(&stage.0.to_le_bytes());
+        id[12..16].copy_from_slice(&task.to_le_bytes());
+        id[16..].copy_from_slice(&attempt.to_le_bytes());
+        let hash = xxh3_64(&id) & 0xffff;
+        let names = [
+            format!("{hash:04x}"),
+            job.to_string(),
+            stage.to_string(),
+            format!("t{task}-a{attempt}"),
+        ];
+        names.into_iter().fold(self.root.clone(), Path::join)
+    }
+
+    /// Deletes the objects of a job that ended, `(stage, task, attempt)` each. Objects that are
+    /// not there are no error: an attempt without rows writes none.
+    ///
+    /// # Errors
+    /// The first failure; the other objects are deleted all the same.
+    pub async fn delete_job(&self, job: JobId, objects: &[(StageId, u32, u32)]) -> Result<()> {
+        let paths: Vec<_> = objects
+            .iter()
+            .map(|&(stage, task, attempt)| Ok(self.object_path(job, stage, task, attempt)))
+            .collect();
+        let mut answers = self.store.delete_stream(stream::iter(paths).boxed());
+        let mut first = Ok(());
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) if first.is_ok() => {
+                    let what = format!("shuffle objects of job {job}");
+                    first = Err(storage_error("delete", &what, error));
+                }
+                Err(_) => {}
+            }
+        }
+        first
+    }
+
+    /// The index of an object, read from its footer. Readers get the index with their task; this
+    /// is for whoever finds an object without one.
+    ///
+    /// # Errors
+    /// `Corrupt` if the object is missing or its footer is not what was written.
+    pub async fn read_index(
+        &self,
+        job: JobId,
+        stage: StageId,
+        task: u32,
+        attempt: u32,
+    ) -> Result<Vec<PartitionMeta>> {
+        let path = self.object_path(job, stage, task, attempt);
+        let range = Some(GetRange::Suffix(layout::FOOTER_BYTES_MAX));
+        let options = GetOptions {
+            range,
+            ..GetOptions::default()
+        };
+        let lost = LostOutput {
+            stage,
+            task,
+            attempt,
+        };
+        let failed = |error| match error {
+            object_store::Error::NotFound { .. } => {
+                Error::corrupt(format!("shuffle object is missing object={path}")).with_lost(lost)
+            }
+            error => storage_error("read", path.as_ref(), error),
+        };
+        let result = self.store.get_opts(&path, options).await.map_err(failed)?;
+        let object_bytes = result.meta.size;
+        let tail = result.bytes().await.map_err(failed)?;
+        layout::parse_footer(&tail, object_bytes)
+            .map_err(|reason| Error::corrupt(format!("{reason} object={path}")).with_lost(lost))
+    }
+}

@@ -1,0 +1,222 @@
+//! One object store per scheme and authority, made when first asked for.
+//!
+//! Settings and credentials of remote stores come from the environment variables that their own
+//! tools use (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreScheme};
+use url::Url;
+
+use super::location::{decode, local_path};
+use crate::error::{Error, Result};
+
+/// Environment variables that stores understand begin so.
+const SETTINGS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+
+/// Total time of one request, body included; the default of 30 s is short for a large range on a
+/// slow line.
+const REQUEST_TIMEOUT: &str = "300s";
+
+/// The stores that a process has reached so far.
+#[derive(Debug)]
+pub struct Stores {
+    stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Stores::new()
+    }
+}
+
+impl Stores {
+    /// Local files and one empty in-memory store; the others are made when first asked for.
+    pub fn new() -> Self {
+        let stores = Stores {
+            stores: Mutex::default(),
+        };
+        stores.insert("file://", Arc::new(LocalFileSystem::new()));
+        stores.insert("memory://", Arc::new(InMemory::new()));
+        stores
+    }
+
+    /// Uses `store` for every URL that shares scheme and authority with `url`: how tests put a
+    /// faulty store in a good one's place.
+    pub fn insert(&self, url: &str, store: Arc<dyn ObjectStore>) {
+        self.lock().insert(cache_key(url).to_owned(), store);
+    }
+
+    /// The store that holds `url`, and the path there.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL that [`super::parse_location`] would not make, for a name that the
+    /// store cannot hold, and for settings that are missing or wrong.
+    pub fn get(&self, url: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let path = object_path(url)?;
+        let key = cache_key(url);
+        if let Some(store) = self.lock().get(key) {
+            return Ok((Arc::clone(store), path));
+        }
+        let parsed = parse(url)?;
+        let (store, _) = object_store::parse_url_opts(&parsed, settings()).map_err(|error| {
+            Error::invalid(format!(
+                "cannot open {url}: the store's settings are incomplete"
+            ))
+            .with_source(error)
+        })?;
+        let store: Arc<dyn ObjectStore> = Arc::from(store);
+        // Two threads may get here at once: the first store stays, so that all share its
+        // connections.
+        let shared = Arc::clone(self.lock().entry(key.to_owned()).or_insert(store));
+        Ok((shared, path))
+    }
+
+    /// The path of a URL that names a file of this machine: who reads such a file need not ask a
+    /// store for it. The same as [`local_path`].
+    pub fn local_path(url: &str) -> Option<PathBuf> {
+        local_path(url)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<dyn ObjectStore>>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Scheme and authority. On the web the bucket may be the first part of the path, so it counts.
+fn cache_key(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let authority = url[start..].find('/').map_or(url.len(), |at| start + at);
+    if !url.starts_with("http") {
+        return &url[..authority];
+    }
+    let bucket = url.get(authority + 1..).and_then(|path| path.find('/'));
+    &url[..bucket.map_or(authority, |at| authority + 1 + at)]
+}
+
+/// The path as the store knows it: names as they are, not as a URL spells them.
+fn object_path(url: &str) -> Result<Path> {
+    let invalid = |error: object_store::path::Error| {
+        Error::invalid(format!("not a valid name in storage url={url}")).with_source(error)
+    };
+    if let Some(path) = local_path(url) {
+        let name = path
+            .to_str()
+            .ok_or_else(|| Error::invalid(format!("the name is not valid UTF-8 url={url}")))?;
+        return Path::parse(name).map_err(invalid);
+    }
+    if let Some(path) = url.strip_prefix("memory://") {
+        return Path::parse(String::from_utf8_lossy(&decode(path))).map_err(invalid);
+    }
+    let (_, path) = ObjectStoreScheme::parse(&parse(url)?).map_err(|error| {
+        Error::invalid(format!("no store holds this URL url={url}")).with_source(error)
+    })?;
+    Ok(path)
+}
+
+fn parse(url: &str) -> Result<Url> {
+    Url::parse(url)
+        .map_err(|error| Error::invalid(format!("not a URL url={url}")).with_source(error))
+}
+
+fn settings() -> Vec<(String, String)> {
+    let own = std::env::vars_os().filter_map(|(key, value)| {
+        let (key, value) = (key.into_string().ok()?, value.into_string().ok()?);
+        SETTINGS
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
+            .then_some((key, value))
+    });
+    let defaults = [("timeout".to_owned(), REQUEST_TIMEOUT.to_owned())];
+    defaults.into_iter().chain(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::storage::local_url;
+
+    #[tokio::test]
+    async fn local_files_of_any_name_are_found() {
+        let stores = Stores::new();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for name in [
+            "a b",
+            "50%",
+            "%41",
+            "#",
+            "x#y",
+            "é\u{1F600}",
+            "a*",
+            "[x]",
+            "{",
+            "?",
+            "a\\b",
+        ] {
+            let file = directory.path().join(name);
+            std::fs::write(&file, name).expect("a file");
+            let (store, path) = stores.get(&local_url(&file)).expect("a store");
+            let bytes = store
+                .get(&path)
+                .await
+                .expect(name)
+                .bytes()
+                .await
+                .expect(name);
+            assert_eq!(bytes, name);
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_is_shared_and_other_stores_are_kept() {
+        let stores = Stores::new();
+        let (store, path) = stores.get("memory:///a/b%20c").expect("a store");
+        assert_eq!(path.as_ref(), "a/b c");
+        store.put(&path, "x".into()).await.expect("a put");
+        let (again, _) = stores.get("memory:///other").expect("a store");
+        assert!(again.head(&path).await.is_ok());
+        let (azure, path) = stores
+            .get("az://box/x/y")
+            .map(Some)
+            .unwrap_or_default()
+            .unzip();
+        assert!(azure.is_none() || path.is_some_and(|path: Path| path.as_ref() == "x/y"));
+    }
+
+    #[test]
+    fn the_key_is_scheme_and_authority() {
+        for (url, key) in [
+            ("file:///a/b", "file://"),
+            ("memory:///a", "memory://"),
+            ("s3://bucket/a/b", "s3://bucket"),
+            ("s3://bucket", "s3://bucket"),
+            ("https://host/bucket/key", "https://host/bucket"),
+            ("https://host/key", "https://host"),
+        ] {
+            assert_eq!(cache_key(url), key);
+        }
+    }
+
+    #[test]
+    fn what_no_store_holds_is_invalid() {
+        let stores = Stores::new();
+        for url in [
+            "nonsense",
+            "hdfs://host/x",
+            "file:///a/%FF",
+            "memory:///a//b",
+        ] {
+            let error = stores.get(url).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
+            assert!(error.message().contains(url), "{}", error.report());
+        }
+    }
+}

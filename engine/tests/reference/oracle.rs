@@ -1,0 +1,244 @@
+//! The engine's meaning, a row at a time: slow, plain, and written without arrow.
+//!
+//! Every operand is computed before its operator, as the engine does, so an error anywhere in a
+//! row is an error of the whole.
+
+use std::cmp::Ordering;
+
+use kiln_engine::expr::{BinaryOp, Expr, Function, Literal, SortKey};
+
+/// One value of one row.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Value>),
+}
+
+pub(crate) type Row = Vec<Value>;
+
+/// An error that depends on the values: overflow or division by zero.
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+use Value::{Bool, Float, Int, List, Null, Text};
+
+/// Total order of values of one type; floats by IEEE 754's total order. Numbers of two types
+/// meet as floats.
+pub(crate) fn compare(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Null, Null) => Ordering::Equal,
+        (Bool(a), Bool(b)) => a.cmp(b),
+        (Int(a), Int(b)) => a.cmp(b),
+        (Float(a), Float(b)) => a.total_cmp(b),
+        (Int(a), Float(b)) => (*a as f64).total_cmp(b),
+        (Float(a), Int(b)) => a.total_cmp(&(*b as f64)),
+        (Text(a), Text(b)) => a.cmp(b),
+        _ => panic!("the generator does not compare {a:?} with {b:?}"),
+    }
+}
+
+/// The value of `expr` for `row`, whose columns are called `names`.
+pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, Failed> {
+    let value = |expr: &Expr| evaluate(expr, names, row);
+    Ok(match expr {
+        Expr::Column(name) => {
+            let index = names.iter().position(|known| known == name);
+            row[index.expect("the generator knows the columns")].clone()
+        }
+        Expr::Literal(Literal::Null) => Null,
+        Expr::Literal(Literal::Boolean(value)) => Bool(*value),
+        Expr::Literal(Literal::Int64(value)) => Int(*value),
+        Expr::Literal(Literal::Float64(value)) => Float(*value),
+        Expr::Literal(Literal::Utf8(value)) => Text(value.clone()),
+        Expr::Binary { left, op, right } => binary(*op, value(left)?, value(right)?)?,
+        Expr::Not(inner) => match value(inner)? {
+            Bool(value) => Bool(!value),
+            other => other,
+        },
+        Expr::Negate(inner) => match value(inner)? {
+            Int(value) => Int(value.checked_neg().ok_or(Failed)?),
+            Float(value) => Float(-value),
+            other => other,
+        },
+        Expr::IsNull(inner) => Bool(matches!(value(inner)?, Null)),
+        // The generator casts only to widen, which changes no value.
+        Expr::Alias { expr, .. } | Expr::Cast { expr, .. } => value(expr)?,
+        Expr::Function { function, args } => {
+            let args: Result<Vec<Value>, Failed> = args.iter().map(value).collect();
+            call(*function, args?)?
+        }
+    })
+}
+
+fn binary(op: BinaryOp, left: Value, right: Value) -> Result<Value, Failed> {
+    Ok(match (op, left, right) {
+        (BinaryOp::And, Bool(false), _) | (BinaryOp::And, _, Bool(false)) => Bool(false),
+        (BinaryOp::Or, Bool(true), _) | (BinaryOp::Or, _, Bool(true)) => Bool(true),
+        (_, Null, _) | (_, _, Null) => Null,
+        (BinaryOp::And | BinaryOp::Or, known, _) => known,
+        (BinaryOp::Equal, a, b) => Bool(compare(&a, &b).is_eq()),
+        (BinaryOp::NotEqual, a, b) => Bool(compare(&a, &b).is_ne()),
+        (BinaryOp::Less, a, b) => Bool(compare(&a, &b).is_lt()),
+        (BinaryOp::LessOrEqual, a, b) => Bool(compare(&a, &b).is_le()),
+        (BinaryOp::Greater, a, b) => Bool(compare(&a, &b).is_gt()),
+        (BinaryOp::GreaterOrEqual, a, b) => Bool(compare(&a, &b).is_ge()),
+        (op, Int(a), Int(b)) => {
+            let result = match op {
+                BinaryOp::Add => a.checked_add(b),
+                BinaryOp::Subtract => a.checked_sub(b),
+                BinaryOp::Multiply => a.checked_mul(b),
+                BinaryOp::Divide => a.checked_div(b),
+                _ => a.checked_rem(b),
+            };
+            Int(result.ok_or(Failed)?)
+        }
+        (op, a, b) => {
+            let (a, b) = (float(&a), float(&b));
+            Float(match op {
+                BinaryOp::Add => a + b,
+                BinaryOp::Subtract => a - b,
+                BinaryOp::Multiply => a * b,
+                BinaryOp::Divide => a / b,
+                _ => a % b,
+            })
+        }
+    })
+}
+
+fn float(value: &Value) -> f64 {
+    match value {
+        Int(value) => *value as f64,
+        Float(value) => *value,
+        other => panic!("the generator does not compute with {other:?}"),
+    }
+}
+
+fn call(function: Function, args: Vec<Value>) -> Result<Value, Failed> {
+    if function == Function::Coalesce {
+        return Ok(args
+            .into_iter()
+            .find(|arg| !matches!(arg, Null))
+            .unwrap_or(Null));
+    }
+    if args.iter().any(|arg| matches!(arg, Null)) {
+        return Ok(Null);
+    }
+    Ok(match (function, args.as_slice()) {
+        (Function::Abs, [Int(value)]) => Int(value.checked_abs().ok_or(Failed)?),
+        (Function::Abs, [Float(value)]) => Float(value.abs()),
+        (Function::Words, [Text(text)]) => List(
+            text.split_whitespace()
+                .map(|word| Text(word.into()))
+                .collect(),
+        ),
+        (Function::Lower, [Text(text)]) => Text(text.to_lowercase()),
+        (Function::Upper, [Text(text)]) => Text(text.to_uppercase()),
+        (Function::Length, [Text(text)]) => Int(text.chars().count() as i64),
+        (Function::Trim, [Text(text)]) => Text(text.trim().into()),
+        (Function::Contains, [Text(text), Text(part)]) => Bool(text.contains(part.as_str())),
+        (Function::StartsWith, [Text(text), Text(part)]) => Bool(text.starts_with(part.as_str())),
+        (Function::EndsWith, [Text(text), Text(part)]) => Bool(text.ends_with(part.as_str())),
+        // The generator's patterns are plain text.
+        (Function::RegexpLike, [Text(text), Text(part)]) => Bool(text.contains(part.as_str())),
+        (Function::Concat, parts) => {
+            let text = |part: &Value| match part {
+                Text(text) => text.clone(),
+                other => panic!("the generator does not join {other:?}"),
+            };
+            Text(parts.iter().map(text).collect())
+        }
+        (function, args) => panic!("the generator does not call {function:?} with {args:?}"),
+    })
+}
+
+/// The rows for which `predicate` is true.
+pub(crate) fn filter(predicate: &Expr, names: &[&str], rows: &[Row]) -> Result<Vec<Row>, Failed> {
+    let mut kept = Vec::new();
+    for row in rows {
+        if let Bool(true) = evaluate(predicate, names, row)? {
+            kept.push(row.clone());
+        }
+    }
+    Ok(kept)
+}
+
+/// One value per expression for each row.
+pub(crate) fn project(exprs: &[Expr], names: &[&str], rows: &[Row]) -> Result<Vec<Row>, Failed> {
+    let row = |row| {
+        exprs
+            .iter()
+            .map(|expr| evaluate(expr, names, row))
+            .collect()
+    };
+    rows.iter().map(row).collect()
+}
+
+/// One row per element of the list at `column`.
+pub(crate) fn explode(column: usize, rows: &[Row]) -> Vec<Row> {
+    let mut exploded = Vec::new();
+    for row in rows {
+        let List(elements) = &row[column] else {
+            continue;
+        };
+        for element in elements {
+            let mut row = row.clone();
+            row[column] = element.clone();
+            exploded.push(row);
+        }
+    }
+    exploded
+}
+
+/// The rows in the order of `keys`; those that are equal by them, by their columns.
+pub(crate) fn sort(keys: &[SortKey], names: &[&str], rows: &[Row]) -> Result<Vec<Row>, Failed> {
+    let mut keyed = Vec::new();
+    for row in rows {
+        let key = |key: &SortKey| evaluate(&key.expr, names, row);
+        keyed.push((
+            keys.iter().map(key).collect::<Result<Row, Failed>>()?,
+            row.clone(),
+        ));
+    }
+    keyed.sort_by(|(a, a_row), (b, b_row)| {
+        let by_key = keys
+            .iter()
+            .zip(a.iter().zip(b))
+            .map(|(key, (a, b))| in_order(key, a, b));
+        let ties = a_row
+            .iter()
+            .zip(b_row)
+            .map(|(a, b)| nulls(a, b, true).unwrap_or_else(|| compare(a, b)));
+        by_key
+            .chain(ties)
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
+    });
+    Ok(keyed.into_iter().map(|(_, row)| row).collect())
+}
+
+fn in_order(key: &SortKey, a: &Value, b: &Value) -> Ordering {
+    let by_value = || {
+        let order = compare(a, b);
+        if key.descending {
+            order.reverse()
+        } else {
+            order
+        }
+    };
+    nulls(a, b, key.nulls_first).unwrap_or_else(by_value)
+}
+
+/// The order of two values of which at least one is null.
+fn nulls(a: &Value, b: &Value, first: bool) -> Option<Ordering> {
+    let order = match (a, b) {
+        (Null, Null) => Ordering::Equal,
+        (Null, _) => Ordering::Less,
+        (_, Null) => Ordering::Greater,
+        _ => return None,
+    };
+    Some(if first { order } else { order.reverse() })
+}
