@@ -505,3 +505,45 @@ async fn uncompressed_blocks_are_used_where_they_lie() {
         );
     }
 }
+
+/// `docs/shuffle-format.md` shows these bytes; where this changes, the page has to.
+#[tokio::test]
+async fn the_example_of_the_format_page_is_true() {
+    let columns: [(&str, ArrayRef); 2] = [
+        (
+            "word",
+            Arc::new(StringViewArray::from(vec![
+                "the",
+                "of",
+                "and",
+                "extraordinarily",
+            ])),
+        ),
+        ("count", Arc::new(Int64Array::from(vec![7, 4, 2, 1]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let ctx = context(in_memory(), 1 << 20);
+    let index = write(&ctx, &hash(&["word"], 3), 2, &[batch])
+        .await
+        .expect("written");
+    let meta = |bytes, rows, checksum| PartitionMeta {
+        bytes,
+        rows,
+        checksum,
+    };
+    let expected = [
+        meta(768, 2, 0x0e99_46f7_49f1_15a3),
+        meta(704, 2, 0xf88c_91ac_3735_5ae5),
+        meta(0, 0, 0),
+    ];
+    assert_eq!(index, expected);
+    let path = ctx.shuffle.object_path(job(), STAGE, 2, 0);
+    let get = ctx.shuffle.store.get(&path).await.expect("a get");
+    let bytes = get.bytes().await.expect("bytes");
+    assert_eq!(bytes.len(), 768 + 704 + 3 * 32 + 32);
+    assert_eq!(
+        bytes[..24],
+        *b"KLNB\x02\0\0\0\x88\x02\0\0\0\0\0\0\x3f\0\0\0\0\0\0\0"
+    );
+    assert_eq!(bytes[bytes.len() - 8..], *b"KLNSHUF1");
+}
