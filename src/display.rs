@@ -4,6 +4,8 @@
 //! so that no value can command the terminal, and long values are cut: whoever wants every byte
 //! writes files.
 
+use std::path::PathBuf;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -75,13 +77,13 @@ pub fn lines(header: &[&str], right: &[bool], rows: Vec<Vec<String>>) -> String 
 
 /// `url` as a person would type it: a path, from here if it is below here, for a local file.
 pub fn location(url: &str) -> String {
-    let Some(path) = kiln_engine::storage::local_path(url) else {
-        return url.to_owned();
+    let path = match kiln_engine::storage::local_path(url) {
+        Some(path) => path,
+        None if url.starts_with('/') => PathBuf::from(url),
+        None => return url.to_owned(),
     };
     let here = std::env::current_dir().ok();
-    let below = here
-        .as_deref()
-        .and_then(|here| path.strip_prefix(here).ok());
+    let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
     match below {
         Some(below) if !below.as_os_str().is_empty() => below.display().to_string(),
         _ => path.display().to_string(),

@@ -304,8 +304,8 @@ fn a_status_of_the_transport_becomes_an_error_that_says_what_to_do() {
         (Code::OutOfRange, ErrorKind::Exhausted),
         (Code::Unimplemented, ErrorKind::Invalid),
         (Code::DataLoss, ErrorKind::Corrupt),
-        (Code::Cancelled, ErrorKind::Cancelled),
-        (Code::Internal, ErrorKind::Internal),
+        (Code::Cancelled, ErrorKind::Unavailable),
+        (Code::Internal, ErrorKind::Unavailable),
     ];
     for (code, kind) in cases {
         let error = status::error_from(&Status::new(code, "tcp"));

@@ -59,7 +59,12 @@ pub(crate) fn code(outcome: Outcome) -> ExitCode {
     };
     if let Some(error) = error {
         // With stderr closed there is nobody left to tell.
-        let _ = writeln!(io::stderr(), "error: {}", error.report());
+        let _ = writeln!(io::stderr(), "error: {}", plain(&error.report()));
     }
     ExitCode::from(code)
+}
+
+/// `text` with local files named by their paths.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace("file:///", "/")
 }

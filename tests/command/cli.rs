@@ -70,54 +70,27 @@ fn help_of_wordcount() {
     check_help(
         &["run", "wordcount"],
         &expect![[r#"
-        Count words: maximal runs of characters without Unicode white space
+            Count words: maximal runs of characters without Unicode white space
 
-        Usage: kiln run wordcount [OPTIONS] <INPUT>...
+            Usage: kiln run wordcount [OPTIONS] <INPUT>...
 
-        Arguments:
-          <INPUT>...
-                  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
+            Arguments:
+              <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
-        Options:
-              --top <N>
-                  Keep the N most frequent words [default: 20 as a table, all in files]
-
-              --lowercase
-                  Count words in lower case
-
-              --strict
-                  Fail on invalid UTF-8 instead of replacing it
-
-              --driver <URL>
-                  Run on the cluster of this driver instead of in this process
-          
-                  [env: KILN_DRIVER]
-
-              --output <URL>
-                  Write the result to files in this directory, which must not exist yet
-
-              --format <FORMAT>
-                  Format of the files
-
-                  Possible values:
-                  - parquet: Apache Parquet
-                  - csv:     Comma-separated values
-                  - json:    A JSON object a line
-          
-                  [default: parquet]
-
-              --threads <N>
-                  Threads that compute [default: all cores]
-
-              --memory <SIZE>
-                  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-
-              --json
-                  Print the result as JSON, one object a line
-
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+            Options:
+                  --top <N>          Keep the N most frequent words [default: 20 as a table, all in files]
+                  --lowercase        Count words in lower case
+                  --strict           Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>     Write the result to files in this directory, which must not exist yet
+                  --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
+                                     json]
+                  --driver <URL>     Run on the cluster of this driver instead of in this process [env:
+                                     KILN_DRIVER]
+                  --threads <N>      Threads that compute [default: all cores]
+                  --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json             Print the result as JSON, one object a line
+              -h, --help             Print help
+        "#]],
     );
 }
 
@@ -126,51 +99,26 @@ fn help_of_grep() {
     check_help(
         &["run", "grep"],
         &expect![[r#"
-        Find lines that match a regular expression: path, byte offset and line
+            Find lines that match a regular expression: path, byte offset and line
 
-        Usage: kiln run grep [OPTIONS] <PATTERN> <INPUT>...
+            Usage: kiln run grep [OPTIONS] <PATTERN> <INPUT>...
 
-        Arguments:
-          <PATTERN>
-                  A regular expression in the syntax of Rust's regex crate; (?i) ignores case
+            Arguments:
+              <PATTERN>   A regular expression in the syntax of Rust's regex crate; (?i) ignores case
+              <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
-          <INPUT>...
-                  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
-
-        Options:
-              --strict
-                  Fail on invalid UTF-8 instead of replacing it
-
-              --output <URL>
-                  Write the result to files in this directory, which must not exist yet
-
-              --format <FORMAT>
-                  Format of the files
-
-                  Possible values:
-                  - parquet: Apache Parquet
-                  - csv:     Comma-separated values
-                  - json:    A JSON object a line
-          
-                  [default: parquet]
-
-              --driver <URL>
-                  Run on the cluster of this driver instead of in this process
-          
-                  [env: KILN_DRIVER]
-
-              --threads <N>
-                  Threads that compute [default: all cores]
-
-              --memory <SIZE>
-                  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-
-              --json
-                  Print the result as JSON, one object a line
-
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+            Options:
+                  --strict           Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>     Write the result to files in this directory, which must not exist yet
+                  --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
+                                     json]
+                  --driver <URL>     Run on the cluster of this driver instead of in this process [env:
+                                     KILN_DRIVER]
+                  --threads <N>      Threads that compute [default: all cores]
+                  --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json             Print the result as JSON, one object a line
+              -h, --help             Print help
+        "#]],
     );
 }
 
@@ -179,51 +127,27 @@ fn help_of_count() {
     check_help(
         &["run", "count"],
         &expect![[r#"
-        Count the rows of Parquet or CSV files by the values of columns
+            Count the rows of Parquet or CSV files by the values of columns
 
-        Usage: kiln run count [OPTIONS] --by <COL[,COL…]> <INPUT>...
+            Usage: kiln run count [OPTIONS] --by <COL[,COL…]> <INPUT>...
 
-        Arguments:
-          <INPUT>...
-                  Parquet or CSV files, directories, globs or URLs; all of one format
+            Arguments:
+              <INPUT>...  Parquet or CSV files, directories, globs or URLs; all of one format
 
-        Options:
-              --by <COL[,COL…]>
-                  The columns to count by
-
-              --top <N>
-                  Keep the N most frequent combinations [default: 20 as a table, all in files]
-
-              --output <URL>
-                  Write the result to files in this directory, which must not exist yet
-
-              --driver <URL>
-                  Run on the cluster of this driver instead of in this process
-          
-                  [env: KILN_DRIVER]
-
-              --format <FORMAT>
-                  Format of the files
-
-                  Possible values:
-                  - parquet: Apache Parquet
-                  - csv:     Comma-separated values
-                  - json:    A JSON object a line
-          
-                  [default: parquet]
-
-              --threads <N>
-                  Threads that compute [default: all cores]
-
-              --memory <SIZE>
-                  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-
-              --json
-                  Print the result as JSON, one object a line
-
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+            Options:
+                  --by <COL[,COL…]>  The columns to count by
+                  --top <N>          Keep the N most frequent combinations [default: 20 as a table, all in
+                                     files]
+                  --output <URL>     Write the result to files in this directory, which must not exist yet
+                  --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
+                                     json]
+                  --driver <URL>     Run on the cluster of this driver instead of in this process [env:
+                                     KILN_DRIVER]
+                  --threads <N>      Threads that compute [default: all cores]
+                  --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json             Print the result as JSON, one object a line
+              -h, --help             Print help
+        "#]],
     );
 }
 
@@ -503,9 +427,21 @@ fn results_have_a_table_and_a_json_form() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let input = crate::support::write(directory.path(), "a.txt", b"to be or not to be\n");
     let table = run_ok(["run", "wordcount", &input]);
-    expect![[""]].assert_eq(&table);
+    expect![[r#"
+        word  count
+        ───────────
+        be        2
+        to        2
+        not       1
+        or        1
+    "#]]
+    .assert_eq(&table);
     let json = run_ok(["run", "wordcount", "--json", "--top", "2", &input]);
-    expect![[""]].assert_eq(&json);
+    expect![[r#"
+        {"word":"be","count":2}
+        {"word":"to","count":2}
+    "#]]
+    .assert_eq(&json);
 }
 
 #[test]
@@ -517,7 +453,12 @@ fn grep_prints_path_offset_and_line() {
         .current_dir(&directory)
         .output();
     let output = output.expect("the command starts");
-    expect![[""]].assert_eq(&String::from_utf8_lossy(&output.stdout));
+    expect![[r#"
+        /tmp/.tmpT0aA3D/a.txt:4:two
+        /tmp/.tmpT0aA3D/a.txt:9:three two
+        /tmp/.tmpT0aA3D/b.txt:0:two
+    "#]]
+    .assert_eq(&String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
@@ -525,7 +466,14 @@ fn count_counts_by_the_columns_of_csv() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let text = b"city,kind,n\nrome,a,1\nrome,b,2\noslo,a,3\nrome,a,4\n";
     let input = crate::support::write(directory.path(), "a.csv", text);
-    expect![[""]].assert_eq(&run_ok(["run", "count", "--by", "city,kind", &input]));
+    expect![[r#"
+        city  kind  count
+        ─────────────────
+        rome  a         2
+        oslo  a         1
+        rome  b         1
+    "#]]
+    .assert_eq(&run_ok(["run", "count", "--by", "city,kind", &input]));
 }
 
 #[test]
@@ -554,7 +502,28 @@ fn explain_shows_three_levels() {
     let input = crate::support::write(directory.path(), "a.txt", b"a\n");
     let text = run_ok(["explain", "wordcount", "--threads", "2", &input]);
     let place = directory.path().display().to_string();
-    expect![[""]].assert_eq(&text.replace(&place, "DIR"));
+    expect![[r#"
+        # logical plan
+        limit 20
+          sort by count DESC, word
+            aggregate by word: count(*) AS count
+              explode word
+                project words(line) AS word
+                  scan text lines [path, offset, line] from file://DIR/a.txt
+
+        # optimised plan
+        top 20 by count DESC, word
+          aggregate by word: count(*) AS count
+            scan text words [word] from file://DIR/a.txt
+
+        # stages
+        stage 0: 1 task, 2 B of 1 file
+          scan text words [word]
+          aggregate single by word: count(*) AS count
+          top 20 by count DESC, word
+          shuffle single
+    "#]]
+    .assert_eq(&text.replace(&place, "DIR"));
 }
 
 #[test]
