@@ -274,6 +274,9 @@ impl World {
         let before = self.attempts(&event);
         let actions = self.scheduler.step(self.now, event.clone());
         self.notice(&event, before);
+        if let Event::Reported { report, .. } = &event {
+            self.check_stopped(report.task);
+        }
         for action in actions {
             if self.print {
                 eprintln!("{}   {action}", self.now);
@@ -301,6 +304,25 @@ impl World {
                 .collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Nobody works on a task that is done.
+    fn check_stopped(&self, task: TaskId) {
+        let status = self.scheduler.status(task.job, Detail::Attempts);
+        let stage = status.and_then(|mut status| {
+            let place = task.stage.0 as usize;
+            (place < status.stages.len()).then(|| status.stages.swap_remove(place))
+        });
+        let attempts = stage.into_iter().flat_map(|stage| stage.attempts);
+        let states: Vec<_> = attempts
+            .filter(|one| one.task == task.task)
+            .map(|one| one.state)
+            .collect();
+        let both = [AttemptState::Won, AttemptState::Running];
+        assert!(
+            !both.iter().all(|state| states.contains(state)),
+            "{task} runs on: {states:?}"
+        );
     }
 
     /// Counts the rarer things.
