@@ -1,16 +1,18 @@
 //! Who decides: planner, scheduler, event loop, service.
 //!
-//! The [`scheduler`] is a pure state machine; one event loop owns the clock, the channels and the
-//! storage around it, and [`DriverHandle`] is how everybody else talks to that loop.
+//! The [`planner`] turns a plan into stages and the [`scheduler`] is a pure state machine; one
+//! event loop owns the clock, the channels and the storage around them, [`commit`] puts output in
+//! place, and [`DriverHandle`] is how everybody else talks to that loop.
 //!
 //! Modules are listed in reading order, and each imports only from those above it.
 
 pub mod settings;
 
+pub mod planner;
+
 pub mod scheduler;
 
 pub mod commit;
-pub mod planner;
 
 mod board;
 mod work;

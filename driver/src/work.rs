@@ -37,7 +37,7 @@ pub(crate) async fn plan(
 ) -> Option<Event> {
     let made = contain("planning", async {
         if let LogicalPlan::Write { output, .. } = &plan {
-            commit::prepare(&parts.stores, output).await?;
+            commit::prepare(&parts.stores, job, output).await?;
         }
         stages(&parts.stores, &plan, capacity).await
     });
@@ -81,7 +81,7 @@ pub(crate) async fn commit(
     .await;
     Some(Event::Committed {
         job,
-        outcome: done.map_err(|error| TaskFailure::from(&error)),
+        outcome: done.map(drop).map_err(|error| TaskFailure::from(&error)),
     })
 }
 

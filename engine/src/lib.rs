@@ -27,4 +27,7 @@ pub mod source;
 
 pub mod task;
 
+#[cfg(test)]
+mod testing;
+
 pub use error::{Error, ErrorKind, Result};

@@ -18,6 +18,10 @@ pub const TEXT_LOOKAHEAD_BYTES: u64 = 16 << 10;
 /// bits; half of that leaves room for the rest of the block.
 pub const TEXT_RECORD_BYTES_MAX: u64 = 1 << 30;
 
+/// Longest record of a CSV file in bytes. Whatever is longer is almost always a quote that is
+/// never closed, and everything up to the end of the file would have to be held to find out.
+pub const CSV_RECORD_BYTES_MAX: usize = 16 << 20;
+
 /// Input bytes that one task covers when the input is large. Big enough for map-side combining
 /// to pay, small enough to lose little with an executor.
 pub const TASK_INPUT_BYTES: u64 = 256 << 20;

@@ -27,6 +27,7 @@ pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
         id: job.id,
         name: job.name.clone(),
         state: job.state,
+        output: job.output().cloned(),
         failure: job.failure.clone(),
         submitted_ms: job.submitted,
         ended_ms: job.ended,

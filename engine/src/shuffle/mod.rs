@@ -12,6 +12,7 @@
 
 mod block;
 mod chunks;
+mod decode;
 mod gather;
 mod layout;
 mod reader;
@@ -19,10 +20,12 @@ mod store;
 mod upload;
 mod writer;
 
-pub use block::decode_blocks;
+pub use decode::decode_blocks;
 pub use reader::{fetch_partitions, open};
 pub use store::{Compression, ShuffleStore};
 pub use writer::ShuffleSink;
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,11 @@ pub struct ShuffleStore {
 impl ShuffleStore {
     /// Objects below `root` in `store`.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, compression: Compression) -> Self {
-        ShuffleStore { store, root, compression }
+        ShuffleStore {
+            store,
+            root,
+            compression,
+        }
     }
 
     /// Objects below `url`; a local directory is made if it is missing.
@@ -55,7 +59,11 @@ impl ShuffleStore {
         let store = LocalFileSystem::new_with_prefix(&directory)
             .map_err(|error| storage_error("open", url, error))?
             .with_automatic_cleanup(true);
-        Ok(ShuffleStore::new(Arc::new(store), Path::ROOT, Compression::Lz4))
+        Ok(ShuffleStore::new(
+            Arc::new(store),
+            Path::ROOT,
+            Compression::Lz4,
+        ))
     }
 
     /// Objects in memory, uncompressed, so that they are read where they lie.
@@ -120,8 +128,15 @@ impl ShuffleStore {
     ) -> Result<Vec<PartitionMeta>> {
         let path = self.object_path(job, stage, task, attempt);
         let range = Some(GetRange::Suffix(layout::FOOTER_BYTES_MAX));
-        let options = GetOptions { range, ..GetOptions::default() };
-        let lost = LostOutput { stage, task, attempt };
+        let options = GetOptions {
+            range,
+            ..GetOptions::default()
+        };
+        let lost = LostOutput {
+            stage,
+            task,
+            attempt,
+        };
         let failed = |error| match error {
             object_store::Error::NotFound { .. } => {
                 Error::corrupt(format!("shuffle object is missing object={path}")).with_lost(lost)

@@ -9,6 +9,7 @@ mod fault;
 mod listing;
 mod location;
 mod overflow;
+mod pattern;
 mod stores;
 
 pub use fault::storage_error;

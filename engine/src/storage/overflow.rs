@@ -58,7 +58,10 @@ struct Object {
 /// A run of bytes of an object.
 #[derive(Clone)]
 enum Segment {
-    Memory(Bytes, #[expect(dead_code, reason = "held for its drop")] Arc<Permit>),
+    Memory(
+        Bytes,
+        #[expect(dead_code, reason = "held for its drop")] Arc<Permit>,
+    ),
     Disk(Arc<DiskFile>, u64),
 }
 
@@ -71,13 +74,20 @@ impl OverflowStore {
         directory: Option<PathBuf>,
     ) -> Arc<Self> {
         let reservation = budget.map(|budget| budget.reserve("shuffle store"));
-        let held = Mutex::new(Held { bytes: 0, reservation });
+        let held = Mutex::new(Held {
+            bytes: 0,
+            reservation,
+        });
         let parent = directory.unwrap_or_else(std::env::temp_dir);
         Arc::new(OverflowStore {
             shared: Arc::new(Shared {
                 objects: Mutex::default(),
                 ledger: Arc::new(Ledger { bytes_max, held }),
-                disk: Disk { parent, directory: Mutex::default(), next: AtomicU64::new(0) },
+                disk: Disk {
+                    parent,
+                    directory: Mutex::default(),
+                    next: AtomicU64::new(0),
+                },
                 version: AtomicU64::new(0),
             }),
         })
@@ -90,7 +100,10 @@ impl OverflowStore {
 
     /// Bytes of all objects, wherever they are.
     pub fn bytes(&self) -> u64 {
-        lock(&self.shared.objects).values().map(|object| object.bytes).sum()
+        lock(&self.shared.objects)
+            .values()
+            .map(|object| object.bytes)
+            .sum()
     }
 }
 
@@ -99,15 +112,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn not_found(location: &Path) -> Error {
-    Error::NotFound { path: location.to_string(), source: "no such object".into() }
+    Error::NotFound {
+        path: location.to_string(),
+        source: "no such object".into(),
+    }
 }
 
 fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Generic { store: NAME, source: source.into() }
+    Error::Generic {
+        store: NAME,
+        source: source.into(),
+    }
 }
 
 fn unsupported(operation: &str) -> Error {
-    Error::NotImplemented { operation: operation.to_owned(), implementer: NAME.to_owned() }
+    Error::NotImplemented {
+        operation: operation.to_owned(),
+        implementer: NAME.to_owned(),
+    }
 }
 
 // ---- memory ----------------------------------------------------------------------------------
@@ -132,14 +154,19 @@ struct Permit {
 impl Ledger {
     fn take(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut held = lock(&self.held);
-        held.bytes.checked_add(bytes).filter(|&sum| sum <= self.bytes_max)?;
+        held.bytes
+            .checked_add(bytes)
+            .filter(|&sum| sum <= self.bytes_max)?;
         if let Some(reservation) = &mut held.reservation
             && !reservation.try_grow(bytes)
         {
             return None;
         }
         held.bytes += bytes;
-        Some(Permit { ledger: Arc::clone(self), bytes })
+        Some(Permit {
+            ledger: Arc::clone(self),
+            bytes,
+        })
     }
 }
 
@@ -183,16 +210,28 @@ impl Disk {
         if let Some(directory) = &*directory {
             return Ok(Arc::clone(directory));
         }
-        let made = tempfile::Builder::new().prefix("kiln-shuffle-").tempdir_in(&self.parent)?;
+        let made = tempfile::Builder::new()
+            .prefix("kiln-shuffle-")
+            .tempdir_in(&self.parent)?;
         Ok(Arc::clone(directory.insert(Arc::new(made))))
     }
 
     fn write(&self, payload: &PutPayload) -> io::Result<DiskFile> {
         let directory = self.directory()?;
-        let path = directory.path().join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let path = directory
+            .path()
+            .join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
         // Made before the bytes are written, so that a full disk leaves no half file.
-        let made = DiskFile { file, path, _directory: directory };
+        let made = DiskFile {
+            file,
+            path,
+            _directory: directory,
+        };
         for bytes in payload {
             (&made.file).write_all(bytes)?;
         }
@@ -211,13 +250,21 @@ impl Shared {
         }
         let shared = Arc::clone(self);
         let written = tokio::task::spawn_blocking(move || shared.disk.write(&payload)).await?;
-        Ok(vec![Segment::Disk(Arc::new(written.map_err(generic)?), bytes)])
+        Ok(vec![Segment::Disk(
+            Arc::new(written.map_err(generic)?),
+            bytes,
+        )])
     }
 
     fn insert(&self, location: &Path, segments: Vec<Segment>, create: bool) -> Result<PutResult> {
         let version = self.version.fetch_add(1, Ordering::Relaxed);
         let bytes = segments.iter().map(Segment::bytes).sum();
-        let object = Object { segments: segments.into(), bytes, modified: Utc::now(), version };
+        let object = Object {
+            segments: segments.into(),
+            bytes,
+            modified: Utc::now(),
+            version,
+        };
         let mut objects = lock(&self.objects);
         if create && objects.contains_key(location) {
             return Err(Error::AlreadyExists {
@@ -237,7 +284,10 @@ impl Shared {
     }
 
     fn object(&self, location: &Path) -> Result<Object> {
-        lock(&self.objects).get(location).cloned().ok_or_else(|| not_found(location))
+        lock(&self.objects)
+            .get(location)
+            .cloned()
+            .ok_or_else(|| not_found(location))
     }
 }
 
@@ -255,7 +305,9 @@ impl Segment {
             Segment::Disk(file, _) => {
                 let read = move || {
                     let mut bytes = vec![0; (range.end - range.start) as usize];
-                    file.file.read_exact_at(&mut bytes, range.start).map(|()| Bytes::from(bytes))
+                    file.file
+                        .read_exact_at(&mut bytes, range.start)
+                        .map(|()| Bytes::from(bytes))
                 };
                 tokio::task::spawn_blocking(read).await?.map_err(generic)
             }
@@ -286,7 +338,9 @@ impl Object {
             }
             start = end;
         }
-        stream::iter(pieces).then(|(segment, range)| segment.read(range)).boxed()
+        stream::iter(pieces)
+            .then(|(segment, range)| segment.read(range))
+            .boxed()
     }
 }
 
@@ -294,7 +348,9 @@ impl Object {
 
 impl fmt::Debug for OverflowStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(NAME).field("memory_bytes", &self.memory_bytes()).finish_non_exhaustive()
+        f.debug_struct(NAME)
+            .field("memory_bytes", &self.memory_bytes())
+            .finish_non_exhaustive()
     }
 }
 
@@ -327,7 +383,11 @@ impl ObjectStore for OverflowStore {
         _options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let shared = Arc::clone(&self.shared);
-        Ok(Box::new(Upload { shared, location: location.clone(), parts: Vec::new() }))
+        Ok(Box::new(Upload {
+            shared,
+            location: location.clone(),
+            parts: Vec::new(),
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -338,8 +398,11 @@ impl ObjectStore for OverflowStore {
             Some(range) => range.as_range(object.bytes).map_err(generic)?,
             None => 0..object.bytes,
         };
-        let pieces =
-            if options.head { stream::empty().boxed() } else { object.read(range.clone()) };
+        let pieces = if options.head {
+            stream::empty().boxed()
+        } else {
+            object.read(range.clone())
+        };
         Ok(GetResult {
             payload: GetResultPayload::Stream(pieces),
             meta,
@@ -357,7 +420,9 @@ impl ObjectStore for OverflowStore {
         let delete = move |location: Result<Path>| {
             let location = location?;
             let object = lock(&shared.objects).remove(&location);
-            object.map(|_| location.clone()).ok_or_else(|| not_found(&location))
+            object
+                .map(|_| location.clone())
+                .ok_or_else(|| not_found(&location))
         };
         locations.map(delete).boxed()
     }
@@ -365,7 +430,9 @@ impl ObjectStore for OverflowStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let prefix = prefix.cloned().unwrap_or_default();
         let below = |location: &Path| {
-            location.prefix_match(&prefix).is_some_and(|mut parts| parts.next().is_some())
+            location
+                .prefix_match(&prefix)
+                .is_some_and(|mut parts| parts.next().is_some())
         };
         let objects = lock(&self.shared.objects);
         let listed: Vec<_> = objects
@@ -381,7 +448,9 @@ impl ObjectStore for OverflowStore {
         let mut common_prefixes = BTreeSet::new();
         let mut objects = Vec::new();
         for (location, object) in lock(&self.shared.objects).iter() {
-            let Some(mut parts) = location.prefix_match(&prefix) else { continue };
+            let Some(mut parts) = location.prefix_match(&prefix) else {
+                continue;
+            };
             match (parts.next(), parts.next()) {
                 (Some(directory), Some(_)) => {
                     common_prefixes.insert(prefix.clone().join(directory));
@@ -391,13 +460,19 @@ impl ObjectStore for OverflowStore {
             }
         }
         let common_prefixes = common_prefixes.into_iter().collect();
-        Ok(ListResult { common_prefixes, objects, extensions: Default::default() })
+        Ok(ListResult {
+            common_prefixes,
+            objects,
+            extensions: Default::default(),
+        })
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let object = self.shared.object(from)?;
         let create = matches!(options.mode, CopyMode::Create);
-        self.shared.insert(to, object.segments.to_vec(), create).map(drop)
+        self.shared
+            .insert(to, object.segments.to_vec(), create)
+            .map(drop)
     }
 }
 
@@ -410,7 +485,9 @@ struct Upload {
 
 impl fmt::Debug for Upload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upload").field("location", &self.location).finish_non_exhaustive()
+        f.debug_struct("Upload")
+            .field("location", &self.location)
+            .finish_non_exhaustive()
     }
 }
 
@@ -440,5 +517,210 @@ impl MultipartUpload for Upload {
     async fn abort(&mut self) -> Result<()> {
         self.parts.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+    use object_store::ObjectStoreExt;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::storage::storage_error;
+
+    fn path(name: &str) -> Path {
+        Path::from(name)
+    }
+
+    fn files(directory: &TempDir) -> usize {
+        let below = |path: PathBuf| std::fs::read_dir(path).expect("a directory").count();
+        let top = std::fs::read_dir(directory.path()).expect("a directory");
+        top.map(|entry| below(entry.expect("an entry").path()))
+            .sum()
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_lies_on_disk_and_reads_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = OverflowStore::new(10, None, Some(directory.path().to_owned()));
+        store
+            .put(&path("a"), "01234567".into())
+            .await
+            .expect("a put");
+        assert_eq!(files(&directory), 0, "nothing is made before it is needed");
+        store
+            .put(&path("b"), "abcdefgh".into())
+            .await
+            .expect("a put");
+        assert_eq!(
+            (store.memory_bytes(), store.bytes(), files(&directory)),
+            (8, 16, 1)
+        );
+        for (name, text) in [("a", "01234567"), ("b", "abcdefgh")] {
+            let path = path(name);
+            let get = |range| store.get_range(&path, range);
+            assert_eq!(get(0..8).await.expect("a get"), text);
+            assert_eq!(get(2..5).await.expect("a get"), text[2..5]);
+            assert_eq!(
+                get(6..20).await.expect("a get"),
+                text[6..],
+                "cut at the end"
+            );
+            assert!(get(9..10).await.is_err(), "behind the end");
+            assert_eq!(store.head(&path).await.expect("a head").size, 8);
+        }
+        store.delete(&path("a")).await.expect("a delete");
+        store.put(&path("c"), "x".into()).await.expect("a put");
+        assert_eq!(store.memory_bytes(), 1, "deleting makes room");
+        store.put(&path("b"), "y".into()).await.expect("a put");
+        assert_eq!(
+            (store.memory_bytes(), files(&directory)),
+            (2, 0),
+            "overwriting too"
+        );
+        let missing = store.delete(&path("a")).await.expect_err("deleted");
+        assert!(matches!(missing, Error::NotFound { .. }));
+        drop(store);
+        let left = std::fs::read_dir(directory.path())
+            .expect("a directory")
+            .count();
+        assert_eq!(left, 0, "the temporary directory goes with the store");
+    }
+
+    #[tokio::test]
+    async fn memory_is_reserved_and_read_without_a_copy() {
+        let budget = MemoryBudget::new(100);
+        let store = OverflowStore::new(1000, Some(&budget), None);
+        let bytes = Bytes::from(vec![7; 60]);
+        store
+            .put(&path("a"), bytes.clone().into())
+            .await
+            .expect("a put");
+        store
+            .put(&path("b"), vec![8; 60].into())
+            .await
+            .expect("a put");
+        assert_eq!(
+            (budget.used(), store.memory_bytes()),
+            (60, 60),
+            "the budget has no more"
+        );
+        let read = store.get_range(&path("a"), 10..20).await.expect("a get");
+        assert_eq!(read.as_ptr(), bytes[10..].as_ptr());
+        store.copy(&path("a"), &path("c")).await.expect("a copy");
+        store.delete(&path("a")).await.expect("a delete");
+        assert_eq!(budget.used(), 60, "the copy still shows the bytes");
+        store.delete(&path("c")).await.expect("a delete");
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn parts_become_one_object_when_complete() {
+        let store = OverflowStore::new(5, None, None);
+        let mut upload = store.put_multipart(&path("a/x")).await.expect("an upload");
+        // The second part does not fit in memory; parts finish in any order.
+        let parts = [
+            upload.put_part("0123".into()),
+            upload.put_part("4567".into()),
+        ];
+        let [first, second] = parts;
+        second.await.expect("a part");
+        first.await.expect("a part");
+        assert!(
+            store.head(&path("a/x")).await.is_err(),
+            "not there before it is complete"
+        );
+        upload.complete().await.expect("complete");
+        let whole = store.get(&path("a/x")).await.expect("a get").bytes().await;
+        assert_eq!(whole.expect("bytes"), "01234567");
+        assert_eq!(
+            store.get_range(&path("a/x"), 3..6).await.expect("a get"),
+            "345"
+        );
+
+        let mut aborted = store.put_multipart(&path("a/y")).await.expect("an upload");
+        aborted.put_part("4".into()).await.expect("a part");
+        aborted.abort().await.expect("an abort");
+        let mut lacking = store.put_multipart(&path("a/y")).await.expect("an upload");
+        drop(lacking.put_part("4".into()));
+        assert!(lacking.complete().await.is_err(), "a part was never sent");
+        assert!(store.head(&path("a/y")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn names_and_modes_are_those_of_a_store() {
+        let store = OverflowStore::new(100, None, None);
+        for name in ["a/1", "a/b/2", "ab/3", "4"] {
+            store.put(&path(name), "x".into()).await.expect("a put");
+        }
+        let list = |prefix: &str| {
+            let names = store
+                .list(Some(&path(prefix)))
+                .map_ok(|meta| meta.location.to_string());
+            names.try_collect::<Vec<_>>()
+        };
+        assert_eq!(list("a").await.expect("a list"), ["a/1", "a/b/2"]);
+        assert_eq!(list("a/1").await.expect("a list"), [""; 0]);
+        let top = store.list_with_delimiter(None).await.expect("a list");
+        assert_eq!(top.common_prefixes, [path("a"), path("ab")]);
+        assert_eq!(top.objects.len(), 1);
+        let four = path("4");
+        let create = || store.put_opts(&four, "y".into(), PutMode::Create.into());
+        let taken = create().await.expect_err("it exists");
+        assert!(matches!(taken, Error::AlreadyExists { .. }));
+        store.delete(&four).await.expect("a delete");
+        create().await.expect("it is gone");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_tasks_share_it() {
+        let budget = MemoryBudget::new(1 << 20);
+        let store = OverflowStore::new(10_000, Some(&budget), None);
+        let work = |task: u8| {
+            let store = Arc::clone(&store);
+            async move {
+                for round in 0..50_u8 {
+                    let name = path(&format!("{task}/{round}"));
+                    store
+                        .put(&name, vec![task ^ round; 997].into())
+                        .await
+                        .expect("a put");
+                    let bytes = store.get_range(&name, 100..900).await.expect("a get");
+                    assert_eq!(bytes, vec![task ^ round; 800]);
+                    if round % 3 != 0 {
+                        store.delete(&name).await.expect("a delete");
+                    }
+                }
+            }
+        };
+        let tasks: Vec<_> = (0..8).map(|task| tokio::spawn(work(task))).collect();
+        for task in tasks {
+            task.await.expect("a task");
+        }
+        assert_eq!(store.list(None).count().await, 8 * 17);
+        assert_eq!(store.bytes(), 8 * 17 * 997);
+        assert!(store.memory_bytes() <= 10_000 && budget.used() == store.memory_bytes());
+        drop(store);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_exhausted() {
+        let full = generic(io::Error::from_raw_os_error(28));
+        let error = storage_error("write", "t0-a0", full);
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert!(
+            error
+                .report()
+                .starts_with("cannot write t0-a0: no space left on device")
+        );
+        let nowhere = OverflowStore::new(0, None, Some("/no/such/directory".into()));
+        let refused = nowhere
+            .put(&path("a"), "x".into())
+            .await
+            .expect_err("no directory");
+        let error = storage_error("write", "a", refused);
+        assert_eq!(error.message(), "cannot write a: no such file or directory");
     }
 }

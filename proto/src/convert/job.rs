@@ -6,6 +6,7 @@ use kiln_engine::id::StageId;
 use crate::convert::control::{decode_registration, encode_registration};
 use crate::convert::enums::Twin;
 use crate::convert::need;
+use crate::convert::plan::{decode_output, encode_output};
 use crate::convert::task::{
     decode_counts, decode_failure, decode_job_id, decode_warnings, encode_counts, encode_failure,
     encode_warnings,
@@ -27,6 +28,7 @@ pub fn encode(status: &JobStatus) -> wire::JobStatus {
         stages: status.stages.iter().map(encode_stage).collect(),
         warnings: encode_warnings(&status.warnings),
         note: status.note.clone(),
+        output: status.output.as_ref().map(encode_output),
     }
 }
 
@@ -45,6 +47,7 @@ pub fn decode(status: wire::JobStatus) -> Result<JobStatus> {
         stages: status.stages.into_iter().map(decode_stage).collect::<Result<_>>()?,
         warnings: decode_warnings(status.warnings),
         note: status.note,
+        output: status.output.map(decode_output).transpose()?,
     })
 }
 

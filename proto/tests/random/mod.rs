@@ -384,6 +384,7 @@ impl Random {
             stages: self.several(4, Self::stage_status),
             warnings: self.warnings(),
             note: self.maybe(Self::text),
+            output: self.maybe(Self::output),
         }
     }
 
