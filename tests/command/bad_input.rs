@@ -123,9 +123,14 @@ fn directory_of_binary_files() {
     );
     // Unless it has to be text.
     let strict = run(["run", "wordcount", "--strict", &path(&directory, "a.bin")]);
-    check(directory.path(), &strict, 1, &expect![[r#"
+    check(
+        directory.path(),
+        &strict,
+        1,
+        &expect![[r#"
         error: text is not valid UTF-8 file=DIR/a.bin offset=2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -277,14 +282,24 @@ fn inputs_of_two_formats() {
     let csv = write(directory.path(), "a.csv", b"a\n1\n");
     let other = path(&directory, "b.parquet");
     let said = run(["run", "count", "--by", "a", &csv, &other]);
-    check(directory.path(), &said, 1, &expect![[r#"
+    check(
+        directory.path(),
+        &said,
+        1,
+        &expect![[r#"
         error: inputs are of different formats: DIR/a.csv and DIR/b.parquet
-    "#]]);
+    "#]],
+    );
     let text = write(directory.path(), "c.txt", b"a\n1\n");
     let said = run(["run", "count", "--by", "a", &text]);
-    check(directory.path(), &said, 1, &expect![[r#"
+    check(
+        directory.path(),
+        &said,
+        1,
+        &expect![[r#"
         error: neither Parquet nor CSV by its name or content: file=DIR/c.txt
-    "#]]);
+    "#]],
+    );
 }
 
 /// The output goes to a file system of 64 KiB that only the command can see; where mounting is not

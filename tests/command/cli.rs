@@ -497,12 +497,8 @@ fn count_counts_what_wordcount_wrote() {
             ───────────
                 1     2
                 2     2
-        "#]
-            count  rows
-            ───────────
-                1     2
-                2     2
-        "#]].assert_eq(&run_ok(["run", "count", "--by", "count", &output]));
+        "#]]
+        .assert_eq(&run_ok(["run", "count", "--by", "count", &output]));
     }
 }
 
