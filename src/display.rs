@@ -83,7 +83,9 @@ pub fn location(url: &str) -> String {
         None => return url.to_owned(),
     };
     let here = std::env::current_dir().ok();
-    let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
+    let below = here
+        .as_deref()
+        .and_then(|here| path.strip_prefix(here).ok());
     match below {
         Some(below) if !below.as_os_str().is_empty() => below.display().to_string(),
         _ => path.display().to_string(),

@@ -35,8 +35,8 @@ fn missing_file() {
         &said,
         1,
         &expect![[r#"
-        error: cannot read file://DIR/no-such.txt: no such file or directory
-    "#]],
+            error: cannot read DIR/no-such.txt: no such file or directory
+        "#]],
     );
     let input = path(&directory, "no-such.csv");
     let said = run(["run", "count", "--by", "a", &input]);
@@ -45,8 +45,8 @@ fn missing_file() {
         &said,
         1,
         &expect![[r#"
-        error: cannot read file://DIR/no-such.csv: no such file or directory
-    "#]],
+            error: cannot read DIR/no-such.csv: no such file or directory
+        "#]],
     );
 }
 
@@ -59,8 +59,8 @@ fn pattern_without_match() {
         &said,
         1,
         &expect![[r#"
-        error: no file matches file://DIR/*.txt
-    "#]],
+            error: no file matches DIR/*.txt
+        "#]],
     );
 }
 
@@ -73,8 +73,8 @@ fn empty_directory() {
         &said,
         1,
         &expect![[r#"
-        error: no input files in file://DIR
-    "#]],
+            error: no input files in DIR
+        "#]],
     );
 }
 
@@ -89,8 +89,8 @@ fn dangling_link() {
         &said,
         1,
         &expect![[r#"
-        error: cannot read file://DIR/link.txt: no such file or directory
-    "#]],
+            error: cannot read DIR/link.txt: no such file or directory
+        "#]],
     );
 }
 
@@ -123,7 +123,14 @@ fn directory_of_binary_files() {
     );
     // Unless it has to be text.
     let strict = run(["run", "wordcount", "--strict", &path(&directory, "a.bin")]);
-    check(directory.path(), &strict, 1, &expect![[""]]);
+    check(
+        directory.path(),
+        &strict,
+        1,
+        &expect![[r#"
+        error: text is not valid UTF-8 file=DIR/a.bin offset=2
+    "#]],
+    );
 }
 
 #[test]
@@ -200,8 +207,8 @@ fn parquet_cut_in_half() {
         &said,
         1,
         &expect![[r#"
-        error: bad Parquet file: it does not end in PAR1, so it was cut off or is something else file=file://DIR/cut.parquet bytes=501590
-    "#]],
+            error: bad Parquet file: it does not end in PAR1, so it was cut off or is something else file=DIR/cut.parquet bytes=501590
+        "#]],
     );
 }
 
@@ -215,8 +222,8 @@ fn ragged_csv() {
         &said,
         1,
         &expect![[r#"
-        error: a CSV record has another number of fields than the first file=file://DIR/ragged.csv line=3 expected=2 found=3
-    "#]],
+            error: a CSV record has another number of fields than the first file=DIR/ragged.csv line=3 expected=2 found=3
+        "#]],
     );
 }
 
@@ -263,8 +270,8 @@ fn output_directory_that_exists() {
         &said,
         1,
         &expect![[r#"
-        error: output already exists url=file://DIR/out
-    "#]],
+            error: output already exists url=DIR/out
+        "#]],
     );
     assert!(Path::new(&output).join("precious").exists());
 }
@@ -275,10 +282,24 @@ fn inputs_of_two_formats() {
     let csv = write(directory.path(), "a.csv", b"a\n1\n");
     let other = path(&directory, "b.parquet");
     let said = run(["run", "count", "--by", "a", &csv, &other]);
-    check(directory.path(), &said, 1, &expect![[""]]);
+    check(
+        directory.path(),
+        &said,
+        1,
+        &expect![[r#"
+        error: inputs are of different formats: DIR/a.csv and DIR/b.parquet
+    "#]],
+    );
     let text = write(directory.path(), "c.txt", b"a\n1\n");
     let said = run(["run", "count", "--by", "a", &text]);
-    check(directory.path(), &said, 1, &expect![[""]]);
+    check(
+        directory.path(),
+        &said,
+        1,
+        &expect![[r#"
+        error: neither Parquet nor CSV by its name or content: file=DIR/c.txt
+    "#]],
+    );
 }
 
 /// The output goes to a file system of 64 KiB that only the command can see; where mounting is not
@@ -357,7 +378,9 @@ fn a_failed_job_leaves_no_output() {
         directory.path(),
         &said,
         1,
-        &expect![[""]],
+        &expect![[r#"
+            error: text is not valid UTF-8 file=DIR/bad.txt offset=0
+        "#]],
     );
     let mut left: Vec<_> = std::fs::read_dir(&directory)
         .expect("a directory")

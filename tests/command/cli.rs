@@ -454,9 +454,9 @@ fn grep_prints_path_offset_and_line() {
         .output();
     let output = output.expect("the command starts");
     expect![[r#"
-        /tmp/.tmpT0aA3D/a.txt:4:two
-        /tmp/.tmpT0aA3D/a.txt:9:three two
-        /tmp/.tmpT0aA3D/b.txt:0:two
+        a.txt:4:two
+        a.txt:9:three two
+        b.txt:0:two
     "#]]
     .assert_eq(&String::from_utf8_lossy(&output.stdout));
 }
@@ -492,7 +492,13 @@ fn count_counts_what_wordcount_wrote() {
             &input,
         ];
         assert_eq!(run_ok(args), "");
-        expect![[""]].assert_eq(&run_ok(["run", "count", "--by", "count", &output]));
+        expect![[r#"
+            count  rows
+            ───────────
+                1     2
+                2     2
+        "#]]
+        .assert_eq(&run_ok(["run", "count", "--by", "count", &output]));
     }
 }
 

@@ -182,7 +182,6 @@ fn an_executor_killed_in_the_reduce_stage_changes_nothing() {
 fn stop_in_stage(driver: &Driver, id: &str, stage: usize, victim: &Guard) -> bool {
     let session = Session::connect(&driver.url).expect("the driver is there");
     let job = session.job(job_id(id));
-    let mut watch = job.watch();
     let running = |status: &kiln::JobStatus| {
         status.stages.get(stage).is_some_and(|stage| {
             stage.attempts.iter().any(|attempt| {
@@ -191,7 +190,7 @@ fn stop_in_stage(driver: &Driver, id: &str, stage: usize, victim: &Guard) -> boo
         })
     };
     loop {
-        let status = watch.next().expect("the driver is there");
+        let status = job.status().expect("the job is known");
         if status.state.is_final() {
             return false;
         }
