@@ -318,8 +318,8 @@ mod tests {
     use kiln_engine::ErrorKind;
     use kiln_engine::id::{ExecutorId, JobId};
     use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, TextOptions};
-    use kiln_engine::shuffle::{Compression, ShuffleStore};
     use kiln_engine::storage::Stores;
+    use kiln_engine::storage::{Compression, ShuffleStore};
     use kiln_proto::message::{JobState, PROTOCOL_VERSION, Registration, ToExecutor};
     use object_store::memory::InMemory;
     use tokio::sync::mpsc;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{LogicalPlan, Output, OutputFile, StageGraph, TaskFailure};
-use kiln_engine::shuffle::ShuffleStore;
+use kiln_engine::storage::ShuffleStore;
 use kiln_engine::storage::Stores;
 use kiln_engine::{Error, Result};
 

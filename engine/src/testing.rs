@@ -11,14 +11,14 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tempfile::TempDir;
 
+use crate::context::{CancelToken, TaskContext};
 use crate::error::Result;
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::plan::{ScanSpec, Split};
-use crate::shuffle::{Compression, ShuffleStore};
 use crate::source::MorselStream;
+use crate::storage::{Compression, ShuffleStore};
 use crate::storage::{Stores, local_url};
-use crate::task::{CancelToken, TaskContext};
 
 /// A context of its own stores, two threads and a gigabyte.
 pub(crate) fn context() -> TaskContext {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kiln::Error;
 use kiln_driver::{Components, Driver, DriverHandle, DriverSettings, service};
-use kiln_engine::shuffle::ShuffleStore;
+use kiln_engine::storage::ShuffleStore;
 use kiln_engine::storage::{Stores, local_url, parse_location};
 use tempfile::TempDir;
 use tokio::net::TcpListener;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use kiln_engine::expr::{AggregateExpr, Expr, SortKey, col, output_name};
 use kiln_engine::id::StageId;
-use kiln_engine::operator::chain::output_schema;
 use kiln_engine::plan::{
     AggregateMode, LogicalPlan, OperatorSpec, Partitioning, Scan, ScanSpec, SinkSpec, Stage,
     StageGraph, StageSource,
 };
+use kiln_engine::task::output_schema;
 use kiln_engine::{Error, Result, limits};
 
 use super::ClusterShape;

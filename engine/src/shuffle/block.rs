@@ -11,11 +11,11 @@ use arrow::ipc::writer::{
 };
 use arrow::ipc::{CompressionType, MetadataVersion};
 
-use super::Compression;
 use super::decode::{END_OF_STREAM, Stream};
 use super::layout::{BLOCK_HEADER_BYTES, BlockHeader, padding};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::storage::Compression;
 
 /// Makes blocks of one schema.
 pub(super) struct BlockEncoder {

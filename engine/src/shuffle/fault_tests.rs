@@ -16,10 +16,11 @@ use object_store::{
 };
 
 use super::tests::{STAGE, context, hash, in_memory, job, read, rows, source, words, write};
-use super::{Compression, ShuffleStore, decode_blocks};
+use super::{decode_blocks, read_index};
+use crate::context::TaskContext;
 use crate::error::{Error, ErrorKind, LostOutput};
 use crate::plan::PartitionMeta;
-use crate::task::TaskContext;
+use crate::storage::{Compression, ShuffleStore};
 
 const PARTITIONS: u32 = 3;
 const ALL: Range<u32> = 0..PARTITIONS;
@@ -90,7 +91,7 @@ async fn every_flipped_byte_is_noticed() {
                 assert_lost(&error, &path);
             } else {
                 // Readers do not need the footer; who reads it finds the damage.
-                let error = ctx.shuffle.read_index(job(), STAGE, 5, 0).await;
+                let error = read_index(&ctx.shuffle, job(), STAGE, 5, 0).await;
                 assert_lost(&error.expect_err("a damaged footer"), &path);
             }
         }

@@ -15,9 +15,9 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStoreExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::ShuffleStore;
 use super::chunks::Chunks;
 use super::decode::decode_chunks;
+use crate::context::{CancelToken, TaskContext};
 use crate::error::{Error, LostOutput, Result};
 use crate::id::{JobId, StageId};
 use crate::limits::{PREFETCH_BYTES, PREFETCH_REQUESTS};
@@ -26,8 +26,7 @@ use crate::metrics::TaskMetrics;
 use crate::operator::{Emit, Morsel};
 use crate::plan::{PartitionMeta, ShuffleSource};
 use crate::source::MorselStream;
-use crate::storage::storage_error;
-use crate::task::{CancelToken, TaskContext};
+use crate::storage::{ShuffleStore, storage_error};
 
 /// A request beyond this is cut in two at the end of a partition.
 const PIECE_BYTES: u64 = 8 << 20;

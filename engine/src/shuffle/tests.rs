@@ -12,14 +12,15 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 
-use super::{Compression, ShuffleSink, ShuffleStore, decode_blocks, fetch_partitions, open};
+use super::{ShuffleSink, decode_blocks, fetch_partitions, open, read_index};
+use crate::context::{CancelToken, TaskContext};
 use crate::error::{ErrorKind, Result};
 use crate::id::{JobId, StageId, TaskId};
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::plan::{PartitionMeta, Partitioning, ShuffleSource, TaskOutput};
+use crate::storage::{Compression, ShuffleStore};
 use crate::storage::{OverflowStore, Stores};
-use crate::task::{CancelToken, TaskContext};
 
 pub(super) const STAGE: StageId = StageId(3);
 
@@ -193,8 +194,7 @@ async fn rows_come_back_once_whatever_the_store_and_the_partitions() {
         );
         let counts = ctx.metrics.counts();
         assert!(counts.gets <= 3 && counts.rows_in == 100_000, "{counts:?}");
-        let read = store
-            .read_index(job(), STAGE, 0, 0)
+        let read = read_index(&store, job(), STAGE, 0, 0)
             .await
             .expect("a footer");
         assert_eq!(read, index);
@@ -202,8 +202,7 @@ async fn rows_come_back_once_whatever_the_store_and_the_partitions() {
             .delete_job(job(), &[(STAGE, 0, 0), (STAGE, 1, 0)])
             .await
             .expect("deleted");
-        let gone = store
-            .read_index(job(), STAGE, 0, 0)
+        let gone = read_index(&store, job(), STAGE, 0, 0)
             .await
             .expect_err("deleted");
         assert_eq!(gone.kind(), ErrorKind::Corrupt);

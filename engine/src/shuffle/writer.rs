@@ -21,8 +21,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::block::BlockEncoder;
 use super::gather::{Column, PartitionBuffer};
+use super::layout;
 use super::upload::upload;
-use super::{ShuffleStore, layout};
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::id::TaskId;
 use crate::kernel::hash::hash_columns;
@@ -32,8 +33,8 @@ use crate::metrics::TaskMetrics;
 use crate::operator::{Emit, Operator};
 use crate::plan::{PartitionMeta, Partitioning, TaskOutput};
 use crate::sink::Sink;
+use crate::storage::ShuffleStore;
 use crate::storage::file_error;
-use crate::task::TaskContext;
 
 /// Writes one shuffle object: the rows of an attempt, spread over partitions.
 pub struct ShuffleSink {

@@ -18,6 +18,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
+use crate::context::TaskContext;
 use crate::error::Result;
 use crate::id::TaskId;
 use crate::memory::Reservation;
@@ -26,7 +27,6 @@ use crate::operator::{Emit, Operator};
 use crate::plan::{FileFormat, Output, OutputFile, TaskOutput};
 use crate::sink::Sink;
 use crate::storage::staging_url;
-use crate::task::TaskContext;
 use encode::Encoder;
 use upload::Slot;
 

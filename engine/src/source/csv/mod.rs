@@ -19,13 +19,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{CsvOptions, ScanFormat, ScanSpec, Split};
 use crate::source::MorselStream;
 use crate::source::input::InputFile;
-use crate::task::TaskContext;
 use cut::Cutter;
 pub use infer::infer_schema;
 use rows::{Block, Scan};

@@ -13,9 +13,9 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData,
 };
 
+use crate::context::panic_message;
 use crate::error::{Error, Result};
 use crate::source::input::InputFile;
-use crate::task::panic_message;
 
 /// Bytes at the end of a file that are fetched at first; most footers fit.
 const TAIL_BYTES: u64 = 64 << 10;

@@ -22,13 +22,13 @@ use object_store::path::Path;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{ScanSpec, Split};
 use crate::source::MorselStream;
 use crate::source::input::InputFile;
-use crate::task::TaskContext;
 use footer::Footer;
 
 /// Bytes that one permit of the prefetch budget stands for.
