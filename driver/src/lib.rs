@@ -21,6 +21,10 @@ mod event_loop;
 
 pub mod handle;
 
+pub mod service;
+
+pub mod client;
+
 pub use handle::{Attachment, Driver, DriverHandle, JobResult};
 pub use settings::DriverSettings;
 pub use work::Components;
