@@ -199,7 +199,7 @@ impl EventLoop {
 
     /// When to wake though nothing happens.
     fn due(&self) -> Option<Instant> {
-        let deadline = self.board.lock().scheduler.deadline(self.clock.now());
+        let deadline = self.board.lock().scheduler.deadline();
         let deadline = deadline.map(|at| self.clock.instant(at));
         deadline.into_iter().chain(self.publish_at).min()
     }
@@ -259,11 +259,10 @@ impl EventLoop {
                 attachment,
                 message,
             } => {
+                // What an older stream still brings is repeated on the current one, or by then
+                // nobody waits for it.
                 if self.is_current(executor, attachment) {
                     self.hear(executor, message);
-                } else if let FromExecutor::Report(report) = message {
-                    // A stream that broke may still have brought something.
-                    self.step(Event::Reported { executor, report });
                 }
             }
             Input::Detached {

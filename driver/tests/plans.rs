@@ -12,7 +12,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::{ExpectFile, expect_file};
 use kiln_driver::planner::{self, ClusterShape};
 use kiln_engine::expr::{AggregateExpr, Expr, SortKey, avg, col, count_all, lower, sum, words};
-use kiln_engine::plan::{FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions};
+use kiln_engine::plan::{
+    FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, schema_of,
+};
 use kiln_engine::storage::{Stores, local_url};
 use kiln_engine::{ErrorKind, Result};
 
@@ -92,7 +94,25 @@ impl Inputs {
             .await
             .expect("a plan that fits together");
         expected.assert_eq(&text);
+        let graph = planner::plan(&plan, cluster, &Stores::default())
+            .await
+            .expect("stages");
+        let result = graph.stages.last().expect("a last stage");
+        let wanted = schema_of(&plan).expect("a plan that fits together");
+        assert_eq!(
+            columns(&result.schema),
+            columns(&wanted),
+            "the stages make other columns"
+        );
     }
+}
+
+fn columns(schema: &Schema) -> Vec<(&String, &DataType)> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| (field.name(), field.data_type()))
+        .collect()
 }
 
 fn project<const N: usize>(input: Arc<LogicalPlan>, exprs: [Expr; N]) -> Arc<LogicalPlan> {

@@ -51,6 +51,8 @@ pub struct Scheduler {
     /// Jobs that have, in the order in which they did.
     ended: VecDeque<JobId>,
     submissions: u64,
+    /// When the last step was.
+    stepped: Millis,
     /// Jobs about which something may have changed since somebody asked.
     changed: BTreeSet<JobId>,
 }
@@ -87,6 +89,7 @@ impl Scheduler {
             active: BTreeMap::new(),
             ended: VecDeque::new(),
             submissions: 0,
+            stepped: 0,
             changed: BTreeSet::new(),
         }
     }
@@ -95,6 +98,7 @@ impl Scheduler {
     /// `now` must not run backwards.
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.stepped = now;
         self.take(now, event, &mut actions);
         self.for_active(now, &mut actions, |job, turn| {
             job.retry_commit(turn);
@@ -325,8 +329,10 @@ impl Scheduler {
         }
     }
 
-    /// When to send the next [`Event::Tick`], if nothing else happens before.
-    pub fn deadline(&self, now: Millis) -> Option<Millis> {
+    /// When to send the next [`Event::Tick`], if nothing else happens before. It may be in the
+    /// past; what is due is counted from the last step, so that nothing falls in between.
+    pub fn deadline(&self) -> Option<Millis> {
+        let now = self.stepped;
         let jobs = self.active.values().filter_map(|id| self.jobs.get(id));
         let jobs = jobs.filter_map(|job| job.deadline(now, self.settings.grace_ms));
         jobs.chain(self.executors.deadline(now)).min()

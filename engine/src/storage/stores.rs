@@ -183,12 +183,17 @@ mod tests {
         store.put(&path, "x".into()).await.expect("a put");
         let (again, _) = stores.get("memory:///other").expect("a store");
         assert!(again.head(&path).await.is_ok());
-        let (azure, path) = stores
-            .get("az://box/x/y")
-            .map(Some)
-            .unwrap_or_default()
-            .unzip();
-        assert!(azure.is_none() || path.is_some_and(|path: Path| path.as_ref() == "x/y"));
+        for (url, name) in [
+            ("s3://bucket/x%20y/z", "x y/z"),
+            ("https://example.com/x%20y/z", "x y/z"),
+        ] {
+            let (first, path) = stores.get(url).expect(url);
+            let (second, _) = stores.get(url).expect(url);
+            assert!(
+                path.as_ref() == name && Arc::ptr_eq(&first, &second),
+                "{url}"
+            );
+        }
     }
 
     #[test]

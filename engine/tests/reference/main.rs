@@ -277,6 +277,15 @@ fn a_sort_past_its_memory_says_so() {
 }
 
 #[test]
+fn and_and_or_guard_their_right_side() {
+    let batch = data::batch(&data::rows(&mut Rng::with_seed(3), 100));
+    let quotient = (lit(10) / col("n")).gt(2);
+    evaluate(&quotient, &batch).expect_err("some row has zero");
+    evaluate(&col("n").not_eq(0).and(quotient.clone()), &batch).expect("guarded by and");
+    evaluate(&col("n").eq(0).or(quotient), &batch).expect("guarded by or");
+}
+
+#[test]
 fn a_failed_row_names_its_expression() {
     let batches: Vec<RecordBatch> = (0..3)
         .map(|seed| data::batch(&data::rows(&mut Rng::with_seed(seed), 9)))

@@ -10,10 +10,10 @@ use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, TextOptions, explain_logi
 
 /// A plan under construction.
 #[derive(Clone)]
-pub(super) struct Plan(pub(super) LogicalPlan);
+pub(in crate::planner) struct Plan(pub(in crate::planner) LogicalPlan);
 
 /// Text lines.
-pub(super) fn lines() -> Plan {
+pub(in crate::planner) fn lines() -> Plan {
     scan(
         ScanFormat::Text(TextOptions::default()),
         &[
@@ -25,7 +25,7 @@ pub(super) fn lines() -> Plan {
 }
 
 /// A table `a, b, c` of numbers, with a string `s`.
-pub(super) fn table() -> Plan {
+pub(in crate::planner) fn table() -> Plan {
     scan(
         ScanFormat::Parquet,
         &[
@@ -52,28 +52,28 @@ impl Plan {
         Arc::new(self.0)
     }
 
-    pub(super) fn project(self, exprs: impl Into<Vec<Expr>>) -> Plan {
+    pub(in crate::planner) fn project(self, exprs: impl Into<Vec<Expr>>) -> Plan {
         Plan(LogicalPlan::Project {
             input: self.input(),
             exprs: exprs.into(),
         })
     }
 
-    pub(super) fn filter(self, predicate: Expr) -> Plan {
+    pub(in crate::planner) fn filter(self, predicate: Expr) -> Plan {
         Plan(LogicalPlan::Filter {
             input: self.input(),
             predicate,
         })
     }
 
-    pub(super) fn explode(self, column: &str) -> Plan {
+    pub(in crate::planner) fn explode(self, column: &str) -> Plan {
         Plan(LogicalPlan::Explode {
             input: self.input(),
             column: column.to_owned(),
         })
     }
 
-    pub(super) fn aggregate(
+    pub(in crate::planner) fn aggregate(
         self,
         group_by: impl Into<Vec<Expr>>,
         aggregates: impl Into<Vec<AggregateExpr>>,
@@ -85,7 +85,7 @@ impl Plan {
         })
     }
 
-    pub(super) fn sort(self, keys: impl Into<Vec<SortKey>>) -> Plan {
+    pub(in crate::planner) fn sort(self, keys: impl Into<Vec<SortKey>>) -> Plan {
         Plan(LogicalPlan::Sort {
             input: self.input(),
             keys: keys.into(),
@@ -93,7 +93,7 @@ impl Plan {
         })
     }
 
-    pub(super) fn limit(self, offset: u64, limit: u64) -> Plan {
+    pub(in crate::planner) fn limit(self, offset: u64, limit: u64) -> Plan {
         Plan(LogicalPlan::Limit {
             input: self.input(),
             offset,
@@ -103,7 +103,11 @@ impl Plan {
 }
 
 /// Applies `rule` and compares both plans, which have to make the same columns.
-pub(super) fn check(rule: fn(LogicalPlan) -> Result<LogicalPlan>, plan: Plan, expected: Expect) {
+pub(in crate::planner) fn check(
+    rule: fn(LogicalPlan) -> Result<LogicalPlan>,
+    plan: Plan,
+    expected: Expect,
+) {
     let before = explain_logical(&plan.0);
     let columns = |plan: &LogicalPlan| {
         let schema = schema_of(plan).expect("a plan that fits together");

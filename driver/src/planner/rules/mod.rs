@@ -12,7 +12,7 @@ mod columns_needed;
 mod words_at_scan;
 
 #[cfg(test)]
-mod fixture;
+pub(super) mod fixture;
 
 pub(super) use columns_needed::columns_needed;
 pub(super) use filters_down::filters_down;
