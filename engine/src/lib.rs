@@ -13,12 +13,12 @@ pub mod id;
 pub mod memory;
 pub mod metrics;
 
+pub mod kernel;
+
 pub mod expr;
 pub mod plan;
 
 pub mod storage;
-
-pub mod kernel;
 
 pub mod operator;
 pub mod shuffle;

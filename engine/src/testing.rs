@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::array_value_to_string;
 use futures::StreamExt;
@@ -95,8 +95,9 @@ pub(crate) fn show(batches: &[RecordBatch]) -> String {
                 .map(|field| field.name().clone());
             lines.push(names.collect::<Vec<_>>().join(" | "));
         }
-        let value = |column: &ArrayRef, row: usize| {
-            array_value_to_string(column, row).expect("a type that has a text form")
+        let value = |column: &ArrayRef, row: usize| match column.is_null(row) {
+            true => "NULL".to_owned(),
+            false => array_value_to_string(column, row).expect("a type that has a text form"),
         };
         for row in 0..batch.num_rows() {
             let values = batch.columns().iter().map(|column| value(column, row));

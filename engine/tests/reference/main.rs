@@ -129,7 +129,7 @@ fn expressions() {
             seed,
             &expr.to_string(),
             found,
-            oracle::project(&[expr.clone()], &NAMES, &rows),
+            oracle::project(std::slice::from_ref(&expr), &NAMES, &rows),
         );
     }
 }

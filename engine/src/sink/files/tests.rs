@@ -1,3 +1,5 @@
+//! What files hold, how they are uploaded, and what is left after an attempt fails.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringViewArray};

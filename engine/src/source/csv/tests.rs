@@ -1,3 +1,5 @@
+//! CSV through the source: types, quotes, blocks, and what is said of bad files.
+
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -80,8 +82,8 @@ async fn quotes_line_ends_nulls_and_a_missing_last_newline() {
         word | n
         a,"b"
         c | 1
-        x"y | 
-         | 3"#]]
+        x"y | NULL
+        NULL | 3"#]]
     .assert_eq(&shown);
 }
 

@@ -1,3 +1,5 @@
+//! Parquet through the source: columns, splits, and files that are not what they should be.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, ListArray, StringArray};
@@ -117,9 +119,9 @@ async fn columns_come_in_the_order_asked_for() {
         a longer word than that | 3
         é | 4
         a | 1
-         | 2
+        NULL | 2
         a | 1
-         | 2
+        NULL | 2
         a longer word than that | 3
         é | 4"#]]
     .assert_eq(&shown);
