@@ -396,7 +396,6 @@ fn a_cluster_that_is_not_there_exits_with_3() {
         &["job", "000000000001"],
         &["wait", "000000000001"],
         &["cancel", "000000000001"],
-        &["executor"],
     ];
     for args in cases {
         let mut args = args.to_vec();
@@ -410,6 +409,21 @@ fn a_cluster_that_is_not_there_exits_with_3() {
         );
         assert!(said.stderr.contains(&url), "{args:?} {said:?}");
     }
+}
+
+#[test]
+fn an_executor_without_a_driver_gives_up_with_3() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("an address"));
+    drop(socket);
+    let said = run(["executor", "--driver", &url]);
+    assert_eq!(said.code, Some(3), "{said:?}");
+    // Before that it tries for a while, and says so.
+    let last = said.stderr.lines().last().expect("a reason");
+    assert!(
+        last.starts_with("error: ") && last.contains(&url),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -141,6 +141,7 @@ fn a_cluster_counts_like_a_single_thread() {
 
 #[test]
 fn an_executor_killed_in_the_map_stage_changes_nothing() {
+    corpus(); // Made before the clock of a stopped executor runs.
     let driver = Driver::start(&[]);
     let victim = driver.executor(1);
     wait_for_executors(&driver, 1);
@@ -213,10 +214,15 @@ fn wait_for_executors(driver: &Driver, n: usize) {
 #[test]
 fn an_executor_that_joins_gets_work() {
     let driver = Driver::start(&[]);
-    let id = submit_count(&driver);
+    // Planned for one executor, this is more tasks than it runs at once.
+    let text = corpus().path.as_str();
+    let id = submit(
+        &driver,
+        &["grep", "no such line", text, text, text, text, text, text],
+    );
     wait_for("the job to wait for executors", || {
-        let job = driver.job_json(&id);
-        (job["state"] == "running").then_some(())
+        let note = driver.job_json(&id)["note"].to_string();
+        note.contains("waiting for an executor").then_some(())
     });
     let first = driver.executor(1);
     wait_for("work on the first executor", || {
@@ -229,7 +235,7 @@ fn an_executor_that_joins_gets_work() {
         (!states_on(&driver.job_json(&id), 0, second.pid()).is_empty()).then_some(())
     });
     signal(first.pid(), "CONT");
-    check_answer(&driver, &id);
+    assert_eq!(run_ok(["wait", &id, "--driver", &driver.url]), "");
 }
 
 #[test]
@@ -270,6 +276,7 @@ fn without_executors_a_job_fails_after_the_grace_period() {
 
 #[test]
 fn a_job_fails_when_its_last_executor_is_gone() {
+    corpus(); // Made before the clock of a stopped executor runs.
     let driver = Driver::start(&["--grace-ms", "300"]);
     let only = driver.executor(1);
     wait_for_executors(&driver, 1);
