@@ -9,7 +9,7 @@ use kiln_driver::{Components, Driver, DriverHandle, DriverSettings, service};
 use kiln_engine::expr::Expr;
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, TextOptions};
-use kiln_engine::shuffle::{Compression, ShuffleStore};
+use kiln_engine::storage::{Compression, ShuffleStore};
 use kiln_engine::storage::Stores;
 use kiln_engine::{ErrorKind, Result};
 use kiln_proto::convert::control::{decode_to_executor, encode_from_executor};
