@@ -1,1 +1,60 @@
-//! facade
+//! Kiln: a MapReduce-style batch engine. Write a job once, run it in this process or on a cluster.
+//!
+//! A [`Session`] says where jobs run, a [`DataFrame`] what they compute. Nothing is read before an
+//! answer is asked for.
+//!
+//! ```
+//! use kiln::{Session, col, count_all, words};
+//!
+//! # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
+//! let session = Session::local()?;
+//! let counts = session
+//!     .read_text("Cargo.toml")?
+//!     .select([words(col("line")).alias("word")])?
+//!     .explode("word")?
+//!     .group_by([col("word")])
+//!     .aggregate([count_all().alias("count")])?
+//!     .sort([col("count").desc(), col("word").asc()])?
+//!     .limit(10)?;
+//! counts.show()?;
+//! assert_eq!(counts.collect()?[0].num_rows(), 10);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! On a cluster the first line is `Session::connect("http://driver:7440")?` and nothing else
+//! changes: driver, executors and shuffle are the same code, in this process or in others.
+
+pub mod display;
+
+mod inputs;
+mod scan;
+
+mod local;
+
+mod backend;
+mod runtime;
+
+mod connection;
+
+mod job;
+
+mod dataframe;
+
+mod session;
+
+pub use arrow;
+pub use kiln_engine::expr::{
+    AggregateExpr, Expr, SortKey, abs, avg, coalesce, col, concat, contains, count, count_all,
+    ends_with, length, lit, lower, max, min, regexp_like, starts_with, sum, trim, upper, words,
+};
+pub use kiln_engine::id::{JobId, StageId};
+pub use kiln_engine::plan::{CsvOptions, FileFormat, LogicalPlan, TextOptions, TextRecord};
+pub use kiln_engine::{Error, ErrorKind, Result};
+pub use kiln_proto::message::{
+    AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
+};
+
+pub use dataframe::{DataFrame, GroupBy};
+pub use inputs::Inputs;
+pub use job::{Job, Watch, WriteSummary, outcome, written};
+pub use session::{Session, SessionBuilder};

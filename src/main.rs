@@ -1,1 +1,29 @@
-fn main() {}
+//! The `kiln` command: read what was typed, do it, say how it ended.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::args::{Arguments, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    cli::logging::start();
+    cli::exit::code(match &arguments.command {
+        Command::Run(args) => cli::run::run(args),
+        Command::Submit(args) => cli::submit::run(args),
+        Command::Explain(args) => cli::explain::run(args),
+        Command::Jobs(args) => cli::jobs::run(args),
+        Command::Job(args) => cli::job::run(args),
+        Command::Wait(args) => cli::wait::run(args),
+        Command::Cancel(args) => cli::cancel::run(args),
+        Command::Driver(args) => cli::driver::run(args),
+        Command::Executor(args) => cli::executor::run(args),
+        Command::Cluster(args) => cli::cluster::run(args),
+    })
+}

@@ -1,12 +1,30 @@
 //! Who decides: planner, scheduler, event loop, service.
 //!
-//! The [`scheduler`] is a pure state machine; one event loop owns the clock, the channels and the
-//! storage around it, and [`DriverHandle`] is how everybody else talks to that loop.
+//! The [`planner`] turns a plan into stages and the [`scheduler`] is a pure state machine; one
+//! event loop owns the clock, the channels and the storage around them, [`commit`] puts output in
+//! place, and [`DriverHandle`] is how everybody else talks to that loop.
 //!
 //! Modules are listed in reading order, and each imports only from those above it.
 
 pub mod settings;
 
+pub mod planner;
+
 pub mod scheduler;
 
+pub mod commit;
+
+mod board;
+mod work;
+
+mod event_loop;
+
+pub mod handle;
+
+pub mod service;
+
+pub mod client;
+
+pub use handle::{Attachment, Driver, DriverHandle, JobResult};
 pub use settings::DriverSettings;
+pub use work::Components;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use arrow::datatypes::Schema;
 use expect_test::expect_file;
 use kiln_driver::DriverSettings;
-use kiln_driver::scheduler::{Detail, Event, Millis, Scheduler};
+use kiln_driver::scheduler::{Detail, Event, Scheduler};
 use kiln_engine::error::LostOutput;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
@@ -274,7 +274,7 @@ impl World {
         if command == "settings" {
             return self.settings(&mut words).map(|()| Vec::new());
         }
-        if let Some(answer) = self.look(now, command, &mut words)? {
+        if let Some(answer) = self.look(command, &mut words)? {
             return Ok(answer);
         }
         let event = self.event(command, &mut words)?;
@@ -414,15 +414,10 @@ impl World {
     }
 
     /// Commands that only look.
-    fn look(
-        &self,
-        now: Millis,
-        command: &str,
-        words: &mut Words<'_>,
-    ) -> Result<Option<Vec<String>>, String> {
+    fn look(&self, command: &str, words: &mut Words<'_>) -> Result<Option<Vec<String>>, String> {
         Ok(Some(match command {
             "status" => self.status(words.job()?),
-            "deadline" => vec![format!("{:?}", self.scheduler.deadline(now))],
+            "deadline" => vec![format!("{:?}", self.scheduler.deadline())],
             "executors" => {
                 let statuses = self.scheduler.executors().into_iter();
                 let line = statuses.map(|status| {

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::id::{StageId, TaskId};
+use crate::id::{NotAJobId, StageId, TaskId};
 
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,7 +67,12 @@ struct Inner {
 impl Error {
     /// An error of `kind`; `message` is lower case, with values last as `key=value`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), source: None, lost: None }))
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+            lost: None,
+        }))
     }
 
     /// The request or the input is wrong.
@@ -160,7 +165,16 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+        self.0
+            .source
+            .as_ref()
+            .map(|source| &**source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<NotAJobId> for Error {
+    fn from(text: NotAJobId) -> Self {
+        Error::invalid(text.to_string())
     }
 }
 

@@ -6,8 +6,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
-
 /// A submitted job; twelve hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
@@ -33,16 +31,28 @@ impl fmt::Display for JobId {
 }
 
 impl FromStr for JobId {
-    type Err = Error;
+    type Err = NotAJobId;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, NotAJobId> {
         let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
         match u64::from_str_radix(text, 16) {
             Ok(value) if digits && text.len() == 12 => Ok(JobId(value)),
-            _ => Err(Error::invalid(format!("not a job id (twelve hexadecimal digits): {text:?}"))),
+            _ => Err(NotAJobId(text.to_owned())),
         }
     }
 }
+
+/// A text that is not a job id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotAJobId(pub String);
+
+impl fmt::Display for NotAJobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a job id (twelve hexadecimal digits): {:?}", self.0)
+    }
+}
+
+impl std::error::Error for NotAJobId {}
 
 /// A stage of a job, numbered from 0 in an order in which producers come before consumers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -18,6 +18,10 @@ pub const TEXT_LOOKAHEAD_BYTES: u64 = 16 << 10;
 /// bits; half of that leaves room for the rest of the block.
 pub const TEXT_RECORD_BYTES_MAX: u64 = 1 << 30;
 
+/// Longest record of a CSV file in bytes. Whatever is longer is almost always a quote that is
+/// never closed, and everything up to the end of the file would have to be held to find out.
+pub const CSV_RECORD_BYTES_MAX: usize = 16 << 20;
+
 /// Input bytes that one task covers when the input is large. Big enough for map-side combining
 /// to pay, small enough to lose little with an executor.
 pub const TASK_INPUT_BYTES: u64 = 256 << 20;
@@ -54,6 +58,10 @@ pub const PREFETCH_REQUESTS: usize = 16;
 
 /// Size of an uploaded part; also what a file sink buffers before it uploads.
 pub const UPLOAD_PART_BYTES: usize = 8 << 20;
+
+/// Encoded bytes of one row group in a Parquet file that we write. Readers take a row group as one
+/// piece of work, and the writer holds one in memory.
+pub const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
 /// share of the memory budget (1 / this).

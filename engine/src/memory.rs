@@ -21,7 +21,11 @@ pub struct MemoryBudget {
 impl MemoryBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(MemoryBudget { limit, used: AtomicU64::new(0), peak: AtomicU64::new(0) })
+        Arc::new(MemoryBudget {
+            limit,
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+        })
     }
 
     /// The bytes that may be reserved in all.
@@ -41,13 +45,19 @@ impl MemoryBudget {
 
     /// An empty reservation for `owner`, named in errors.
     pub fn reserve(self: &Arc<Self>, owner: &'static str) -> Reservation {
-        Reservation { budget: Arc::clone(self), owner, bytes: 0 }
+        Reservation {
+            budget: Arc::clone(self),
+            owner,
+            bytes: 0,
+        }
     }
 
     fn take(&self, bytes: u64) -> bool {
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
-        });
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+            });
         if let Ok(before) = taken {
             self.peak.fetch_max(before + bytes, Ordering::Relaxed);
         }
@@ -134,7 +144,10 @@ pub fn default_limit() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let number = |text: String| text.trim().parse::<u64>().ok();
     let machine = read("/proc/meminfo").and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?.to_owned();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("MemTotal:"))?
+            .to_owned();
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
     });
     let container = read("/sys/fs/cgroup/memory.max")

@@ -81,20 +81,28 @@ impl TaskMetrics {
     /// Notes that `message` happened `count` times at `subject`. The first
     /// [`limits::WARNINGS_MAX`] subjects are kept by name, the rest together.
     pub fn warn(&self, subject: &str, message: &str, count: u64) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warnings = self
+            .warnings
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let full = warnings.len() >= limits::WARNINGS_MAX && !warnings.contains_key(subject);
         let subject = if full { "(other files)" } else { subject };
-        let entry = warnings.entry(subject.to_owned()).or_insert_with(|| Warning {
-            subject: subject.to_owned(),
-            message: message.to_owned(),
-            count: 0,
-        });
+        let entry = warnings
+            .entry(subject.to_owned())
+            .or_insert_with(|| Warning {
+                subject: subject.to_owned(),
+                message: message.to_owned(),
+                count: 0,
+            });
         entry.count += count;
     }
 
     /// The warnings so far, by subject.
     pub fn warnings(&self) -> Vec<Warning> {
-        let warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let warnings = self
+            .warnings
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         warnings.values().cloned().collect()
     }
 }

@@ -5,7 +5,8 @@
 //! sink write out what it has. No rayon thread ever waits for I/O or for another lane, and a slow
 //! sink stops the loop before memory fills.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod chain;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -13,64 +14,20 @@ use std::time::Instant;
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 use futures::future::join_all;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
+use crate::context::{TaskContext, compute};
 use crate::error::{Error, Result};
-use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
-use crate::operator::chain::{Blueprint, Chain, Phase};
 use crate::plan::{ScanFormat, ScanSpec, SinkSpec, StageSource, TaskInput, TaskSpec, TaskSuccess};
-use crate::shuffle::{self, ShuffleSink, ShuffleStore};
+use crate::shuffle::{self, ShuffleSink};
 use crate::sink::Sink;
 use crate::sink::files::FileSink;
 use crate::source::{self, MorselStream};
-use crate::storage::Stores;
+use chain::{Blueprint, Chain, Phase};
 
-/// What an attempt needs of the process that runs it.
-#[derive(Clone)]
-pub struct TaskContext {
-    /// The threads that compute; one lane runs on each.
-    pub pool: Arc<rayon::ThreadPool>,
-    /// The bytes that may be reserved, shared with other tasks.
-    pub memory: Arc<MemoryBudget>,
-    /// Where input and output files are.
-    pub stores: Arc<Stores>,
-    /// Where shuffle objects are.
-    pub shuffle: ShuffleStore,
-    /// Counters of this attempt.
-    pub metrics: Arc<TaskMetrics>,
-    /// Set when the attempt should stop.
-    pub cancel: CancelToken,
-}
-
-/// A flag that asks an attempt to stop; looked at between morsels and by long operators.
-#[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
-
-impl CancelToken {
-    /// Asks everybody who holds this token to stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody asked.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// For use with `?` in loops.
-    ///
-    /// # Errors
-    /// `Cancelled` once somebody asked.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Error::cancelled("the attempt was cancelled"))
-        } else {
-            Ok(())
-        }
-    }
-}
+pub use chain::output_schema;
 
 /// Runs one attempt to its end. On failure nothing it wrote is referenced, and what could be
 /// removed is removed.
@@ -229,38 +186,6 @@ impl PhaseRun<'_> {
         })
         .await?
     }
-}
-
-/// Runs `work` on the task's rayon threads and waits for it without holding a thread.
-///
-/// # Errors
-/// `Internal`, with the message, if `work` panics.
-pub async fn compute<T: Send + 'static>(
-    ctx: &TaskContext,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    let (sender, receiver) = oneshot::channel();
-    ctx.pool.spawn(move || {
-        // The receiver is gone only if the attempt was dropped; then nobody wants the answer.
-        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
-    });
-    match receiver.await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(panic)) => Err(Error::internal(format!(
-            "panicked: {}",
-            panic_message(&*panic)
-        ))),
-        Err(_) => Err(Error::internal("a compute thread ended without an answer")),
-    }
-}
-
-/// What a panic said.
-pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no message)")
 }
 
 fn source_schema(source: &StageSource) -> SchemaRef {

@@ -6,7 +6,7 @@
 use kiln_engine::Error;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
-use kiln_engine::plan::{TaskFailure, TaskSpec, TaskSuccess};
+use kiln_engine::plan::{Output, TaskFailure, TaskSpec, TaskSuccess};
 
 /// Raised when a message changes its meaning; driver and executor refuse to differ.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -112,6 +112,8 @@ pub struct JobStatus {
     pub name: String,
     /// Where it is in its life.
     pub state: JobState,
+    /// Where its rows are written; none if they are for a client to fetch, or not known yet.
+    pub output: Option<Output>,
     /// Why it failed, if it did.
     pub failure: Option<TaskFailure>,
     /// When it was submitted, in milliseconds since the Unix epoch.

@@ -3,7 +3,10 @@
 //! The cap on message sizes is a property of a stub, not of a connection, and forgetting it leaves
 //! 4 MiB on one side and none on the other; so stubs are made here and nowhere else.
 
-use tonic::transport::Channel;
+use std::time::Duration;
+
+use kiln_engine::{Error, Result};
+use tonic::transport::{Channel, Endpoint};
 
 pub use generated::*;
 
@@ -19,6 +22,36 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of a result that travel in one message: far below the cap, and small enough for
 /// flow control to hold back a server whose client is slow.
 pub const PIECE_BYTES_MAX: usize = 4 << 20;
+
+/// How long a connection may be silent before it is probed, and how long the answer may take.
+/// A peer that vanished without a word is noticed after both.
+pub const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// A connection to the driver at `url`: `http://host:port`, or `host:port` for short.
+///
+/// # Errors
+/// `Invalid` if that is no URL, `Unavailable` if nobody accepts the connection within `patience`.
+pub async fn connect(url: &str, patience: Duration) -> Result<Channel> {
+    let target = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    };
+    let endpoint = Endpoint::from_shared(target)
+        .map_err(|error| Error::invalid(format!("not a driver's URL: {url:?}")).with_source(error))?
+        .connect_timeout(patience)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await;
+    channel.map_err(|error| unreachable_driver(url).with_source(error))
+}
+
+/// The error of everybody who cannot reach a driver; the reason is its source.
+pub fn unreachable_driver(url: &str) -> Error {
+    Error::unavailable(format!("cannot reach driver url={url}"))
+}
 
 /// The executor's side of the stream.
 pub fn control_client(channel: Channel) -> ControlClient<Channel> {

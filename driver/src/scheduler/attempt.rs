@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kiln_engine::id::{ExecutorId, StageId, TaskId};
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{TaskFailure, TaskOutput, TaskSpec, TaskSuccess};
-use kiln_engine::{Error, limits};
+use kiln_engine::{Error, ErrorKind, limits};
 use kiln_proto::message::{AttemptState, JobState};
 
 use super::event::{Action, Millis};
@@ -126,25 +126,30 @@ impl Job {
             return;
         };
         let (runs, may_win) = (entry.runs(), entry.may_win());
-        let failure = match outcome {
-            Ok(success) => {
-                let done = self.is_task_done(task);
-                if self.state != JobState::Running || done || !may_win {
-                    return self.late(task, attempt, may_win, &success, turn);
-                }
-                let fits = self
-                    .stage_mut(task.stage)
-                    .is_some_and(|run| run.fits(&success.output));
-                if fits {
-                    return self.succeeded(executor, task, attempt, success, turn);
-                }
-                TaskFailure::from(&Error::internal("an output does not fit its stage"))
+        if self.state.is_final() {
+            if may_win {
+                self.late(task, attempt, &outcome, turn);
             }
+            return;
+        }
+        let failure = match outcome {
+            Ok(_) if self.state != JobState::Running || self.is_task_done(task) || !may_win => {
+                return;
+            }
+            Ok(success) if self.fits(task, &success.output) => {
+                return self.succeeded(executor, task, attempt, success, turn);
+            }
+            Ok(_) => TaskFailure::from(&Error::internal("an output does not fit its stage")),
             Err(failure) => failure,
         };
         if runs {
             self.failed(executor, task, attempt, failure, turn);
         }
+    }
+
+    fn fits(&self, task: TaskId, output: &TaskOutput) -> bool {
+        let run = self.stages.get(task.stage.0 as usize);
+        run.is_some_and(|run| run.fits(output))
     }
 
     fn is_task_done(&self, task: TaskId) -> bool {
@@ -170,36 +175,38 @@ impl Job {
         self.advance(turn);
     }
 
-    /// An attempt has succeeded that nobody waits for. What it wrote after its job was cleaned
-    /// has to be cleaned as well.
+    /// An attempt has ended after its job. What it has left since the job was cleaned has to be
+    /// cleaned as well.
     fn late(
         &mut self,
         task: TaskId,
         attempt: u32,
-        open: bool,
-        success: &TaskSuccess,
+        outcome: &Result<TaskSuccess, TaskFailure>,
         turn: &mut Turn<'_>,
     ) {
-        if !(open && self.state.is_final()) {
-            return;
-        }
-        match &success.output {
-            TaskOutput::Files(files) if !files.is_empty() => {
-                if let Some(output) = self.output().cloned() {
-                    turn.actions.push(Action::Discard {
-                        job: self.id,
-                        output,
-                    });
-                }
-            }
-            output if wrote_object(output) => {
+        let left = match outcome {
+            Ok(TaskSuccess {
+                output: TaskOutput::Files(files),
+                ..
+            }) => !files.is_empty(),
+            Ok(TaskSuccess { output, .. }) => wrote_object(output),
+            // An attempt that was stopped has cleaned up; one that failed may not have been able.
+            Err(failure) => failure.kind != ErrorKind::Cancelled,
+        };
+        let last = task.stage.0 as usize + 1 == self.stages.len();
+        match self.output().cloned().filter(|_| last) {
+            _ if !left => {}
+            Some(output) => turn.actions.push(Action::Discard {
+                job: self.id,
+                output,
+            }),
+            None => {
                 let objects = vec![(task.stage, task.task, attempt)];
                 turn.actions.push(Action::Cleanup {
                     job: self.id,
                     objects,
                 });
             }
-            _ => {}
         }
     }
 

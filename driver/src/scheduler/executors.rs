@@ -46,7 +46,7 @@ struct Held {
     missing_since: Option<Millis>,
 }
 
-/// Which reports of one executor have arrived.
+/// Which reports have arrived over one stream of an executor.
 #[derive(Debug, Default)]
 struct Reports {
     /// All up to this one; unknown before the first since the executor joined.
@@ -89,6 +89,7 @@ impl Executors {
         executor.registration = registration;
         executor.connected = true;
         executor.lease_ends = lease_ends;
+        executor.reports = Reports::default();
     }
 
     /// The stream broke.
@@ -219,13 +220,15 @@ impl Executors {
             .fold(0, u32::saturating_add)
     }
 
-    /// The next time after `now` at which something about executors changes by itself.
+    /// When something about executors changes by itself. A lease that ended before `now` counts:
+    /// leases end with a tick and not before.
     pub(super) fn deadline(&self, now: Millis) -> Option<Millis> {
-        let times = self.members.values();
-        times
-            .flat_map(|one| [one.lease_ends, one.excluded_until])
-            .filter(|&at| at > now)
-            .min()
+        let leases = self.members.values().map(|executor| executor.lease_ends);
+        let excluded = self
+            .members
+            .values()
+            .map(|executor| executor.excluded_until);
+        leases.chain(excluded.filter(|&until| until > now)).min()
     }
 
     /// All of them, for people.
@@ -279,8 +282,8 @@ impl Reports {
 
     /// Notes that a report has arrived; gives the last one before which none is missing.
     fn arrive(&mut self, sequence: u64) -> u64 {
-        // An executor repeats its oldest report first, so whatever comes first after it joined
-        // has nothing before it that would still be missing.
+        // A stream begins with the oldest report that was not acknowledged, so whatever comes
+        // first after an executor joined has nothing before it that would still be missing.
         let mut through = self.through.unwrap_or(sequence.saturating_sub(1));
         if sequence > through && self.beyond.len() < Self::BEYOND_MAX {
             self.beyond.insert(sequence);

@@ -15,7 +15,7 @@ use kiln_engine::plan::{PartitionMeta, ShuffleSource};
 pub(super) fn group(sizes: &[u64], slots: u32) -> Vec<Range<u32>> {
     let count = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
     let total: u64 = sizes.iter().sum();
-    let tasks = u128::from(wanted(sizes, total, slots));
+    let tasks = u128::from(wanted(total, slots));
     let mut ranges = Vec::new();
     let (mut start, mut before, mut current) = (0, 0_u128, 0_u128);
     for (partition, &bytes) in (0..count).zip(sizes) {
@@ -36,12 +36,10 @@ pub(super) fn group(sizes: &[u64], slots: u32) -> Vec<Range<u32>> {
 }
 
 /// How many tasks `total` bytes are worth.
-fn wanted(sizes: &[u64], total: u64, slots: u32) -> u64 {
-    let filled = sizes.iter().filter(|&&bytes| bytes > 0).count() as u64;
+fn wanted(total: u64, slots: u32) -> u64 {
     let by_size = total.div_ceil(limits::SHUFFLE_TASK_BYTES);
     let worth = total.div_ceil(limits::SHUFFLE_TASK_BYTES_MIN);
-    let by_slots = u64::from(slots).min(worth);
-    by_size.max(by_slots).min(filled).max(1)
+    by_size.max(worth.min(u64::from(slots))).max(1)
 }
 
 /// What one producer's object holds of `range`, or nothing if there are no rows.
@@ -96,6 +94,7 @@ mod tests {
         check(&[0, 9 * MB, 0, 0, 9 * MB, 0], 2, "0..4 4..6");
         check(&[90 * MB, MB, MB, MB, MB, MB], 2, "0..1 1..6");
         check(&[100 * MB; 6], 1, "0..1 1..2 2..4 4..5 5..6");
+        check(&[200 * MB; 3], 1, "0..1 1..2 2..3");
         check(&[1000 * MB, MB], 1, "0..1 1..2");
     }
 

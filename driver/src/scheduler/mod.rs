@@ -23,7 +23,6 @@ use kiln_proto::message::{ExecutorStatus, JobState, JobStatus, Report};
 use crate::settings::DriverSettings;
 
 mod attempt;
-mod describe;
 mod event;
 mod executors;
 mod grouping;
@@ -52,6 +51,8 @@ pub struct Scheduler {
     /// Jobs that have, in the order in which they did.
     ended: VecDeque<JobId>,
     submissions: u64,
+    /// When the last step was.
+    stepped: Millis,
     /// Jobs about which something may have changed since somebody asked.
     changed: BTreeSet<JobId>,
 }
@@ -68,13 +69,13 @@ pub struct ResultLocation {
 }
 
 /// The executors that take work now, taken together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// How many there are.
     pub executors: u32,
     /// Their threads.
     pub threads: u32,
-    /// Their memory budgets in bytes.
+    /// Memory budget of the smallest, in bytes.
     pub memory: u64,
 }
 
@@ -88,6 +89,7 @@ impl Scheduler {
             active: BTreeMap::new(),
             ended: VecDeque::new(),
             submissions: 0,
+            stepped: 0,
             changed: BTreeSet::new(),
         }
     }
@@ -96,6 +98,7 @@ impl Scheduler {
     /// `now` must not run backwards.
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.stepped = now;
         self.take(now, event, &mut actions);
         self.for_active(now, &mut actions, |job, turn| {
             job.retry_commit(turn);
@@ -326,8 +329,10 @@ impl Scheduler {
         }
     }
 
-    /// When to send the next [`Event::Tick`], if nothing else happens before.
-    pub fn deadline(&self, now: Millis) -> Option<Millis> {
+    /// When to send the next [`Event::Tick`], if nothing else happens before. It may be in the
+    /// past; what is due is counted from the last step, so that nothing falls in between.
+    pub fn deadline(&self) -> Option<Millis> {
+        let now = self.stepped;
         let jobs = self.active.values().filter_map(|id| self.jobs.get(id));
         let jobs = jobs.filter_map(|job| job.deadline(now, self.settings.grace_ms));
         jobs.chain(self.executors.deadline(now)).min()
@@ -375,7 +380,12 @@ impl Scheduler {
         for (_, executor) in self.executors.accepting() {
             sum.executors += 1;
             sum.threads = sum.threads.saturating_add(executor.registration.threads);
-            sum.memory = sum.memory.saturating_add(executor.registration.memory);
+            let memory = executor.registration.memory;
+            sum.memory = if sum.executors == 1 {
+                memory
+            } else {
+                sum.memory.min(memory)
+            };
         }
         sum
     }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use kiln_engine::limits;
 use kiln_engine::metrics::Warning;
+use kiln_engine::plan::describe_stage;
 use kiln_proto::message::{AttemptStatus, JobStatus, StageStatus};
 
-use super::describe::describe;
 use super::job::Job;
 use super::stage::StageRun;
 
@@ -27,6 +27,7 @@ pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
         id: job.id,
         name: job.name.clone(),
         state: job.state,
+        output: job.output().cloned(),
         failure: job.failure.clone(),
         submitted_ms: job.submitted,
         ended_ms: job.ended,
@@ -39,7 +40,7 @@ pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
 fn stage(run: &StageRun, detail: Detail) -> StageStatus {
     StageStatus {
         id: run.stage.id,
-        description: describe(&run.stage),
+        description: describe_stage(&run.stage),
         tasks: u32::try_from(run.tasks.len()).unwrap_or(u32::MAX),
         done: run.done,
         input_bytes: run.input_bytes,

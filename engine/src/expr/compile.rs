@@ -121,7 +121,11 @@ impl Typed {
                 cast_with_options(value, to, &STRICT)
                     .map_err(|error| Error::from(error).context(text))?,
             ),
-            None => Step::Cast(Box::new(self.node), to.clone()),
+            None => Step::Cast {
+                widens: coerce::common(&self.data_type, to).as_ref() == Some(to),
+                inner: Box::new(self.node),
+                to: to.clone(),
+            },
         };
         Ok(Typed::new(step, text, to.clone(), nullable))
     }

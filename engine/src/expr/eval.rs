@@ -4,19 +4,24 @@
 //! arrow's kernels as scalars and are spread over the batch only at the very end. Arithmetic on
 //! whole numbers is checked: overflow and division by zero are errors that quote the expression.
 //! Floats follow IEEE 754, except that comparison is a total order in which NaN equals itself
-//! and is larger than everything else.
+//! and is larger than everything else. The right side of AND and OR is not computed for rows that
+//! the left side decides, so one may guard the other.
+
+use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Datum, RecordBatch, Scalar, UInt32Array,
 };
 use arrow::compute::kernels::{boolean, cmp, numeric};
-use arrow::compute::{CastOptions, and_kleene, cast_with_options, or_kleene, take};
+use arrow::compute::{
+    CastOptions, and_kleene, cast_with_options, filter_record_batch, or_kleene, take,
+};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::FormatOptions;
 
 use super::function::Call;
-use super::{BinaryOp, Expr};
+use super::{BinaryOp, Expr, Function};
 use crate::error::{Error, Result};
 
 pub use super::compile::{Compiled, compile};
@@ -71,7 +76,12 @@ pub(super) enum Step {
     Column(usize),
     /// An array of length one.
     Constant(ArrayRef),
-    Cast(Box<Node>, DataType),
+    Cast {
+        inner: Box<Node>,
+        to: DataType,
+        /// Every value fits.
+        widens: bool,
+    },
     Arithmetic(BinaryOp, Box<Node>, Box<Node>),
     Compare(BinaryOp, Box<Node>, Box<Node>),
     Logic(BinaryOp, Box<Node>, Box<Node>),
@@ -136,7 +146,7 @@ impl Node {
         match &self.step {
             Step::Column(index) => Ok(Value::Array(batch.column(*index).clone())),
             Step::Constant(value) => Ok(Value::scalar(value.clone())),
-            Step::Cast(inner, to) => {
+            Step::Cast { inner, to, .. } => {
                 let value = inner.run(batch)?;
                 let result = cast_with_options(value.array(), to, &STRICT);
                 Ok(value.map(self.quote(result)?))
@@ -149,24 +159,16 @@ impl Node {
             Step::Compare(op, left, right) => {
                 let (left, right) = (left.run(batch)?, right.run(batch)?);
                 let result = self.quote(compare(*op, &left, &right))?;
-                Ok(pair(&left, &right, std::sync::Arc::new(result)))
+                Ok(pair(&left, &right, Arc::new(result)))
             }
             Step::Logic(op, left, right) => {
-                let rows = batch.num_rows();
-                let left = left.run(batch)?.into_array(rows)?;
-                let right = right.run(batch)?.into_array(rows)?;
-                let kernel = if *op == BinaryOp::And {
-                    and_kleene
-                } else {
-                    or_kleene
-                };
-                let result = kernel(left.as_boolean(), right.as_boolean())?;
-                Ok(Value::Array(std::sync::Arc::new(result)))
+                let left = left.run(batch)?.into_array(batch.num_rows())?;
+                Ok(Value::Array(logic(*op, left.as_boolean(), right, batch)?))
             }
             Step::Not(inner) => {
                 let value = inner.run(batch)?;
                 let result = boolean::not(value.array().as_boolean())?;
-                Ok(value.map(std::sync::Arc::new(result)))
+                Ok(value.map(Arc::new(result)))
             }
             Step::Negate(inner) => {
                 let value = inner.run(batch)?;
@@ -176,7 +178,7 @@ impl Node {
             Step::IsNull(inner) => {
                 let value = inner.run(batch)?;
                 let result = boolean::is_null(value.array())?;
-                Ok(value.map(std::sync::Arc::new(result)))
+                Ok(value.map(Arc::new(result)))
             }
             Step::Call(call, args) => {
                 let values = args
@@ -198,6 +200,22 @@ impl Node {
         }
     }
 
+    /// Whether there may be rows that this cannot be computed for.
+    fn can_fail(&self) -> bool {
+        match &self.step {
+            Step::Column(_) | Step::Constant(_) => false,
+            Step::Arithmetic(..) | Step::Negate(_) | Step::Call(Call::Simple(Function::Abs), _) => {
+                true
+            }
+            Step::Cast { inner, widens, .. } => !widens || inner.can_fail(),
+            Step::Compare(_, left, right) | Step::Logic(_, left, right) => {
+                left.can_fail() || right.can_fail()
+            }
+            Step::Not(inner) | Step::IsNull(inner) => inner.can_fail(),
+            Step::Call(_, args) => args.iter().any(Node::can_fail),
+        }
+    }
+
     /// Puts the text of this step before the message of a failed kernel.
     fn quote<T>(&self, result: Result<T, ArrowError>) -> Result<T> {
         result.map_err(|error| Error::from(error).context(&self.text))
@@ -210,6 +228,41 @@ fn pair(left: &Value, right: &Value, result: ArrayRef) -> Value {
     } else {
         Value::Array(result)
     }
+}
+
+/// `left AND right` or `left OR right`. Where `left` decides alone and `right` may fail, `right` is
+/// computed only for the other rows: `n != 0 AND 10 / n > 2` is not an error where `n` is 0.
+fn logic(op: BinaryOp, left: &BooleanArray, right: &Node, batch: &RecordBatch) -> Result<ArrayRef> {
+    let and = op == BinaryOp::And;
+    let kernel = if and { and_kleene } else { or_kleene };
+    // And is decided by false, or by true: what is open is the rest, nulls included.
+    let values = left.values();
+    let open = if and { values.clone() } else { !values };
+    let open = match left.nulls() {
+        Some(nulls) => &open | &!nulls.inner(),
+        None => open,
+    };
+    let open = BooleanArray::new(open, None);
+    let selected = open.true_count();
+    if selected == 0 {
+        return Ok(Arc::new(left.clone()));
+    }
+    let right = if selected < batch.num_rows() && right.can_fail() {
+        let some = right
+            .run(&filter_record_batch(batch, &open)?)?
+            .into_array(selected)?;
+        Arc::new(spread(some.as_boolean(), &open))
+    } else {
+        right.run(batch)?.into_array(batch.num_rows())?
+    };
+    Ok(Arc::new(kernel(left, right.as_boolean())?))
+}
+
+/// The values at the places that `open` has, and null elsewhere.
+fn spread(values: &BooleanArray, open: &BooleanArray) -> BooleanArray {
+    let mut values = values.iter();
+    let value = |open: bool| if open { values.next().flatten() } else { None };
+    open.values().iter().map(value).collect()
 }
 
 /// `left op right` for the arithmetic operators.

@@ -9,8 +9,6 @@ use super::compile::compile;
 use super::{AggregateExpr, AggregateFunction, Expr, coerce};
 use crate::error::{Error, Result};
 
-pub use crate::plan::schema_of;
-
 /// Names listed in full when a column is unknown; more are counted.
 const COLUMNS_SHOWN: usize = 20;
 

@@ -14,6 +14,7 @@
 
 use arrow::array::{BinaryViewArray, StringViewArray};
 use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
+use simdutf8::basic::Utf8Error;
 
 use crate::kernel::hash::INLINE_BYTES;
 
@@ -127,9 +128,9 @@ pub(crate) fn string_array(
     if cfg!(debug_assertions) {
         return StringViewArray::try_new(views, buffers, nulls).expect("views must be valid");
     }
-    // SAFETY: the callers (`kernel::words`, `source::text`, `operator::aggregate`) make views
-    // only of text that was validated as UTF-8, cut at character boundaries, and pass the buffers
-    // that hold it; builds with debug assertions check each array above.
+    // SAFETY: the callers (`kernel::words`, `source::text`, `operator::aggregate`,
+    // `shuffle::gather`) make views only of text that was validated as UTF-8, cut at character
+    // boundaries, and pass the buffers that hold it; builds with debug assertions check each array above.
     unsafe { StringViewArray::new_unchecked(views, buffers.into(), nulls) }
 }
 
@@ -147,6 +148,32 @@ pub(crate) fn binary_array(
     }
     // SAFETY: as in `string_array`, without the promise about UTF-8.
     unsafe { BinaryViewArray::new_unchecked(views, buffers.into(), nulls) }
+}
+
+/// `values` as strings, after a look at whether they are UTF-8: one pass over the views and one
+/// over the buffers while everything is ASCII, else each value by itself.
+///
+/// # Errors
+/// Where a value is not UTF-8.
+pub fn checked_string_array(values: BinaryViewArray) -> Result<StringViewArray, Utf8Error> {
+    /// The highest bits of the bytes that a short view holds.
+    const NOT_ASCII: u128 = 0x8080_8080_8080_8080_8080_8080 << 32;
+    let short = |view: u128| view as u32 as usize <= INLINE_BYTES;
+    let bits = |view: &u128| if short(*view) { *view & NOT_ASCII } else { 0 };
+    let views = values
+        .views()
+        .iter()
+        .fold(0, |seen, view| seen | bits(view));
+    if views != 0 || !values.data_buffers().iter().all(|buffer| buffer.is_ascii()) {
+        let buffers: Vec<&[u8]> = values.data_buffers().iter().map(Buffer::as_slice).collect();
+        let mut scratch = [0; 16];
+        for &view in values.views() {
+            simdutf8::basic::from_utf8(view_bytes(view, &buffers, &mut scratch))?;
+        }
+    }
+    // SAFETY: every view is valid, or there would be no binary array; every value is UTF-8: it
+    // was looked at just now, or is all ASCII because its buffer or its view is.
+    Ok(unsafe { values.to_string_view_unchecked() })
 }
 
 /// Asks the processor to have `slice[index]` at hand soon. Any index will do.
@@ -194,6 +221,31 @@ mod tests {
         let nulls = Some(NullBuffer::from(vec![true, false]));
         let array = binary_array(vec![make_view(b"x", 0, 0), 0], vec![], nulls);
         assert_eq!((array.value(0), array.is_null(1)), (&b"x"[..], true));
+    }
+
+    #[test]
+    fn text_is_looked_at_before_it_is_called_text() {
+        let long = "a text of more than twelve bytes";
+        let cases: [(&[u8], bool); 9] = [
+            (b"", true),
+            (b"twelve bytes", true),
+            (long.as_bytes(), true),
+            ("é".as_bytes(), true),
+            ("ééééééé".as_bytes(), true),
+            (b"\xc3", false),
+            (b"twelve byte\xff", false),
+            (b"a text of more than twelve byte\xc3", false),
+            (b"\xa9 text of more than twelve bytes", false),
+        ];
+        for (value, valid) in cases {
+            let values = BinaryViewArray::from_iter([Some(b"x".as_slice()), None, Some(value)]);
+            match checked_string_array(values) {
+                Ok(strings) => assert_eq!(strings.value(2).as_bytes(), value),
+                Err(_) => assert!(!valid, "{value:?}"),
+            }
+            let values = BinaryViewArray::from_iter([Some(value)]);
+            assert_eq!(checked_string_array(values).is_ok(), valid, "{value:?}");
+        }
     }
 
     #[test]

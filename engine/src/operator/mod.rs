@@ -17,8 +17,6 @@ pub mod project;
 pub mod sort;
 pub mod top_k;
 
-pub mod chain;
-
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;

@@ -95,10 +95,10 @@ pub(super) struct Keyed {
 }
 
 /// A row of [`Keyed`]. The first bytes of its key stand in front, so that most comparisons touch
-/// nothing else.
+/// nothing else: enough of them for a number and the beginning of a string behind it.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    prefix: u64,
+    prefix: [u64; 2],
     batch: u32,
     row: u32,
 }
@@ -158,11 +158,12 @@ impl Keyed {
     }
 }
 
-fn prefix(key: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    let length = key.len().min(8);
+fn prefix(key: &[u8]) -> [u64; 2] {
+    let mut bytes = [0; 16];
+    let length = key.len().min(16);
     bytes[..length].copy_from_slice(&key[..length]);
-    u64::from_be_bytes(bytes)
+    let both = u128::from_be_bytes(bytes);
+    [(both >> 64) as u64, both as u64]
 }
 
 /// The batch with strings of its own, where it holds on to buffers that are mostly not its rows'.

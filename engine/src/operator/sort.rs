@@ -12,13 +12,13 @@ use arrow::record_batch::RecordBatch;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
+use crate::context::TaskContext;
 use crate::error::Result;
 use crate::expr::SortKey;
 use crate::limits;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::operator::order::{Keyed, Order, Place, compact};
 use crate::operator::{Breaker, Emit, Morsel, Operator};
-use crate::task::TaskContext;
 
 /// Rows that one morsel of sorted rows gathers.
 const MORSEL_ROWS: usize = 8 * limits::BATCH_ROWS;

@@ -17,13 +17,13 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use arrow::row::RowConverter;
 
+use crate::context::TaskContext;
 use crate::error::Result;
 use crate::expr::SortKey;
 use crate::limits;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::operator::order::{Keyed, Order, compact};
 use crate::operator::{Breaker, Emit, Morsel, Operator};
-use crate::task::TaskContext;
 
 /// Candidates beyond twice k that a lane gathers before it drops all but the best.
 const SLACK_ROWS: usize = 1024;

@@ -125,7 +125,10 @@ pub struct CsvOptions {
 
 impl Default for CsvOptions {
     fn default() -> Self {
-        CsvOptions { header: true, delimiter: b',' }
+        CsvOptions {
+            header: true,
+            delimiter: b',',
+        }
     }
 }
 

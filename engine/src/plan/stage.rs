@@ -66,8 +66,11 @@ pub struct ScanSpec {
 impl ScanSpec {
     /// The columns that the scan produces.
     pub fn schema(&self) -> SchemaRef {
-        let fields: Vec<_> =
-            self.projection.iter().map(|&column| self.file_schema.field(column).clone()).collect();
+        let fields: Vec<_> = self
+            .projection
+            .iter()
+            .map(|&column| self.file_schema.field(column).clone())
+            .collect();
         Arc::new(Schema::new(fields))
     }
 }

@@ -108,7 +108,11 @@ pub struct TaskFailure {
 
 impl From<&Error> for TaskFailure {
     fn from(error: &Error) -> Self {
-        TaskFailure { kind: error.kind(), message: error.report(), lost: error.lost() }
+        TaskFailure {
+            kind: error.kind(),
+            message: error.report(),
+            lost: error.lost(),
+        }
     }
 }
 

@@ -1,37 +1,21 @@
-//! Rows to bytes and back: one block at a time.
+//! Rows to bytes: one block at a time.
 //!
 //! A block is a header, an Arrow IPC stream of a schema and one batch, and zeros up to the next
 //! multiple of [`SHUFFLE_ALIGN_BYTES`](crate::limits::SHUFFLE_ALIGN_BYTES). Whoever holds the
 //! bytes of a block can read it.
-//!
-//! Strings are written as they lie: text and binary views have the same layout, so a batch is
-//! handed to the encoder with binary columns under a schema that says text, and UTF-8 is checked
-//! once, by the reader, who must not trust what it reads.
-
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamDecoder;
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::{
     DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, write_message,
 };
-use arrow::ipc::{CompressionType, Endianness, MetadataVersion, root_as_message};
-use bytes::Bytes;
+use arrow::ipc::{CompressionType, MetadataVersion};
 
-use super::Compression;
-use super::chunks::Chunks;
+use super::decode::{END_OF_STREAM, Stream};
 use super::layout::{BLOCK_HEADER_BYTES, BlockHeader, padding};
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::operator::Emit;
-
-/// End of an IPC stream.
-const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+use crate::storage::Compression;
 
 /// Makes blocks of one schema.
 pub(super) struct BlockEncoder {
@@ -51,10 +35,14 @@ impl BlockEncoder {
                 .try_with_compression(Some(CompressionType::ZSTD))?
                 .try_with_compression_level(Some(1))?,
         };
-        Ok(BlockEncoder { schema, options, context: IpcWriteContext::default() })
+        Ok(BlockEncoder {
+            schema,
+            options,
+            context: IpcWriteContext::default(),
+        })
     }
 
-    /// Encodes `batch`, whose columns are laid out as the schema says.
+    /// Encodes `batch`, which has the columns of the schema.
     pub(super) fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
         let generator = IpcDataGenerator::default();
         let mut dictionaries = DictionaryTracker::new(false);
@@ -83,132 +71,12 @@ impl BlockEncoder {
             rows: u32::try_from(batch.num_rows())
                 .map_err(|_| Error::internal("a block has more rows than 32 bits count"))?,
             bytes: (block.len() - BLOCK_HEADER_BYTES) as u64,
-            decoded_bytes: decoded_bytes(batch)?,
+            decoded_bytes: Stream::parse(&block[BLOCK_HEADER_BYTES..])
+                .map_err(Error::internal)?
+                .decoded_bytes,
         };
         block.resize(block.len() + padding(block.len()), 0);
         header.write(&mut block[..BLOCK_HEADER_BYTES]);
         Ok(block)
     }
-}
-
-fn decoded_bytes(batch: &RecordBatch) -> Result<u64> {
-    let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
-    Ok(sizes.sum::<Result<usize, ArrowError>>()? as u64)
-}
-
-/// Decodes blocks that follow one another and emits their rows, at most
-/// [`limits::BATCH_ROWS`] at a time.
-///
-/// The bytes have to be those of whole partitions, compared with their checksums: this finds
-/// most damage, but not a digit that became another.
-///
-/// # Errors
-/// `Corrupt` if the bytes are not blocks, or their columns not those of `schema` where one is
-/// given; and whatever `emit` answers.
-pub fn decode_blocks(bytes: Bytes, schema: Option<&SchemaRef>, emit: Emit<'_>) -> Result<()> {
-    decode_chunks(Chunks::from_iter([bytes]), schema, emit).map(drop)
-}
-
-/// As [`decode_blocks`]; tells how many rows there were.
-pub(super) fn decode_chunks(
-    mut chunks: Chunks,
-    schema: Option<&SchemaRef>,
-    emit: Emit<'_>,
-) -> Result<u64> {
-    let mut rows = 0;
-    while !chunks.is_empty() {
-        let batch = next_block(&mut chunks, schema)?;
-        rows += batch.num_rows() as u64;
-        for start in (0..batch.num_rows()).step_by(limits::BATCH_ROWS) {
-            let length = limits::BATCH_ROWS.min(batch.num_rows() - start);
-            emit(batch.slice(start, length))?;
-        }
-    }
-    Ok(rows)
-}
-
-fn next_block(chunks: &mut Chunks, schema: Option<&SchemaRef>) -> Result<RecordBatch> {
-    const CUT_OFF: &str = "a block is cut off";
-    let header = chunks.split(BLOCK_HEADER_BYTES).ok_or_else(|| Error::corrupt(CUT_OFF))?;
-    let header = BlockHeader::parse(&header.join()).map_err(Error::corrupt)?;
-    let length = usize::try_from(header.bytes)
-        .ok()
-        .filter(|&length| length <= chunks.len())
-        .ok_or_else(|| Error::corrupt(CUT_OFF))?;
-    let stream = chunks.split(length).ok_or_else(|| Error::corrupt(CUT_OFF))?;
-    let padding = chunks.split(padding(length)).ok_or_else(|| Error::corrupt(CUT_OFF))?;
-    if padding.join().iter().any(|&byte| byte != 0) {
-        return Err(Error::corrupt("the padding of a block is not zero"));
-    }
-    // The decoder asserts on some input that it should refuse.
-    let stream = Buffer::from(stream.join());
-    let batch = catch_unwind(AssertUnwindSafe(|| decode_stream(stream)))
-        .unwrap_or_else(|panic| Err(undecodable(panic_text(&*panic))))?;
-    if batch.num_rows() != header.rows as usize {
-        return Err(Error::corrupt(format!(
-            "a block has other rows than its header says rows={} header={}",
-            batch.num_rows(),
-            header.rows
-        )));
-    }
-    match schema {
-        Some(schema) => conform(batch, schema),
-        None => Ok(batch),
-    }
-}
-
-fn decode_stream(mut stream: Buffer) -> Result<RecordBatch> {
-    check_endianness(&stream)?;
-    let failed = |error: ArrowError| undecodable(error.to_string());
-    let mut decoder = StreamDecoder::new();
-    let batch = decoder.decode(&mut stream).map_err(failed)?;
-    let batch = batch.ok_or_else(|| undecodable("there is no batch in it"))?;
-    if stream.as_slice() != END_OF_STREAM {
-        return Err(undecodable("it does not end behind its batch"));
-    }
-    Ok(batch)
-}
-
-/// The decoder takes big-endian numbers for little-endian ones without a word.
-fn check_endianness(stream: &[u8]) -> Result<()> {
-    let length = stream.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    let message = length.and_then(|length| stream.get(8..)?.get(..length as usize));
-    let message = message.filter(|_| stream[..4] == END_OF_STREAM[..4]);
-    let schema = message.and_then(|bytes| root_as_message(bytes).ok()?.header_as_schema());
-    match schema {
-        Some(schema) if schema.endianness() == Endianness::Little => Ok(()),
-        Some(_) => Err(undecodable("its numbers are big-endian")),
-        None => Err(undecodable("it does not begin with a schema")),
-    }
-}
-
-fn undecodable(reason: impl Into<String>) -> Error {
-    Error::corrupt(format!("a block cannot be decoded: {}", reason.into()))
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the decoder panicked")
-}
-
-/// The batch under `schema` itself, so that every batch of a stage shares one schema.
-fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let found = batch.schema();
-    if !same_columns(&found, schema) {
-        return Err(Error::corrupt(format!(
-            "a block has other columns than its stage found={found} expected={schema}"
-        )));
-    }
-    let columns = batch.columns().to_vec();
-    RecordBatch::try_new(Arc::clone(schema), columns)
-        .map_err(|error| undecodable(error.to_string()))
-}
-
-fn same_columns(a: &Schema, b: &Schema) -> bool {
-    a.fields().len() == b.fields().len()
-        && a.fields().iter().zip(b.fields()).all(|(a, b)| {
-            a.name() == b.name()
-                && a.data_type() == b.data_type()
-                && a.is_nullable() == b.is_nullable()
-        })
 }

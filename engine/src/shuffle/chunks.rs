@@ -50,7 +50,9 @@ impl Chunks {
             return self.pieces.pop_front().unwrap_or_default();
         }
         let mut joined = Vec::with_capacity(self.len);
-        self.pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+        self.pieces
+            .iter()
+            .for_each(|piece| joined.extend_from_slice(piece));
         Bytes::from(joined)
     }
 
@@ -78,12 +80,19 @@ mod tests {
     fn any_cut_of_any_pieces_gives_the_same_bytes() {
         let text = b"0123456789";
         for (cut, at) in (0..=10).flat_map(|cut| (0..=10).map(move |at| (cut, at))) {
-            let pieces = [Bytes::from_static(&text[..cut]), Bytes::from_static(&text[cut..])];
+            let pieces = [
+                Bytes::from_static(&text[..cut]),
+                Bytes::from_static(&text[cut..]),
+            ];
             let mut rest: Chunks = pieces.into_iter().collect();
             let head = rest.split(at).expect("enough bytes");
             assert_eq!(head.checksum(), xxhash_rust::xxh3::xxh3_64(&text[..at]));
             assert_eq!(head.join(), text[..at]);
-            assert!(rest.split(11 - at).is_none(), "there are only {} left", 10 - at);
+            assert!(
+                rest.split(11 - at).is_none(),
+                "there are only {} left",
+                10 - at
+            );
         }
         let mut whole: Chunks = [Bytes::from_static(text)].into_iter().collect();
         let head = whole.split(4).expect("enough bytes").join();

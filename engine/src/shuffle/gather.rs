@@ -9,14 +9,15 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, ByteView, NullBufferBuilder, RecordBatch,
-    RecordBatchOptions, UInt32Array, make_array,
+    Array, ArrayRef, AsArray, ByteView, NullBufferBuilder, RecordBatch, RecordBatchOptions,
+    UInt32Array, make_array,
 };
 use arrow::buffer::{Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
 use arrow::compute::{concat, take};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
+use crate::kernel::view::{binary_array, string_array};
 
 /// Longest string that a view holds itself.
 const INLINE_BYTES: u32 = 12;
@@ -26,24 +27,43 @@ const TEXT_BUFFER_BYTES: usize = 1 << 30;
 
 /// One column of a batch, ready to be copied from.
 pub(super) enum Column {
-    Fixed { width: usize, values: Buffer, nulls: Option<NullBuffer> },
-    View { views: ScalarBuffer<u128>, text: Arc<[Buffer]>, nulls: Option<NullBuffer> },
+    Fixed {
+        width: usize,
+        values: Buffer,
+        nulls: Option<NullBuffer>,
+    },
+    View {
+        views: ScalarBuffer<u128>,
+        text: Arc<[Buffer]>,
+        nulls: Option<NullBuffer>,
+    },
     Other(ArrayRef),
 }
 
 impl Column {
     pub(super) fn of(array: &ArrayRef) -> Column {
-        let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+        let nulls = array
+            .nulls()
+            .filter(|nulls| nulls.null_count() > 0)
+            .cloned();
         match array.data_type() {
             DataType::Utf8View => {
                 let array = array.as_string_view();
                 let text = array.data_buffers().iter().cloned().collect();
-                Column::View { views: array.views().clone(), text, nulls }
+                Column::View {
+                    views: array.views().clone(),
+                    text,
+                    nulls,
+                }
             }
             DataType::BinaryView => {
                 let array = array.as_binary_view();
                 let text = array.data_buffers().iter().cloned().collect();
-                Column::View { views: array.views().clone(), text, nulls }
+                Column::View {
+                    views: array.views().clone(),
+                    text,
+                    nulls,
+                }
             }
             other => match fixed_width(other) {
                 Some(width) => {
@@ -51,7 +71,11 @@ impl Column {
                     let values = &data.buffers()[0];
                     let values =
                         values.slice_with_length(data.offset() * width, data.len() * width);
-                    Column::Fixed { width, values, nulls }
+                    Column::Fixed {
+                        width,
+                        values,
+                        nulls,
+                    }
                 }
                 None => Column::Other(Arc::clone(array)),
             },
@@ -60,23 +84,9 @@ impl Column {
 }
 
 fn fixed_width(data_type: &DataType) -> Option<usize> {
-    data_type.primitive_width().filter(|width| matches!(width, 1 | 2 | 4 | 8 | 16 | 32))
-}
-
-/// The type under which a column is handed to the encoder.
-fn physical_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8View => DataType::BinaryView,
-        other => other.clone(),
-    }
-}
-
-/// The columns of `schema` as [`PartitionBuffer::finish`] makes them.
-pub(super) fn physical_schema(schema: &Schema) -> SchemaRef {
-    let field = |field: &Arc<Field>| {
-        field.as_ref().clone().with_data_type(physical_type(field.data_type()))
-    };
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+    data_type
+        .primitive_width()
+        .filter(|width| matches!(width, 1 | 2 | 4 | 8 | 16 | 32))
 }
 
 /// The rows gathered so far for one partition.
@@ -87,15 +97,31 @@ pub(super) struct PartitionBuffer {
 }
 
 enum Gather {
-    Fixed { values: MutableBuffer, nulls: NullBufferBuilder },
-    View { views: Vec<u128>, text: Vec<u8>, closed: Vec<Buffer>, nulls: NullBufferBuilder },
+    Fixed {
+        values: MutableBuffer,
+        nulls: NullBufferBuilder,
+    },
+    View {
+        views: Vec<u128>,
+        text: Vec<u8>,
+        closed: Vec<Buffer>,
+        nulls: NullBufferBuilder,
+    },
     Other(Vec<ArrayRef>),
 }
 
 impl PartitionBuffer {
     pub(super) fn new(schema: &Schema) -> Self {
-        let columns = schema.fields().iter().map(|field| Gather::new(field.data_type())).collect();
-        PartitionBuffer { columns, rows: 0, bytes: 0 }
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| Gather::new(field.data_type()))
+            .collect();
+        PartitionBuffer {
+            columns,
+            rows: 0,
+            bytes: 0,
+        }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -116,7 +142,7 @@ impl PartitionBuffer {
         Ok(())
     }
 
-    /// The rows as a batch of `schema` (a [`physical_schema`]); none are left here.
+    /// The rows as a batch of `schema`; none are left here.
     pub(super) fn finish(&mut self, schema: &SchemaRef) -> Result<RecordBatch> {
         let rows = std::mem::take(&mut self.rows);
         self.bytes = 0;
@@ -124,20 +150,28 @@ impl PartitionBuffer {
         let columns = columns.map(|(gather, field)| gather.finish(field.data_type(), rows));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(schema),
+            columns,
+            &options,
+        )?)
     }
 }
 
 impl Gather {
     fn new(data_type: &DataType) -> Gather {
         let nulls = NullBufferBuilder::new(0);
-        match physical_type(data_type) {
-            DataType::BinaryView => {
-                Gather::View { views: Vec::new(), text: Vec::new(), closed: Vec::new(), nulls }
-            }
-            other if fixed_width(&other).is_some() => {
-                Gather::Fixed { values: MutableBuffer::new(0), nulls }
-            }
+        match data_type {
+            DataType::Utf8View | DataType::BinaryView => Gather::View {
+                views: Vec::new(),
+                text: Vec::new(),
+                closed: Vec::new(),
+                nulls,
+            },
+            other if fixed_width(other).is_some() => Gather::Fixed {
+                values: MutableBuffer::new(0),
+                nulls,
+            },
             _ => Gather::Other(Vec::new()),
         }
     }
@@ -147,7 +181,11 @@ impl Gather {
         match (self, column) {
             (
                 Gather::Fixed { values, nulls },
-                Column::Fixed { width, values: from, nulls: has },
+                Column::Fixed {
+                    width,
+                    values: from,
+                    nulls: has,
+                },
             ) => {
                 extend_nulls(nulls, has.as_ref(), indices);
                 match width {
@@ -161,8 +199,17 @@ impl Gather {
                 Ok((width * indices.len()) as u64)
             }
             (
-                Gather::View { views, text, closed, nulls },
-                Column::View { views: from, text: buffers, nulls: has },
+                Gather::View {
+                    views,
+                    text,
+                    closed,
+                    nulls,
+                },
+                Column::View {
+                    views: from,
+                    text: buffers,
+                    nulls: has,
+                },
             ) => {
                 extend_nulls(nulls, has.as_ref(), indices);
                 views.reserve(indices.len());
@@ -211,13 +258,22 @@ impl Gather {
                     .build()?;
                 Ok(make_array(data))
             }
-            Gather::View { views, text, closed, nulls } => {
+            Gather::View {
+                views,
+                text,
+                closed,
+                nulls,
+            } => {
                 let mut buffers = std::mem::take(closed);
                 if !text.is_empty() {
                     buffers.push(Buffer::from(std::mem::take(text)));
                 }
-                let views = ScalarBuffer::from(std::mem::take(views));
-                Ok(Arc::new(BinaryViewArray::try_new(views, buffers, nulls.finish())?))
+                let (views, nulls) = (std::mem::take(views), nulls.finish());
+                Ok(match data_type {
+                    // Values of a string array, copied whole.
+                    DataType::Utf8View => Arc::new(string_array(views, buffers, nulls)),
+                    _ => Arc::new(binary_array(views, buffers, nulls)),
+                })
             }
             Gather::Other(arrays) => {
                 let arrays = std::mem::take(arrays);
@@ -232,7 +288,9 @@ fn extend_nulls(to: &mut NullBufferBuilder, from: Option<&NullBuffer>, indices: 
     match from {
         None => to.append_n_non_nulls(indices.len()),
         Some(nulls) => {
-            indices.iter().for_each(|&index| to.append(nulls.is_valid(index as usize)));
+            indices
+                .iter()
+                .for_each(|&index| to.append(nulls.is_valid(index as usize)));
         }
     }
 }
@@ -259,7 +317,9 @@ fn compact(array: ArrayRef) -> Result<ArrayRef> {
     let children = data.child_data().iter();
     let children = children.map(|child| Ok(compact(make_array(child.clone()))?.to_data()));
     let children = children.collect::<Result<Vec<_>>>()?;
-    Ok(make_array(data.into_builder().child_data(children).build()?))
+    Ok(make_array(
+        data.into_builder().child_data(children).build()?,
+    ))
 }
 
 fn holds_views(data_type: &DataType) -> bool {

@@ -95,12 +95,18 @@ pub(super) fn parse_footer(
     tail: &[u8],
     object_bytes: u64,
 ) -> Result<Vec<PartitionMeta>, &'static str> {
-    let at = tail.len().checked_sub(TAIL_BYTES).ok_or("the object is too short for a footer")?;
+    let at = tail
+        .len()
+        .checked_sub(TAIL_BYTES)
+        .ok_or("the object is too short for a footer")?;
     if tail[at + 24..] != OBJECT_MAGIC {
         return Err("the object does not end as a shuffle object");
     }
-    let (data_bytes, version, count) =
-        (u64_at(tail, at), u32_at(tail, at + 8), u32_at(tail, at + 12));
+    let (data_bytes, version, count) = (
+        u64_at(tail, at),
+        u32_at(tail, at + 8),
+        u32_at(tail, at + 12),
+    );
     if version != VERSION {
         return Err("the object has an unknown version");
     }
@@ -140,11 +146,18 @@ mod tests {
 
     #[test]
     fn a_footer_tells_what_was_written_and_every_flipped_bit() {
-        let meta = |bytes, rows, checksum| PartitionMeta { bytes, rows, checksum };
+        let meta = |bytes, rows, checksum| PartitionMeta {
+            bytes,
+            rows,
+            checksum,
+        };
         let partitions = [meta(128, 3, 7), meta(0, 0, 0), meta(64, 1, u64::MAX)];
         let written = footer(&partitions);
         let object_bytes = 192 + written.len() as u64;
-        assert_eq!(parse_footer(&written, object_bytes).as_deref(), Ok(&partitions[..]));
+        assert_eq!(
+            parse_footer(&written, object_bytes).as_deref(),
+            Ok(&partitions[..])
+        );
         for at in 0..written.len() * 8 {
             let mut flipped = written.clone();
             flipped[at / 8] ^= 1 << (at % 8);
@@ -152,8 +165,14 @@ mod tests {
         }
         for length in 0..written.len() {
             let start = written.len() - length;
-            assert!(parse_footer(&written[start..], object_bytes).is_err(), "last {length}");
-            assert!(parse_footer(&written[..length], object_bytes).is_err(), "first {length}");
+            assert!(
+                parse_footer(&written[start..], object_bytes).is_err(),
+                "last {length}"
+            );
+            assert!(
+                parse_footer(&written[..length], object_bytes).is_err(),
+                "first {length}"
+            );
         }
         assert!(parse_footer(&written, object_bytes + 1).is_err());
     }

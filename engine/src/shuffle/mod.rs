@@ -12,17 +12,20 @@
 
 mod block;
 mod chunks;
+mod decode;
 mod gather;
+mod index;
 mod layout;
 mod reader;
-mod store;
 mod upload;
 mod writer;
 
-pub use block::decode_blocks;
+pub use decode::decode_blocks;
+pub use index::read_index;
 pub use reader::{fetch_partitions, open};
-pub use store::{Compression, ShuffleStore};
 pub use writer::ShuffleSink;
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

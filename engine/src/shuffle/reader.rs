@@ -15,9 +15,9 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStoreExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::ShuffleStore;
-use super::block::decode_chunks;
 use super::chunks::Chunks;
+use super::decode::decode_chunks;
+use crate::context::{CancelToken, TaskContext};
 use crate::error::{Error, LostOutput, Result};
 use crate::id::{JobId, StageId};
 use crate::limits::{PREFETCH_BYTES, PREFETCH_REQUESTS};
@@ -26,8 +26,7 @@ use crate::metrics::TaskMetrics;
 use crate::operator::{Emit, Morsel};
 use crate::plan::{PartitionMeta, ShuffleSource};
 use crate::source::MorselStream;
-use crate::storage::storage_error;
-use crate::task::{CancelToken, TaskContext};
+use crate::storage::{ShuffleStore, storage_error};
 
 /// A request beyond this is cut in two at the end of a partition.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -76,8 +75,11 @@ pub fn open(
         }
         cut(&ctx.shuffle, job, stage, &source, &mut pieces)?;
     }
-    let fetcher =
-        Fetcher { ctx: ctx.clone(), schema, permits: Arc::new(Semaphore::new(PERMITS as usize)) };
+    let fetcher = Fetcher {
+        ctx: ctx.clone(),
+        schema,
+        permits: Arc::new(Semaphore::new(PERMITS as usize)),
+    };
     let fetches = stream::iter(pieces).map(move |piece| {
         let fetcher = fetcher.clone();
         async move { fetcher.morsel(piece).await }
@@ -118,14 +120,26 @@ fn cut(
 ) -> Result<()> {
     let (task, attempt) = (source.task, source.attempt);
     let path = store.object_path(job, stage, task, attempt);
-    let lost = LostOutput { stage, task, attempt };
-    let at =
-        |offset| Piece { path: path.clone(), lost, range: offset..offset, partitions: Vec::new() };
+    let lost = LostOutput {
+        stage,
+        task,
+        attempt,
+    };
+    let at = |offset| Piece {
+        path: path.clone(),
+        lost,
+        range: offset..offset,
+        partitions: Vec::new(),
+    };
     let mut piece = at(source.offset);
     for &partition in &source.partitions {
-        let end = piece.range.end.checked_add(partition.bytes).ok_or_else(|| {
-            Error::internal(format!("impossible sizes in a shuffle source task={task}"))
-        })?;
+        let end = piece
+            .range
+            .end
+            .checked_add(partition.bytes)
+            .ok_or_else(|| {
+                Error::internal(format!("impossible sizes in a shuffle source task={task}"))
+            })?;
         if end - piece.range.start > PIECE_BYTES && !piece.range.is_empty() {
             let next = at(piece.range.end);
             pieces.push(std::mem::replace(&mut piece, next));
@@ -171,7 +185,11 @@ impl Fetcher {
     async fn room(&self, bytes: u64) -> Result<(OwnedSemaphorePermit, Reservation)> {
         let mut reservation = self.ctx.memory.reserve("shuffle read");
         let wanted = bytes.div_ceil(PERMIT_BYTES).clamp(1, u64::from(PERMITS)) as u32;
-        let permits = if reservation.try_grow(bytes) { wanted } else { PERMITS };
+        let permits = if reservation.try_grow(bytes) {
+            wanted
+        } else {
+            PERMITS
+        };
         let permit = Arc::clone(&self.permits).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the prefetch budget was closed"))?;
         Ok((permit, reservation))
@@ -242,7 +260,10 @@ async fn fetch(store: &ShuffleStore, piece: &Piece, count: impl Fn(u64)) -> Resu
 
 async fn get(store: &ShuffleStore, piece: &Piece) -> Result<Chunks> {
     let range = Some(GetRange::Bounded(piece.range.clone()));
-    let options = GetOptions { range, ..GetOptions::default() };
+    let options = GetOptions {
+        range,
+        ..GetOptions::default()
+    };
     let answer = async {
         let result = store.store.get_opts(&piece.path, options).await?;
         match result.payload {

@@ -1,29 +1,38 @@
-//! Round trips through whole objects, and what becomes of damaged ones.
+//! Round trips through whole objects: what is written is read, whatever it is.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
+    Float64Array, Int8Array, Int64Array, ListBuilder, NullArray, RecordBatch, StringArray,
+    StringViewArray, StringViewBuilder, StructArray,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 
-use super::{Compression, ShuffleSink, ShuffleStore, open};
+use super::{ShuffleSink, decode_blocks, fetch_partitions, open, read_index};
+use crate::context::{CancelToken, TaskContext};
 use crate::error::{ErrorKind, Result};
 use crate::id::{JobId, StageId, TaskId};
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::plan::{PartitionMeta, Partitioning, ShuffleSource, TaskOutput};
+use crate::storage::{Compression, ShuffleStore};
 use crate::storage::{OverflowStore, Stores};
-use crate::task::{CancelToken, TaskContext};
 
-const STAGE: StageId = StageId(3);
+pub(super) const STAGE: StageId = StageId(3);
 
-fn job() -> JobId {
+pub(super) fn job() -> JobId {
     JobId::new(0xfeed)
 }
 
-fn context(shuffle: ShuffleStore, memory: u64) -> TaskContext {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+pub(super) fn context(shuffle: ShuffleStore, memory: u64) -> TaskContext {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("a pool");
     TaskContext {
         pool: Arc::new(pool),
         memory: MemoryBudget::new(memory),
@@ -34,16 +43,19 @@ fn context(shuffle: ShuffleStore, memory: u64) -> TaskContext {
     }
 }
 
-fn in_memory() -> ShuffleStore {
+pub(super) fn in_memory() -> ShuffleStore {
     ShuffleStore::in_memory(OverflowStore::new(1 << 30, None, None))
 }
 
-fn hash(keys: &[&str], partitions: u32) -> Partitioning {
-    Partitioning::Hash { keys: keys.iter().map(|&key| key.to_owned()).collect(), partitions }
+pub(super) fn hash(keys: &[&str], partitions: u32) -> Partitioning {
+    Partitioning::Hash {
+        keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        partitions,
+    }
 }
 
 /// Words of every length around the one where a view stops holding them, and some nulls.
-fn words(rows: std::ops::Range<i64>) -> RecordBatch {
+pub(super) fn words(rows: std::ops::Range<i64>) -> RecordBatch {
     let word = |row: i64| match row % 7 {
         0 => None,
         1 => Some(String::new()),
@@ -58,13 +70,17 @@ fn words(rows: std::ops::Range<i64>) -> RecordBatch {
 }
 
 /// Writes the batches, alternating between two lanes.
-async fn write(
+pub(super) async fn write(
     ctx: &TaskContext,
     partitioning: &Partitioning,
     task: u32,
     batches: &[RecordBatch],
 ) -> Result<Vec<PartitionMeta>> {
-    let task = TaskId { job: job(), stage: STAGE, task };
+    let task = TaskId {
+        job: job(),
+        stage: STAGE,
+        task,
+    };
     let sink = ShuffleSink::new(partitioning, batches[0].schema(), task, 0, ctx)?;
     let mut lanes = [sink.lane(0)?, sink.lane(1)?];
     for (number, batch) in batches.iter().enumerate() {
@@ -81,13 +97,22 @@ async fn write(
 }
 
 /// What a reader of `range` is told of an object with this index.
-fn source(task: u32, index: &[PartitionMeta], range: &std::ops::Range<u32>) -> ShuffleSource {
+pub(super) fn source(
+    task: u32,
+    index: &[PartitionMeta],
+    range: &std::ops::Range<u32>,
+) -> ShuffleSource {
     let (start, end) = (range.start as usize, range.end as usize);
     let offset = index[..start].iter().map(|meta| meta.bytes).sum();
-    ShuffleSource { task, attempt: 0, offset, partitions: index[start..end].to_vec() }
+    ShuffleSource {
+        task,
+        attempt: 0,
+        offset,
+        partitions: index[start..end].to_vec(),
+    }
 }
 
-async fn read(
+pub(super) async fn read(
     ctx: &TaskContext,
     range: std::ops::Range<u32>,
     sources: Vec<ShuffleSource>,
@@ -106,7 +131,7 @@ async fn read(
 }
 
 /// The rows as text, sorted: a shuffle keeps rows, not their order.
-fn rows(batches: &[RecordBatch]) -> Vec<String> {
+pub(super) fn rows(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::new().with_null("∅");
     let mut rows = Vec::new();
     for batch in batches {
@@ -116,8 +141,10 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
             .map(|column| ArrayFormatter::try_new(column, &options).expect("a printable type"))
             .collect();
         for row in 0..batch.num_rows() {
-            let cells: Vec<_> =
-                columns.iter().map(|column| column.value(row).to_string()).collect();
+            let cells: Vec<_> = columns
+                .iter()
+                .map(|column| column.value(row).to_string())
+                .collect();
             rows.push(cells.join("|"));
         }
     }
@@ -127,7 +154,9 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
 
 #[tokio::test]
 async fn rows_come_back_once_whatever_the_store_and_the_partitions() {
-    let batches: Vec<_> = (0..20).map(|batch| words(batch * 5000..(batch + 1) * 5000)).collect();
+    let batches: Vec<_> = (0..20)
+        .map(|batch| words(batch * 5000..(batch + 1) * 5000))
+        .collect();
     let schema = batches[0].schema();
     let directory = tempfile::tempdir().expect("a directory");
     let url = crate::storage::local_url(&directory.path().join("new/shuffle dir"));
@@ -139,28 +168,381 @@ async fn rows_come_back_once_whatever_the_store_and_the_partitions() {
     ];
     assert_eq!(places[1].compression, Compression::Lz4);
     assert_eq!(places[2].compression, Compression::Zstd);
-    for (store, partitions) in places.iter().flat_map(|store| [(store, 1), (store, 7), (store, 64)])
+    for (store, partitions) in places
+        .iter()
+        .flat_map(|store| [(store, 1), (store, 7), (store, 64)])
     {
         let ctx = context(store.clone(), 1 << 30);
         let partitioning = hash(&["word", "n"], partitions);
-        let index = write(&ctx, &partitioning, 0, &batches).await.expect("written");
+        let index = write(&ctx, &partitioning, 0, &batches)
+            .await
+            .expect("written");
         let counts = ctx.metrics.counts();
-        assert_eq!((counts.rows_out, counts.puts, counts.objects), (100_000, 1, 1));
+        assert_eq!(
+            (counts.rows_out, counts.puts, counts.objects),
+            (100_000, 1, 1)
+        );
         let mut found = Vec::new();
         for range in [0..partitions / 2, partitions / 2..partitions] {
             let sources = vec![source(0, &index, &range)];
             found.extend(read(&ctx, range, sources, &schema).await.expect("read"));
         }
-        assert_eq!(rows(&found), rows(&batches), "{partitions} partitions in {store:?}");
+        assert_eq!(
+            rows(&found),
+            rows(&batches),
+            "{partitions} partitions in {store:?}"
+        );
         let counts = ctx.metrics.counts();
         assert!(counts.gets <= 3 && counts.rows_in == 100_000, "{counts:?}");
-        let read = store.read_index(job(), STAGE, 0, 0).await.expect("a footer");
+        let read = read_index(&store, job(), STAGE, 0, 0)
+            .await
+            .expect("a footer");
         assert_eq!(read, index);
-        store.delete_job(job(), &[(STAGE, 0, 0), (STAGE, 1, 0)]).await.expect("deleted");
-        let gone = store.read_index(job(), STAGE, 0, 0).await.expect_err("deleted");
+        store
+            .delete_job(job(), &[(STAGE, 0, 0), (STAGE, 1, 0)])
+            .await
+            .expect("deleted");
+        let gone = read_index(&store, job(), STAGE, 0, 0)
+            .await
+            .expect_err("deleted");
         assert_eq!(gone.kind(), ErrorKind::Corrupt);
         assert_eq!(ctx.memory.used(), 0, "everything reserved is given back");
     }
     let left = std::fs::read_dir(directory.path().join("new/shuffle dir")).expect("the root stays");
     assert_eq!(left.count(), 0, "empty directories go with their objects");
+}
+
+/// A column of every kind that the engine can hold, nulls among them.
+fn every_type(rows: i64) -> RecordBatch {
+    let some = |row: i64| (row % 3 != 0).then_some(row);
+    let numbers = || (0..rows).map(some);
+    let mut lists = ListBuilder::new(StringViewBuilder::new());
+    for row in 0..rows {
+        (0..row % 4).for_each(|item| {
+            lists
+                .values()
+                .append_value("long ".repeat(item as usize * 2))
+        });
+        lists.append(row % 5 != 0);
+    }
+    let text = |row| format!("a text of more than twelve bytes {row}");
+    let strings: StringArray = numbers().map(|row| row.map(text)).collect();
+    let dictionary: DictionaryArray<Int32Type> = (0..rows)
+        .map(|row| (row % 6 != 0).then_some(["x", "y"][row as usize % 2]))
+        .collect();
+    let fixed = (0..rows).map(|row| some(row).map(|row| row.to_le_bytes()));
+    let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 8).expect("8 bytes");
+    let decimals = Decimal128Array::from_iter(numbers().map(|row| row.map(|row| row as i128 * 7)));
+    let inner: ArrayRef = Arc::new(StringViewArray::from_iter(
+        (0..rows).map(|row| Some(text(row))),
+    ));
+    let inner = (
+        Arc::new(Field::new("inner", DataType::Utf8View, true)),
+        inner,
+    );
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("k", Arc::new(Int64Array::from_iter(numbers()))),
+        (
+            "bool",
+            Arc::new(BooleanArray::from_iter(
+                numbers().map(|row| row.map(|row| row % 2 == 0)),
+            )),
+        ),
+        (
+            "byte",
+            Arc::new(Int8Array::from_iter(
+                numbers().map(|row| row.map(|row| row as i8)),
+            )),
+        ),
+        (
+            "float",
+            Arc::new(Float64Array::from_iter(
+                numbers().map(|row| row.map(|row| row as f64)),
+            )),
+        ),
+        ("decimal", Arc::new(decimals)),
+        ("string", Arc::new(strings)),
+        ("list", Arc::new(lists.finish())),
+        ("struct", Arc::new(StructArray::from(vec![inner]))),
+        ("dictionary", Arc::new(dictionary)),
+        ("fixed", Arc::new(fixed)),
+        ("null", Arc::new(NullArray::new(rows as usize))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(
+        columns
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
+    )
+    .expect("columns of one length")
+}
+
+#[tokio::test]
+async fn every_type_survives() {
+    let whole = every_type(1000);
+    // Slices, so that offsets into shared buffers are not all zero.
+    let batches = [
+        whole.slice(0, 333),
+        whole.slice(333, 1),
+        whole.slice(334, 666),
+    ];
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let store = in_memory();
+        let store = ShuffleStore::new(store.store, "deep/root".into(), compression);
+        let ctx = context(store, 1 << 30);
+        for partitions in [1, 5] {
+            let index = write(&ctx, &hash(&["k"], partitions), 0, &batches)
+                .await
+                .expect("written");
+            let sources = vec![source(0, &index, &(0..partitions))];
+            let found = read(&ctx, 0..partitions, sources, &whole.schema())
+                .await
+                .expect("read");
+            assert_eq!(rows(&found), rows(&[whole.clone()]), "{compression:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn equal_keys_meet_in_one_partition_and_spread_over_all() {
+    let ctx = context(in_memory(), 1 << 30);
+    let batches = [words(0..3000), words(0..3000), words(0..3000)];
+    let partitions = 16;
+    let index = write(&ctx, &hash(&["word"], partitions), 0, &batches)
+        .await
+        .expect("written");
+    assert!(
+        index
+            .iter()
+            .all(|meta| meta.rows > 0 && meta.bytes % 64 == 0),
+        "{index:?}"
+    );
+    let mut homes = std::collections::BTreeMap::new();
+    for partition in 0..partitions {
+        let sources = vec![source(0, &index, &(partition..partition + 1))];
+        let found = read(
+            &ctx,
+            partition..partition + 1,
+            sources,
+            &batches[0].schema(),
+        )
+        .await;
+        let found = found.expect("read");
+        let words: Vec<_> = found
+            .iter()
+            .map(|batch| batch.project(&[0]).expect("a column"))
+            .collect();
+        for word in rows(&words) {
+            assert_eq!(*homes.entry(word).or_insert(partition), partition);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_written_where_there_is_nothing() {
+    let store = OverflowStore::new(1 << 20, None, None);
+    let ctx = context(ShuffleStore::in_memory(Arc::clone(&store)), 1 << 20);
+    let empty = words(0..0);
+    let index = write(&ctx, &hash(&["word"], 9), 0, std::slice::from_ref(&empty))
+        .await
+        .expect("written");
+    assert_eq!(index, vec![PartitionMeta::default(); 9]);
+    assert_eq!((store.bytes(), ctx.metrics.counts().objects), (0, 0));
+    let sources = vec![source(0, &index, &(2..9))];
+    let found = read(&ctx, 2..9, sources, &empty.schema())
+        .await
+        .expect("nothing to read");
+    assert!(found.is_empty() && ctx.metrics.counts().gets == 0);
+}
+
+#[tokio::test]
+async fn a_row_of_a_large_buffer_takes_its_own_bytes_only() {
+    let store = OverflowStore::new(1 << 30, None, None);
+    let ctx = context(ShuffleStore::in_memory(Arc::clone(&store)), 1 << 30);
+    let text: StringViewArray = (0..8000).map(|row| Some(format!("{row:0>1000}"))).collect();
+    let batch =
+        RecordBatch::try_from_iter([("word", Arc::new(text) as ArrayRef)]).expect("a batch");
+    let few = batch.slice(4000, 10);
+    let index = write(&ctx, &hash(&["word"], 2), 0, std::slice::from_ref(&few))
+        .await
+        .expect("written");
+    assert!(
+        store.bytes() < 20_000,
+        "10 rows of 1000 bytes take {}",
+        store.bytes()
+    );
+    let sources = vec![source(0, &index, &(0..2))];
+    let found = read(&ctx, 0..2, sources, &few.schema())
+        .await
+        .expect("read");
+    assert_eq!(rows(&found), rows(&[few]));
+}
+
+#[tokio::test]
+async fn little_memory_means_small_blocks_and_a_file_not_a_failure() {
+    let batches: Vec<_> = (0..30)
+        .map(|batch| words(batch * 2000..(batch + 1) * 2000))
+        .collect();
+    for memory in [0, 1000, 100_000] {
+        let ctx = context(in_memory(), memory);
+        let index = write(&ctx, &hash(&["n"], 8), 0, &batches)
+            .await
+            .expect("written");
+        assert!(ctx.metrics.counts().spilled_bytes > 0, "{memory}");
+        let sources = vec![source(0, &index, &(0..8))];
+        let found = read(&ctx, 0..8, sources, &batches[0].schema())
+            .await
+            .expect("read");
+        assert_eq!(rows(&found), rows(&batches), "{memory}");
+        assert_eq!(ctx.memory.used(), 0);
+    }
+}
+
+#[tokio::test]
+async fn large_objects_go_up_in_parts_and_come_back_in_pieces() {
+    let numbers = |start| Int64Array::from_iter_values(start..start + 100_000);
+    let batch = |start| {
+        RecordBatch::try_from_iter([("n", Arc::new(numbers(start)) as ArrayRef)]).expect("a batch")
+    };
+    let batches: Vec<_> = (0..30).map(|number| batch(number * 100_000)).collect();
+    let ctx = context(in_memory(), 1 << 30);
+    let index = write(&ctx, &hash(&["n"], 32), 0, &batches)
+        .await
+        .expect("written");
+    let counts = ctx.metrics.counts();
+    let parts = counts
+        .bytes_out
+        .div_ceil(crate::limits::UPLOAD_PART_BYTES as u64);
+    assert_eq!((counts.puts, counts.objects), (parts + 2, 1), "{counts:?}");
+    let sources = vec![source(0, &index, &(0..32))];
+    let found = read(&ctx, 0..32, sources, &batches[0].schema())
+        .await
+        .expect("read");
+    let sum = |batches: &[RecordBatch]| -> i64 {
+        let column = |batch: &RecordBatch| batch.column(0).clone();
+        let numbers = batches.iter().map(column);
+        numbers
+            .map(|n| arrow::compute::sum(n.as_primitive::<Int64Type>()).unwrap_or(0))
+            .sum()
+    };
+    assert_eq!(sum(&found), sum(&batches));
+    assert_eq!(
+        found.iter().map(RecordBatch::num_rows).sum::<usize>(),
+        3_000_000
+    );
+    let counts = ctx.metrics.counts();
+    assert!(
+        (3..=5).contains(&counts.gets),
+        "pieces of at most 8 MiB: {counts:?}"
+    );
+}
+
+#[tokio::test]
+async fn bytes_can_be_forwarded_and_decoded_elsewhere() {
+    let batches = [words(0..1000)];
+    let ctx = context(in_memory(), 1 << 30);
+    let index = write(&ctx, &hash(&["n"], 4), 7, &batches)
+        .await
+        .expect("written");
+    let mut source = source(7, &index, &(0..4));
+    let bytes = fetch_partitions(&ctx.shuffle, job(), STAGE, &source)
+        .await
+        .expect("fetched");
+    assert_eq!(bytes.len(), 4);
+    let mut found = Vec::new();
+    for partition in bytes {
+        decode_blocks(partition, None, &mut |batch| {
+            found.push(batch);
+            Ok(())
+        })
+        .expect("decoded");
+    }
+    assert_eq!(rows(&found), rows(&batches));
+    source.partitions[3].checksum ^= 1;
+    let error = fetch_partitions(&ctx.shuffle, job(), STAGE, &source)
+        .await
+        .expect_err("damaged");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn names_do_not_change() {
+    let store = ShuffleStore::new(in_memory().store, "root".into(), Compression::None);
+    let name = |task, attempt| store.object_path(job(), STAGE, task, attempt).to_string();
+    expect_test::expect!["root/5f26/00000000feed/s3/t0-a0"].assert_eq(&name(0, 0));
+    expect_test::expect!["root/9982/00000000feed/s3/t12-a3"].assert_eq(&name(12, 3));
+}
+
+#[tokio::test]
+async fn uncompressed_blocks_are_used_where_they_lie() {
+    let ctx = context(in_memory(), 1 << 30);
+    let batches = [words(0..9000), words(9000..20_000)];
+    let index = write(&ctx, &Partitioning::Single, 0, &batches)
+        .await
+        .expect("written");
+    let path = ctx.shuffle.object_path(job(), STAGE, 0, 0);
+    let mut stored = Vec::new();
+    let object = ctx
+        .shuffle
+        .store
+        .get(&path)
+        .await
+        .expect("a get")
+        .into_stream();
+    let mut pieces = object.map_ok(|bytes| stored.push(bytes.as_ptr_range()));
+    while pieces.try_next().await.expect("a piece").is_some() {}
+    drop(pieces);
+    let sources = vec![source(0, &index, &(0..1))];
+    let found = read(&ctx, 0..1, sources, &batches[0].schema())
+        .await
+        .expect("read");
+    for column in found.iter().flat_map(RecordBatch::columns) {
+        let data = column.to_data();
+        let at = data.buffers()[0].as_ptr();
+        assert!(
+            stored.iter().any(|piece| piece.contains(&at)),
+            "a column was copied"
+        );
+    }
+}
+
+/// `docs/shuffle-format.md` shows these bytes; where this changes, the page has to.
+#[tokio::test]
+async fn the_example_of_the_format_page_is_true() {
+    let columns: [(&str, ArrayRef); 2] = [
+        (
+            "word",
+            Arc::new(StringViewArray::from(vec![
+                "the",
+                "of",
+                "and",
+                "extraordinarily",
+            ])),
+        ),
+        ("count", Arc::new(Int64Array::from(vec![7, 4, 2, 1]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let ctx = context(in_memory(), 1 << 20);
+    let index = write(&ctx, &hash(&["word"], 3), 2, &[batch])
+        .await
+        .expect("written");
+    let meta = |bytes, rows, checksum| PartitionMeta {
+        bytes,
+        rows,
+        checksum,
+    };
+    let expected = [
+        meta(768, 2, 0x0e99_46f7_49f1_15a3),
+        meta(704, 2, 0xf88c_91ac_3735_5ae5),
+        meta(0, 0, 0),
+    ];
+    assert_eq!(index, expected);
+    let path = ctx.shuffle.object_path(job(), STAGE, 2, 0);
+    let get = ctx.shuffle.store.get(&path).await.expect("a get");
+    let bytes = get.bytes().await.expect("bytes");
+    assert_eq!(bytes.len(), 768 + 704 + 3 * 32 + 32);
+    assert_eq!(
+        bytes[..24],
+        *b"KLNB\x02\0\0\0\x88\x02\0\0\0\0\0\0\x3f\0\0\0\0\0\0\0"
+    );
+    assert_eq!(bytes[bytes.len() - 8..], *b"KLNSHUF1");
 }

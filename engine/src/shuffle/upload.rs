@@ -32,7 +32,10 @@ pub(super) async fn upload(
             payload.push(block.bytes().await?);
         }
         given(payload.iter().map(Bytes::len).sum());
-        store.put(path, PutPayload::from_iter(payload)).await.map_err(failed)?;
+        store
+            .put(path, PutPayload::from_iter(payload))
+            .await
+            .map_err(failed)?;
         return Ok(1);
     }
     let mut upload = store.put_multipart(path).await.map_err(failed)?;
@@ -116,9 +119,14 @@ impl Block {
         let failed = |error| file_error("read", "temporary shuffle file", error);
         match self {
             Block::Memory(bytes) => Ok(bytes),
-            Block::Disk { file, offset, bytes } => {
+            Block::Disk {
+                file,
+                offset,
+                bytes,
+            } => {
                 let read = tokio::task::spawn_blocking(move || file.read(offset, bytes)).await;
-                read.unwrap_or_else(|error| Err(error.into())).map_err(failed)
+                read.unwrap_or_else(|error| Err(error.into()))
+                    .map_err(failed)
             }
         }
     }

@@ -20,9 +20,10 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::BlockEncoder;
-use super::gather::{Column, PartitionBuffer, physical_schema};
+use super::gather::{Column, PartitionBuffer};
+use super::layout;
 use super::upload::upload;
-use super::{ShuffleStore, layout};
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::id::TaskId;
 use crate::kernel::hash::hash_columns;
@@ -32,8 +33,8 @@ use crate::metrics::TaskMetrics;
 use crate::operator::{Emit, Operator};
 use crate::plan::{PartitionMeta, Partitioning, TaskOutput};
 use crate::sink::Sink;
+use crate::storage::ShuffleStore;
 use crate::storage::file_error;
-use crate::task::TaskContext;
 
 /// Writes one shuffle object: the rows of an attempt, spread over partitions.
 pub struct ShuffleSink {
@@ -70,7 +71,11 @@ struct Partition {
 /// A finished block.
 pub(super) enum Block {
     Memory(Bytes),
-    Disk { file: Arc<Spill>, offset: u64, bytes: usize },
+    Disk {
+        file: Arc<Spill>,
+        offset: u64,
+        bytes: usize,
+    },
 }
 
 /// Blocks that did not fit in memory.
@@ -85,7 +90,10 @@ impl ShuffleSink {
     /// # Errors
     /// `Internal` if a key is not in the schema or the number of partitions is out of bounds:
     /// the planner made a mistake.
-    #[expect(clippy::new_ret_no_self, reason = "a sink is only ever used as the trait")]
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "a sink is only ever used as the trait"
+    )]
     pub fn new(
         partitioning: &Partitioning,
         schema: SchemaRef,
@@ -95,7 +103,9 @@ impl ShuffleSink {
     ) -> Result<Arc<dyn Sink>> {
         let count = partitioning.count();
         if count == 0 || count > SHUFFLE_PARTITIONS_MAX {
-            return Err(Error::internal(format!("impossible number of partitions count={count}")));
+            return Err(Error::internal(format!(
+                "impossible number of partitions count={count}"
+            )));
         }
         let keys = match partitioning {
             Partitioning::Hash { keys, .. } if count > 1 => keys.as_slice(),
@@ -103,7 +113,9 @@ impl ShuffleSink {
         };
         let index = |key: &String| {
             schema.index_of(key).map_err(|_| {
-                Error::internal(format!("a shuffle key is not a column of its stage key={key}"))
+                Error::internal(format!(
+                    "a shuffle key is not a column of its stage key={key}"
+                ))
             })
         };
         let keys = keys.iter().map(index).collect::<Result<Vec<_>>>()?;
@@ -119,7 +131,12 @@ impl ShuffleSink {
             held: Mutex::new(ctx.memory.reserve("shuffle write")),
             spill: Mutex::default(),
         });
-        Ok(Arc::new(ShuffleSink { shared, store, path, uploaded: AtomicBool::new(false) }))
+        Ok(Arc::new(ShuffleSink {
+            shared,
+            store,
+            path,
+            uploaded: AtomicBool::new(false),
+        }))
     }
 }
 
@@ -132,10 +149,12 @@ impl Sink for ShuffleSink {
     fn lane(&self, _lane: usize) -> Result<Box<dyn Operator>> {
         let shared = Arc::clone(&self.shared);
         let encoder = BlockEncoder::new(Arc::clone(&shared.schema), shared.store.compression)?;
-        let buffers = shared.partitions.iter().map(|_| PartitionBuffer::new(&shared.schema));
+        let buffers = shared
+            .partitions
+            .iter()
+            .map(|_| PartitionBuffer::new(&shared.schema));
         Ok(Box::new(ShuffleLane {
             buffers: buffers.collect(),
-            physical: physical_schema(&shared.schema),
             encoder,
             held: shared.memory.reserve("shuffle write"),
             hashes: Vec::new(),
@@ -216,7 +235,10 @@ impl Shared {
                 Some(file) => Arc::clone(file),
                 None => {
                     let file = tempfile::tempfile().map_err(failed)?;
-                    Arc::clone(spill.insert(Arc::new(Spill { file, end: Mutex::new(0) })))
+                    Arc::clone(spill.insert(Arc::new(Spill {
+                        file,
+                        end: Mutex::new(0),
+                    })))
                 }
             }
         };
@@ -229,7 +251,11 @@ impl Shared {
         };
         file.file.write_all_at(block, offset).map_err(failed)?;
         TaskMetrics::count(&self.metrics.spilled_bytes, bytes as u64);
-        Ok(Block::Disk { file, offset, bytes })
+        Ok(Block::Disk {
+            file,
+            offset,
+            bytes,
+        })
     }
 }
 
@@ -245,7 +271,6 @@ impl Spill {
 struct ShuffleLane {
     shared: Arc<Shared>,
     buffers: Vec<PartitionBuffer>,
-    physical: SchemaRef,
     encoder: BlockEncoder,
     held: Reservation,
     hashes: Vec<u64>,
@@ -256,7 +281,11 @@ impl Operator for ShuffleLane {
     fn push(&mut self, batch: RecordBatch, _emit: Emit<'_>) -> Result<()> {
         let rows = u32::try_from(batch.num_rows())
             .map_err(|_| Error::internal("a batch has more rows than 32 bits count"))?;
-        let keys = self.shared.keys.iter().map(|&key| Arc::clone(batch.column(key)));
+        let keys = self
+            .shared
+            .keys
+            .iter()
+            .map(|&key| Arc::clone(batch.column(key)));
         let keys: Vec<ArrayRef> = keys.collect();
         if keys.is_empty() {
             self.scatter.all(rows);
@@ -313,7 +342,7 @@ impl ShuffleLane {
         if rows == 0 {
             return Ok(());
         }
-        let batch = self.buffers[partition].finish(&self.physical)?;
+        let batch = self.buffers[partition].finish(&self.shared.schema)?;
         let block = self.encoder.encode(&batch)?;
         self.shared.add(partition, block, rows)
     }
@@ -336,7 +365,9 @@ impl Scatter {
     }
 
     fn range(&self, partition: usize) -> std::ops::Range<usize> {
-        let start = partition.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let start = partition
+            .checked_sub(1)
+            .map_or(0, |before| self.ends[before]);
         start as usize..self.ends[partition] as usize
     }
 
@@ -351,8 +382,11 @@ impl Scatter {
         self.ends.clear();
         self.ends.resize(partitions, 0);
         self.targets.clear();
-        self.targets
-            .extend(hashes.iter().map(|&hash| partition_of(hash, partitions as u64) as u16));
+        self.targets.extend(
+            hashes
+                .iter()
+                .map(|&hash| partition_of(hash, partitions as u64) as u16),
+        );
         for &target in &self.targets {
             self.ends[usize::from(target)] += 1;
         }

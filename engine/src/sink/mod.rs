@@ -1,5 +1,7 @@
 //! Sinks: where the rows of a task end up.
 
+pub mod files;
+
 use async_trait::async_trait;
 
 use crate::error::Result;

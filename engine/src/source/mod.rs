@@ -3,6 +3,10 @@
 //! A source is a stream of morsels. Polling the stream waits for I/O (on tokio); running a morsel
 //! decodes (on rayon). What is fetched ahead is bounded by [`crate::limits::PREFETCH_BYTES`].
 
+mod input;
+
+pub mod csv;
+pub mod parquet;
 pub mod text;
 
 use futures::stream::BoxStream;

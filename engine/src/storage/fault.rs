@@ -38,7 +38,11 @@ pub fn storage_error(what: &str, url: &str, error: object_store::Error) -> Error
     match kind {
         ErrorKind::Invalid if !matches!(error, Store::InvalidPath { .. }) => {
             let told = Error::new(kind, message);
-            if reason == REFUSED { told.with_source(error) } else { told }
+            if reason == REFUSED {
+                told.with_source(error)
+            } else {
+                told
+            }
         }
         _ => Error::new(kind, message).with_source(error),
     }
@@ -70,7 +74,10 @@ fn classify_chain(error: &object_store::Error) -> (ErrorKind, &'static str) {
     if refused {
         return (ErrorKind::Invalid, REFUSED);
     }
-    (ErrorKind::Unavailable, "storage did not answer as it should")
+    (
+        ErrorKind::Unavailable,
+        "storage did not answer as it should",
+    )
 }
 
 fn classify_io(error: &io::Error) -> (ErrorKind, &'static str) {
@@ -104,27 +111,49 @@ mod tests {
     use super::*;
 
     fn generic(error: io::Error) -> object_store::Error {
-        object_store::Error::Generic { store: "test", source: Box::new(error) }
+        object_store::Error::Generic {
+            store: "test",
+            source: Box::new(error),
+        }
     }
 
     #[test]
     fn the_cause_decides_the_kind_and_the_place_is_named() {
         let os = io::Error::from_raw_os_error;
-        let missing = object_store::Error::NotFound { path: "x".into(), source: "gone".into() };
+        let missing = object_store::Error::NotFound {
+            path: "x".into(),
+            source: "gone".into(),
+        };
         let status = |code: u32| object_store::Error::Generic {
             store: "S3",
             source: format!("Server returned non-2xx status code: {code} Oh: \nbody").into(),
         };
         let cases = [
             (missing, ErrorKind::Invalid, "no such file or directory"),
-            (generic(os(2)), ErrorKind::Invalid, "no such file or directory"),
+            (
+                generic(os(2)),
+                ErrorKind::Invalid,
+                "no such file or directory",
+            ),
             (generic(os(13)), ErrorKind::Invalid, "permission denied"),
-            (generic(os(28)), ErrorKind::Exhausted, "no space left on device"),
-            (generic(os(122)), ErrorKind::Exhausted, "no space left on device"),
+            (
+                generic(os(28)),
+                ErrorKind::Exhausted,
+                "no space left on device",
+            ),
+            (
+                generic(os(122)),
+                ErrorKind::Exhausted,
+                "no space left on device",
+            ),
             (generic(os(24)), ErrorKind::Exhausted, "too many open files"),
             (generic(os(5)), ErrorKind::Unavailable, "input/output error"),
             (generic(os(110)), ErrorKind::Unavailable, "timed out"),
-            (status(503), ErrorKind::Unavailable, "storage did not answer"),
+            (
+                status(503),
+                ErrorKind::Unavailable,
+                "storage did not answer",
+            ),
             (status(400), ErrorKind::Invalid, "the request was refused"),
         ];
         for (cause, kind, reason) in cases {

@@ -14,8 +14,9 @@ use crate::error::{Error, Result};
 use crate::id::JobId;
 
 /// Schemes of stores that Kiln can reach.
-const SCHEMES: &[&str] =
-    &["file", "memory", "s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https"];
+const SCHEMES: &[&str] = &[
+    "file", "memory", "s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https",
+];
 
 /// Characters that begin a pattern where they stand raw.
 const GLOB_STARTS: &[u8] = b"*?[{";
@@ -47,14 +48,18 @@ pub fn parse_location(text: &str) -> Result<String> {
     }
     match scheme.as_str() {
         "file" => file_location(text, rest),
-        "memory" => {
-            Ok(format!("memory:///{}", encode_typed(rest.trim_start_matches('/'), GLOB_BODY)))
-        }
+        "memory" => Ok(format!(
+            "memory:///{}",
+            encode_typed(rest.trim_start_matches('/'), GLOB_BODY)
+        )),
         "http" | "https" => http_location(text, &scheme, rest),
         _ => {
             let (authority, path) = split_authority(rest);
             need_authority(text, authority)?;
-            Ok(format!("{scheme}://{authority}{}", encode_typed(path, GLOB_BODY)))
+            Ok(format!(
+                "{scheme}://{authority}{}",
+                encode_typed(path, GLOB_BODY)
+            ))
         }
     }
     .map(|url| trim_slash(&url).to_owned())
@@ -62,7 +67,9 @@ pub fn parse_location(text: &str) -> Result<String> {
 
 /// The path of a `file` URL; none for every other URL.
 pub fn local_path(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("file://").filter(|path| path.starts_with('/'))?;
+    let path = url
+        .strip_prefix("file://")
+        .filter(|path| path.starts_with('/'))?;
     Some(PathBuf::from(OsString::from_vec(decode(path))))
 }
 
@@ -83,7 +90,9 @@ pub fn staging_url(output: &str, job: JobId) -> Result<String> {
     }
     match output.rsplit_once('/') {
         Some((parent, name)) if !name.is_empty() => Ok(format!("{parent}/.{name}.kiln-{job}")),
-        _ => Err(Error::invalid(format!("a root cannot be an output directory output={output}"))),
+        _ => Err(Error::invalid(format!(
+            "a root cannot be an output directory output={output}"
+        ))),
     }
 }
 
@@ -161,8 +170,13 @@ fn encode_typed(text: &str, keep: &[u8]) -> String {
 /// `scheme` and what follows `://`, if the text begins so.
 fn split_scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once("://")?;
-    let letter = scheme.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
-    let tail = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let letter = scheme
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphabetic());
+    let tail = scheme
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
     (letter && tail).then_some((scheme, rest))
 }
 
@@ -173,7 +187,9 @@ fn split_authority(rest: &str) -> (&str, &str) {
 
 fn need_authority(text: &str, authority: &str) -> Result<()> {
     if authority.is_empty() {
-        return Err(Error::invalid(format!("the URL names no bucket or host location={text}")));
+        return Err(Error::invalid(format!(
+            "the URL names no bucket or host location={text}"
+        )));
     }
     Ok(())
 }
@@ -208,7 +224,9 @@ fn path_url(path: &Path) -> Result<String> {
     let mut url = String::from("file://");
     let mut pattern = false;
     for component in absolute.components() {
-        let Component::Normal(name) = component else { continue };
+        let Component::Normal(name) = component else {
+            continue;
+        };
         let name = name.as_bytes();
         literal.push(component);
         // Only a name that could be a pattern is worth asking the file system about.
@@ -217,7 +235,11 @@ fn path_url(path: &Path) -> Result<String> {
         url.push('/');
         url.push_str(&encode(name, if pattern { GLOB_BODY } else { b"" }));
     }
-    Ok(if absolute.parent().is_none() { "file:///".to_owned() } else { url })
+    Ok(if absolute.parent().is_none() {
+        "file:///".to_owned()
+    } else {
+        url
+    })
 }
 
 /// `path` from the root, without `.` and `..`. A `..` behind a symbolic link means the parent of
@@ -226,7 +248,10 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     let failed = |error| Error::invalid("cannot make the path absolute").with_source(error);
     let absolute = std::path::absolute(path).map_err(failed)?;
     let components: Vec<Component<'_>> = absolute.components().collect();
-    let Some(last) = components.iter().rposition(|part| *part == Component::ParentDir) else {
+    let Some(last) = components
+        .iter()
+        .rposition(|part| *part == Component::ParentDir)
+    else {
         return Ok(absolute);
     };
     let (head, tail) = components.split_at(last + 1);
@@ -252,7 +277,11 @@ fn trim_slash(url: &str) -> &str {
     let root = url.find("://").map_or(0, |at| at + 3);
     let path = url[root..].find('/').map_or(url.len(), |at| root + at);
     let trimmed = url.trim_end_matches('/');
-    if trimmed.len() <= path { &url[..url.len().min(path + 1)] } else { trimmed }
+    if trimmed.len() <= path {
+        &url[..url.len().min(path + 1)]
+    } else {
+        trimmed
+    }
 }
 
 #[cfg(test)]
@@ -276,7 +305,10 @@ mod tests {
             ("/no/such/../dir/x", "file:///no/dir/x"),
             ("/a b/c#1/50%/é", "file:///a%20b/c%231/50%25/%C3%A9"),
             ("/no/such/*.{csv,txt}", "file:///no/such/*.{csv,txt}"),
-            ("/no/such/a?[0-9]/**/x y", "file:///no/such/a?[0-9]/**/x%20y"),
+            (
+                "/no/such/a?[0-9]/**/x y",
+                "file:///no/such/a?[0-9]/**/x%20y",
+            ),
             ("file:///data/a%20b", "file:///data/a%20b"),
             ("file:///data/a b", "file:///data/a%20b"),
             ("FILE://localhost/data", "file:///data"),
@@ -292,7 +324,10 @@ mod tests {
                 "abfs://box@account.dfs.core.windows.net/d",
                 "abfs://box@account.dfs.core.windows.net/d",
             ),
-            ("https://example.com/a b.csv", "https://example.com/a%20b.csv"),
+            (
+                "https://example.com/a b.csv",
+                "https://example.com/a%20b.csv",
+            ),
         ];
         for (typed, url) in cases {
             assert_eq!(parse(typed), url, "{typed}");
@@ -305,34 +340,60 @@ mod tests {
         let cases = [
             ("", "invalid: empty location"),
             ("hdfs://host/x", "invalid: unknown scheme \"hdfs\""),
-            ("s3:///x", "invalid: the URL names no bucket or host location=s3:///x"),
+            (
+                "s3:///x",
+                "invalid: the URL names no bucket or host location=s3:///x",
+            ),
             ("file://data/x", "invalid: a file URL has three slashes"),
-            ("https://example.com/x?y=1", "invalid: a web location cannot have a query"),
+            (
+                "https://example.com/x?y=1",
+                "invalid: a web location cannot have a query",
+            ),
         ];
         for (typed, message) in cases {
             let answer = parse(typed);
-            assert!(answer.starts_with(message) && !answer.contains('\n'), "{typed}: {answer}");
+            assert!(
+                answer.starts_with(message) && !answer.contains('\n'),
+                "{typed}: {answer}"
+            );
         }
     }
 
     #[test]
     fn a_relative_path_starts_at_the_working_directory() {
         let here = std::env::current_dir().expect("a working directory");
-        assert_eq!(local_path(&parse("x/y")).expect("a local URL"), here.join("x/y"));
+        assert_eq!(
+            local_path(&parse("x/y")).expect("a local URL"),
+            here.join("x/y")
+        );
         assert_eq!(parse("s3:x"), format!("{}/s3:x", local_url(&here)));
     }
 
     #[test]
     fn any_name_survives_the_round_trip() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for name in ["a b", "50%", "%41", "#", "x#1", "é\u{1F600}", "a\tb", "a*", "[x]", "{", "?"]
-        {
+        for name in [
+            "a b",
+            "50%",
+            "%41",
+            "#",
+            "x#1",
+            "é\u{1F600}",
+            "a\tb",
+            "a*",
+            "[x]",
+            "{",
+            "?",
+        ] {
             let path = directory.path().join(name);
             assert_eq!(local_path(&local_url(&path)).expect("a local URL"), path);
             std::fs::write(&path, "x").expect("a file");
             let url = parse(path.to_str().expect("UTF-8"));
             assert_eq!(local_path(&url).expect("a local URL"), path, "{url}");
-            assert!(!is_glob(&url), "{name} exists and is taken literally: {url}");
+            assert!(
+                !is_glob(&url),
+                "{name} exists and is taken literally: {url}"
+            );
             assert_eq!(parse(&url), url);
         }
         let below = directory.path().join("[x]y/*.txt");
@@ -346,8 +407,14 @@ mod tests {
     fn staging_is_beside_a_directory_and_below_a_prefix() {
         let job = JobId::new(0xabc);
         let stage = |output| staging_url(output, job).map_err(|error| error.report());
-        assert_eq!(stage("file:///a/out").as_deref(), Ok("file:///a/.out.kiln-000000000abc"));
-        assert_eq!(stage("s3://b/out").as_deref(), Ok("s3://b/out/_staging-000000000abc"));
+        assert_eq!(
+            stage("file:///a/out").as_deref(),
+            Ok("file:///a/.out.kiln-000000000abc")
+        );
+        assert_eq!(
+            stage("s3://b/out").as_deref(),
+            Ok("s3://b/out/_staging-000000000abc")
+        );
         assert!(stage("file:///").is_err());
     }
 }

@@ -4,15 +4,19 @@
 //! reached through [`Stores`], which knows one `ObjectStore` per scheme and authority. What a
 //! store answers becomes one of our own errors in one place, [`storage_error`].
 
-pub(crate) use fault::file_error;
 mod fault;
 mod listing;
 mod location;
 mod overflow;
+mod pattern;
+mod shuffle_store;
 mod stores;
 
 pub use fault::storage_error;
 pub use listing::list_files;
 pub use location::{local_path, local_url, parse_location, staging_url};
 pub use overflow::OverflowStore;
+pub use shuffle_store::{Compression, ShuffleStore};
 pub use stores::Stores;
+
+pub(crate) use fault::file_error;

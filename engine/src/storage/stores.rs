@@ -4,6 +4,7 @@
 //! tools use (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use object_store::local::LocalFileSystem;
@@ -37,7 +38,9 @@ impl Default for Stores {
 impl Stores {
     /// Local files and one empty in-memory store; the others are made when first asked for.
     pub fn new() -> Self {
-        let stores = Stores { stores: Mutex::default() };
+        let stores = Stores {
+            stores: Mutex::default(),
+        };
         stores.insert("file://", Arc::new(LocalFileSystem::new()));
         stores.insert("memory://", Arc::new(InMemory::new()));
         stores
@@ -62,14 +65,22 @@ impl Stores {
         }
         let parsed = parse(url)?;
         let (store, _) = object_store::parse_url_opts(&parsed, settings()).map_err(|error| {
-            Error::invalid(format!("cannot open {url}: the store's settings are incomplete"))
-                .with_source(error)
+            Error::invalid(format!(
+                "cannot open {url}: the store's settings are incomplete"
+            ))
+            .with_source(error)
         })?;
         let store: Arc<dyn ObjectStore> = Arc::from(store);
         // Two threads may get here at once: the first store stays, so that all share its
         // connections.
         let shared = Arc::clone(self.lock().entry(key.to_owned()).or_insert(store));
         Ok((shared, path))
+    }
+
+    /// The path of a URL that names a file of this machine: who reads such a file need not ask a
+    /// store for it. The same as [`local_path`].
+    pub fn local_path(url: &str) -> Option<PathBuf> {
+        local_path(url)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<dyn ObjectStore>>> {
@@ -116,7 +127,10 @@ fn parse(url: &str) -> Result<Url> {
 fn settings() -> Vec<(String, String)> {
     let own = std::env::vars_os().filter_map(|(key, value)| {
         let (key, value) = (key.into_string().ok()?, value.into_string().ok()?);
-        SETTINGS.iter().any(|prefix| key.starts_with(prefix)).then_some((key, value))
+        SETTINGS
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
+            .then_some((key, value))
     });
     let defaults = [("timeout".to_owned(), REQUEST_TIMEOUT.to_owned())];
     defaults.into_iter().chain(own).collect()
@@ -134,12 +148,29 @@ mod tests {
     async fn local_files_of_any_name_are_found() {
         let stores = Stores::new();
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for name in ["a b", "50%", "%41", "#", "x#y", "é\u{1F600}", "a*", "[x]", "{", "?", "a\\b"]
-        {
+        for name in [
+            "a b",
+            "50%",
+            "%41",
+            "#",
+            "x#y",
+            "é\u{1F600}",
+            "a*",
+            "[x]",
+            "{",
+            "?",
+            "a\\b",
+        ] {
             let file = directory.path().join(name);
             std::fs::write(&file, name).expect("a file");
             let (store, path) = stores.get(&local_url(&file)).expect("a store");
-            let bytes = store.get(&path).await.expect(name).bytes().await.expect(name);
+            let bytes = store
+                .get(&path)
+                .await
+                .expect(name)
+                .bytes()
+                .await
+                .expect(name);
             assert_eq!(bytes, name);
         }
     }
@@ -152,8 +183,17 @@ mod tests {
         store.put(&path, "x".into()).await.expect("a put");
         let (again, _) = stores.get("memory:///other").expect("a store");
         assert!(again.head(&path).await.is_ok());
-        let (azure, path) = stores.get("az://box/x/y").map(Some).unwrap_or_default().unzip();
-        assert!(azure.is_none() || path.is_some_and(|path: Path| path.as_ref() == "x/y"));
+        for (url, name) in [
+            ("s3://bucket/x%20y/z", "x y/z"),
+            ("https://example.com/x%20y/z", "x y/z"),
+        ] {
+            let (first, path) = stores.get(url).expect(url);
+            let (second, _) = stores.get(url).expect(url);
+            assert!(
+                path.as_ref() == name && Arc::ptr_eq(&first, &second),
+                "{url}"
+            );
+        }
     }
 
     #[test]
@@ -173,7 +213,12 @@ mod tests {
     #[test]
     fn what_no_store_holds_is_invalid() {
         let stores = Stores::new();
-        for url in ["nonsense", "hdfs://host/x", "file:///a/%FF", "memory:///a//b"] {
+        for url in [
+            "nonsense",
+            "hdfs://host/x",
+            "file:///a/%FF",
+            "memory:///a//b",
+        ] {
             let error = stores.get(url).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
             assert!(error.message().contains(url), "{}", error.report());

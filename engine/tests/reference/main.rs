@@ -129,7 +129,7 @@ fn expressions() {
             seed,
             &expr.to_string(),
             found,
-            oracle::project(&[expr.clone()], &NAMES, &rows),
+            oracle::project(std::slice::from_ref(&expr), &NAMES, &rows),
         );
     }
 }
@@ -274,6 +274,15 @@ fn a_sort_past_its_memory_says_so() {
         error.message().starts_with("sort needs more memory"),
         "{error}"
     );
+}
+
+#[test]
+fn and_and_or_guard_their_right_side() {
+    let batch = data::batch(&data::rows(&mut Rng::with_seed(3), 100));
+    let quotient = (lit(10) / col("n")).gt(2);
+    evaluate(&quotient, &batch).expect_err("some row has zero");
+    evaluate(&col("n").not_eq(0).and(quotient.clone()), &batch).expect("guarded by and");
+    evaluate(&col("n").eq(0).or(quotient), &batch).expect("guarded by or");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The engine's meaning, a row at a time: slow, plain, and written without arrow.
 //!
 //! Every operand is computed before its operator, as the engine does, so an error anywhere in a
-//! row is an error of the whole.
+//! row is an error of the whole; only AND and OR look at their right side where they need it.
 
 use std::cmp::Ordering;
 
@@ -54,7 +54,11 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
         Expr::Literal(Literal::Int64(value)) => Int(*value),
         Expr::Literal(Literal::Float64(value)) => Float(*value),
         Expr::Literal(Literal::Utf8(value)) => Text(value.clone()),
-        Expr::Binary { left, op, right } => binary(*op, value(left)?, value(right)?)?,
+        Expr::Binary { left, op, right } => match (op, value(left)?) {
+            (BinaryOp::And, Bool(false)) => Bool(false),
+            (BinaryOp::Or, Bool(true)) => Bool(true),
+            (op, left) => binary(*op, left, value(right)?)?,
+        },
         Expr::Not(inner) => match value(inner)? {
             Bool(value) => Bool(!value),
             other => other,
@@ -76,8 +80,8 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
 
 fn binary(op: BinaryOp, left: Value, right: Value) -> Result<Value, Failed> {
     Ok(match (op, left, right) {
-        (BinaryOp::And, Bool(false), _) | (BinaryOp::And, _, Bool(false)) => Bool(false),
-        (BinaryOp::Or, Bool(true), _) | (BinaryOp::Or, _, Bool(true)) => Bool(true),
+        (BinaryOp::And, _, Bool(false)) => Bool(false),
+        (BinaryOp::Or, _, Bool(true)) => Bool(true),
         (_, Null, _) | (_, _, Null) => Null,
         (BinaryOp::And | BinaryOp::Or, known, _) => known,
         (BinaryOp::Equal, a, b) => Bool(compare(&a, &b).is_eq()),

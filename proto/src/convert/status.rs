@@ -53,15 +53,11 @@ pub fn error_from(status: &Status) -> Error {
         | Code::Unauthenticated
         | Code::FailedPrecondition
         | Code::Unimplemented => ErrorKind::Invalid,
-        // A connection that breaks surfaces as any of these, depending on when it does.
-        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Unknown => {
-            ErrorKind::Unavailable
-        }
         Code::DataLoss => ErrorKind::Corrupt,
         // A message over the size cap is out of range.
         Code::ResourceExhausted | Code::OutOfRange => ErrorKind::Exhausted,
-        Code::Cancelled => ErrorKind::Cancelled,
-        Code::Internal | Code::Ok => ErrorKind::Internal,
+        // A connection that breaks surfaces as any of the others, depending on when it does.
+        _ => ErrorKind::Unavailable,
     };
     let text = match status.message() {
         "" => status.code().description(),

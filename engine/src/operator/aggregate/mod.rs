@@ -21,12 +21,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 
+use crate::context::{CancelToken, TaskContext};
 use crate::error::Result;
 use crate::expr::{AggregateExpr, Expr};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::operator::{Breaker, Morsel, Operator};
 use crate::plan::AggregateMode;
-use crate::task::{CancelToken, TaskContext};
 use keys::KeyCodec;
 use lane::{Groups, Lane};
 use spec::Spec;

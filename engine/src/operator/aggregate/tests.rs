@@ -14,7 +14,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::shuffle::ShuffleStore;
+use crate::storage::ShuffleStore;
 use crate::storage::{OverflowStore, Stores};
 
 fn context(memory: u64) -> TaskContext {

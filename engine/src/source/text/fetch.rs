@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::metrics::TaskMetrics;
 use crate::plan::Split;
@@ -20,7 +21,6 @@ use crate::source::text::compressed::{MAGIC_BYTES, is_compressed};
 use crate::source::text::piece::Piece;
 use crate::source::text::{Scan, display_name, is_whole};
 use crate::storage::{self, file_error, storage_error};
-use crate::task::TaskContext;
 
 /// The first bytes of a file, enough to know a compression by.
 pub(super) async fn first_bytes(ctx: &TaskContext, split: &Split) -> Result<Vec<u8>> {

@@ -20,13 +20,13 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{ScanFormat, ScanSpec, Split, TextOptions};
 use crate::source::MorselStream;
 use crate::storage;
-use crate::task::TaskContext;
 use block::{Block, BufferPool};
 pub use compressed::is_compressed;
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::memory::MemoryBudget;
 use crate::plan::TextRecord;
-use crate::shuffle::ShuffleStore;
+use crate::storage::ShuffleStore;
 use crate::storage::{OverflowStore, Stores, local_url};
 
 fn context() -> TaskContext {
@@ -27,7 +27,7 @@ fn context() -> TaskContext {
         stores: Arc::new(Stores::new()),
         shuffle: ShuffleStore::in_memory(OverflowStore::new(1 << 20, None, None)),
         metrics: Arc::default(),
-        cancel: crate::task::CancelToken::default(),
+        cancel: crate::context::CancelToken::default(),
     }
 }
 

@@ -8,12 +8,11 @@
 //! Invariant: a segment in memory holds a permit for its bytes, and gives it back when the last
 //! object that shows it is gone.
 
+mod space;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,9 +28,9 @@ use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
     PutResult, Result, UploadPart,
 };
-use tempfile::TempDir;
 
-use crate::memory::{MemoryBudget, Reservation};
+use self::space::{Segment, Space};
+use crate::memory::MemoryBudget;
 
 const NAME: &str = "OverflowStore";
 
@@ -42,8 +41,7 @@ pub struct OverflowStore {
 
 struct Shared {
     objects: Mutex<BTreeMap<Path, Object>>,
-    ledger: Arc<Ledger>,
-    disk: Disk,
+    space: Arc<Space>,
     version: AtomicU64,
 }
 
@@ -55,13 +53,6 @@ struct Object {
     version: u64,
 }
 
-/// A run of bytes of an object.
-#[derive(Clone)]
-enum Segment {
-    Memory(Bytes, #[expect(dead_code, reason = "held for its drop")] Arc<Permit>),
-    Disk(Arc<DiskFile>, u64),
-}
-
 impl OverflowStore {
     /// A store that keeps at most `bytes_max` in memory, reserved from `budget` where there is
     /// one, and the rest in a temporary directory below `directory`, the system's by default.
@@ -70,14 +61,10 @@ impl OverflowStore {
         budget: Option<&Arc<MemoryBudget>>,
         directory: Option<PathBuf>,
     ) -> Arc<Self> {
-        let reservation = budget.map(|budget| budget.reserve("shuffle store"));
-        let held = Mutex::new(Held { bytes: 0, reservation });
-        let parent = directory.unwrap_or_else(std::env::temp_dir);
         Arc::new(OverflowStore {
             shared: Arc::new(Shared {
                 objects: Mutex::default(),
-                ledger: Arc::new(Ledger { bytes_max, held }),
-                disk: Disk { parent, directory: Mutex::default(), next: AtomicU64::new(0) },
+                space: Arc::new(Space::new(bytes_max, budget, directory)),
                 version: AtomicU64::new(0),
             }),
         })
@@ -85,12 +72,15 @@ impl OverflowStore {
 
     /// Bytes held in memory now.
     pub fn memory_bytes(&self) -> u64 {
-        lock(&self.shared.ledger.held).bytes
+        self.shared.space.memory_bytes()
     }
 
     /// Bytes of all objects, wherever they are.
     pub fn bytes(&self) -> u64 {
-        lock(&self.shared.objects).values().map(|object| object.bytes).sum()
+        lock(&self.shared.objects)
+            .values()
+            .map(|object| object.bytes)
+            .sum()
     }
 }
 
@@ -99,125 +89,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn not_found(location: &Path) -> Error {
-    Error::NotFound { path: location.to_string(), source: "no such object".into() }
+    Error::NotFound {
+        path: location.to_string(),
+        source: "no such object".into(),
+    }
 }
 
 fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Generic { store: NAME, source: source.into() }
+    Error::Generic {
+        store: NAME,
+        source: source.into(),
+    }
 }
 
 fn unsupported(operation: &str) -> Error {
-    Error::NotImplemented { operation: operation.to_owned(), implementer: NAME.to_owned() }
-}
-
-// ---- memory ----------------------------------------------------------------------------------
-
-/// Who may hold how much memory.
-struct Ledger {
-    bytes_max: u64,
-    held: Mutex<Held>,
-}
-
-struct Held {
-    bytes: u64,
-    reservation: Option<Reservation>,
-}
-
-/// Bytes in memory, given back when dropped.
-struct Permit {
-    ledger: Arc<Ledger>,
-    bytes: u64,
-}
-
-impl Ledger {
-    fn take(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
-        let mut held = lock(&self.held);
-        held.bytes.checked_add(bytes).filter(|&sum| sum <= self.bytes_max)?;
-        if let Some(reservation) = &mut held.reservation
-            && !reservation.try_grow(bytes)
-        {
-            return None;
-        }
-        held.bytes += bytes;
-        Some(Permit { ledger: Arc::clone(self), bytes })
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut held = lock(&self.ledger.held);
-        held.bytes -= self.bytes;
-        if let Some(reservation) = &mut held.reservation {
-            reservation.shrink(self.bytes);
-        }
-    }
-}
-
-// ---- disk ------------------------------------------------------------------------------------
-
-struct Disk {
-    parent: PathBuf,
-    directory: Mutex<Option<Arc<TempDir>>>,
-    next: AtomicU64,
-}
-
-/// A file that goes when nobody shows it any more.
-struct DiskFile {
-    file: File,
-    path: PathBuf,
-    /// The directory outlives its files.
-    _directory: Arc<TempDir>,
-}
-
-impl Drop for DiskFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "an overflow file stays behind");
-        }
-    }
-}
-
-impl Disk {
-    fn directory(&self) -> io::Result<Arc<TempDir>> {
-        let mut directory = lock(&self.directory);
-        if let Some(directory) = &*directory {
-            return Ok(Arc::clone(directory));
-        }
-        let made = tempfile::Builder::new().prefix("kiln-shuffle-").tempdir_in(&self.parent)?;
-        Ok(Arc::clone(directory.insert(Arc::new(made))))
-    }
-
-    fn write(&self, payload: &PutPayload) -> io::Result<DiskFile> {
-        let directory = self.directory()?;
-        let path = directory.path().join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        // Made before the bytes are written, so that a full disk leaves no half file.
-        let made = DiskFile { file, path, _directory: directory };
-        for bytes in payload {
-            (&made.file).write_all(bytes)?;
-        }
-        Ok(made)
+    Error::NotImplemented {
+        operation: operation.to_owned(),
+        implementer: NAME.to_owned(),
     }
 }
 
 impl Shared {
-    /// Keeps the bytes in memory, or on disk where there is no room.
-    async fn keep(self: &Arc<Self>, payload: PutPayload) -> Result<Vec<Segment>> {
-        let bytes = payload.content_length() as u64;
-        if let Some(permit) = self.ledger.take(bytes) {
-            let permit = Arc::new(permit);
-            let segment = |bytes| Segment::Memory(bytes, Arc::clone(&permit));
-            return Ok(payload.into_iter().map(segment).collect());
-        }
-        let shared = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || shared.disk.write(&payload)).await?;
-        Ok(vec![Segment::Disk(Arc::new(written.map_err(generic)?), bytes)])
-    }
-
     fn insert(&self, location: &Path, segments: Vec<Segment>, create: bool) -> Result<PutResult> {
         let version = self.version.fetch_add(1, Ordering::Relaxed);
         let bytes = segments.iter().map(Segment::bytes).sum();
-        let object = Object { segments: segments.into(), bytes, modified: Utc::now(), version };
+        let object = Object {
+            segments: segments.into(),
+            bytes,
+            modified: Utc::now(),
+            version,
+        };
         let mut objects = lock(&self.objects);
         if create && objects.contains_key(location) {
             return Err(Error::AlreadyExists {
@@ -237,29 +138,10 @@ impl Shared {
     }
 
     fn object(&self, location: &Path) -> Result<Object> {
-        lock(&self.objects).get(location).cloned().ok_or_else(|| not_found(location))
-    }
-}
-
-impl Segment {
-    fn bytes(&self) -> u64 {
-        match self {
-            Segment::Memory(bytes, _) => bytes.len() as u64,
-            Segment::Disk(_, bytes) => *bytes,
-        }
-    }
-
-    async fn read(self, range: Range<u64>) -> Result<Bytes> {
-        match self {
-            Segment::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Segment::Disk(file, _) => {
-                let read = move || {
-                    let mut bytes = vec![0; (range.end - range.start) as usize];
-                    file.file.read_exact_at(&mut bytes, range.start).map(|()| Bytes::from(bytes))
-                };
-                tokio::task::spawn_blocking(read).await?.map_err(generic)
-            }
-        }
+        lock(&self.objects)
+            .get(location)
+            .cloned()
+            .ok_or_else(|| not_found(location))
     }
 }
 
@@ -286,15 +168,17 @@ impl Object {
             }
             start = end;
         }
-        stream::iter(pieces).then(|(segment, range)| segment.read(range)).boxed()
+        stream::iter(pieces)
+            .then(|(segment, range)| segment.read(range))
+            .boxed()
     }
 }
 
-// ---- the trait -------------------------------------------------------------------------------
-
 impl fmt::Debug for OverflowStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(NAME).field("memory_bytes", &self.memory_bytes()).finish_non_exhaustive()
+        f.debug_struct(NAME)
+            .field("memory_bytes", &self.memory_bytes())
+            .finish_non_exhaustive()
     }
 }
 
@@ -317,7 +201,7 @@ impl ObjectStore for OverflowStore {
             PutMode::Create => true,
             PutMode::Update(_) => return Err(unsupported("conditional update")),
         };
-        let segments = self.shared.keep(payload).await?;
+        let segments = self.shared.space.keep(payload).await?;
         self.shared.insert(location, segments, create)
     }
 
@@ -327,7 +211,11 @@ impl ObjectStore for OverflowStore {
         _options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let shared = Arc::clone(&self.shared);
-        Ok(Box::new(Upload { shared, location: location.clone(), parts: Vec::new() }))
+        Ok(Box::new(Upload {
+            shared,
+            location: location.clone(),
+            parts: Vec::new(),
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -338,8 +226,11 @@ impl ObjectStore for OverflowStore {
             Some(range) => range.as_range(object.bytes).map_err(generic)?,
             None => 0..object.bytes,
         };
-        let pieces =
-            if options.head { stream::empty().boxed() } else { object.read(range.clone()) };
+        let pieces = if options.head {
+            stream::empty().boxed()
+        } else {
+            object.read(range.clone())
+        };
         Ok(GetResult {
             payload: GetResultPayload::Stream(pieces),
             meta,
@@ -357,7 +248,9 @@ impl ObjectStore for OverflowStore {
         let delete = move |location: Result<Path>| {
             let location = location?;
             let object = lock(&shared.objects).remove(&location);
-            object.map(|_| location.clone()).ok_or_else(|| not_found(&location))
+            object
+                .map(|_| location.clone())
+                .ok_or_else(|| not_found(&location))
         };
         locations.map(delete).boxed()
     }
@@ -365,7 +258,9 @@ impl ObjectStore for OverflowStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let prefix = prefix.cloned().unwrap_or_default();
         let below = |location: &Path| {
-            location.prefix_match(&prefix).is_some_and(|mut parts| parts.next().is_some())
+            location
+                .prefix_match(&prefix)
+                .is_some_and(|mut parts| parts.next().is_some())
         };
         let objects = lock(&self.shared.objects);
         let listed: Vec<_> = objects
@@ -381,7 +276,9 @@ impl ObjectStore for OverflowStore {
         let mut common_prefixes = BTreeSet::new();
         let mut objects = Vec::new();
         for (location, object) in lock(&self.shared.objects).iter() {
-            let Some(mut parts) = location.prefix_match(&prefix) else { continue };
+            let Some(mut parts) = location.prefix_match(&prefix) else {
+                continue;
+            };
             match (parts.next(), parts.next()) {
                 (Some(directory), Some(_)) => {
                     common_prefixes.insert(prefix.clone().join(directory));
@@ -391,13 +288,19 @@ impl ObjectStore for OverflowStore {
             }
         }
         let common_prefixes = common_prefixes.into_iter().collect();
-        Ok(ListResult { common_prefixes, objects, extensions: Default::default() })
+        Ok(ListResult {
+            common_prefixes,
+            objects,
+            extensions: Default::default(),
+        })
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let object = self.shared.object(from)?;
         let create = matches!(options.mode, CopyMode::Create);
-        self.shared.insert(to, object.segments.to_vec(), create).map(drop)
+        self.shared
+            .insert(to, object.segments.to_vec(), create)
+            .map(drop)
     }
 }
 
@@ -410,7 +313,9 @@ struct Upload {
 
 impl fmt::Debug for Upload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upload").field("location", &self.location).finish_non_exhaustive()
+        f.debug_struct("Upload")
+            .field("location", &self.location)
+            .finish_non_exhaustive()
     }
 }
 
@@ -419,9 +324,9 @@ impl MultipartUpload for Upload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
         let slot = Arc::new(Mutex::new(None));
         self.parts.push(Arc::clone(&slot));
-        let shared = Arc::clone(&self.shared);
+        let space = Arc::clone(&self.shared.space);
         async move {
-            let segments = shared.keep(payload).await?;
+            let segments = space.keep(payload).await?;
             *lock(&slot) = Some(segments);
             Ok(())
         }
@@ -442,3 +347,6 @@ impl MultipartUpload for Upload {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::layout;
-use crate::error::{Error, LostOutput, Result};
+use crate::error::Result;
 use crate::id::{JobId, StageId};
-use crate::plan::PartitionMeta;
-use crate::storage::{OverflowStore, Stores, local_path, storage_error};
+use crate::storage::{OverflowStore, Stores, file_error, local_path, storage_error};
 
 /// How the buffers of a block are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +26,19 @@ pub enum Compression {
 /// The place for shuffle objects.
 #[derive(Debug, Clone)]
 pub struct ShuffleStore {
-    pub(super) store: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<dyn ObjectStore>,
     root: Path,
-    pub(super) compression: Compression,
+    pub(crate) compression: Compression,
 }
 
 impl ShuffleStore {
     /// Objects below `root` in `store`.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, compression: Compression) -> Self {
-        ShuffleStore { store, root, compression }
+        ShuffleStore {
+            store,
+            root,
+            compression,
+        }
     }
 
     /// Objects below `url`; a local directory is made if it is missing.
@@ -49,13 +51,17 @@ impl ShuffleStore {
             return Ok(ShuffleStore::new(store, root, Compression::Zstd));
         };
         // A store of our own: it removes directories that become empty, up to this one.
-        let made = std::fs::create_dir_all(&directory)
-            .map_err(|error| crate::storage::file_error("create", url, error));
+        let made =
+            std::fs::create_dir_all(&directory).map_err(|error| file_error("create", url, error));
         made?;
         let store = LocalFileSystem::new_with_prefix(&directory)
             .map_err(|error| storage_error("open", url, error))?
             .with_automatic_cleanup(true);
-        Ok(ShuffleStore::new(Arc::new(store), Path::ROOT, Compression::Lz4))
+        Ok(ShuffleStore::new(
+            Arc::new(store),
+            Path::ROOT,
+            Compression::Lz4,
+        ))
     }
 
     /// Objects in memory, uncompressed, so that they are read where they lie.
@@ -104,34 +110,5 @@ impl ShuffleStore {
             }
         }
         first
-    }
-
-    /// The index of an object, read from its footer. Readers get the index with their task; this
-    /// is for whoever finds an object without one.
-    ///
-    /// # Errors
-    /// `Corrupt` if the object is missing or its footer is not what was written.
-    pub async fn read_index(
-        &self,
-        job: JobId,
-        stage: StageId,
-        task: u32,
-        attempt: u32,
-    ) -> Result<Vec<PartitionMeta>> {
-        let path = self.object_path(job, stage, task, attempt);
-        let range = Some(GetRange::Suffix(layout::FOOTER_BYTES_MAX));
-        let options = GetOptions { range, ..GetOptions::default() };
-        let lost = LostOutput { stage, task, attempt };
-        let failed = |error| match error {
-            object_store::Error::NotFound { .. } => {
-                Error::corrupt(format!("shuffle object is missing object={path}")).with_lost(lost)
-            }
-            error => storage_error("read", path.as_ref(), error),
-        };
-        let result = self.store.get_opts(&path, options).await.map_err(failed)?;
-        let object_bytes = result.meta.size;
-        let tail = result.bytes().await.map_err(failed)?;
-        layout::parse_footer(&tail, object_bytes)
-            .map_err(|reason| Error::corrupt(format!("{reason} object={path}")).with_lost(lost))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::expr::typing;
 use crate::operator::aggregate;
@@ -18,10 +19,9 @@ use crate::operator::top_k::TopK;
 use crate::operator::{Breaker, Morsel, Operator, explode, filter, project};
 use crate::plan::OperatorSpec;
 use crate::sink::Sink;
-use crate::task::TaskContext;
 
 /// The operators of a task, from which every lane gets its own.
-pub struct Blueprint {
+pub(super) struct Blueprint {
     steps: Vec<Step>,
     schema: SchemaRef,
 }
@@ -35,13 +35,13 @@ enum Step {
 type Factory = Box<dyn Fn() -> Result<Box<dyn Operator>> + Send + Sync>;
 
 /// A piece of a chain that runs until its input ends.
-pub struct Phase {
+pub(super) struct Phase {
     /// Position in the chain where rows enter.
-    pub entry: usize,
+    pub(super) entry: usize,
     /// Position of the last operator that finishes with this phase.
-    pub last: usize,
+    pub(super) last: usize,
     /// What the last operator collects for; none in the last phase.
-    pub breaker: Option<Arc<dyn Breaker>>,
+    pub(super) breaker: Option<Arc<dyn Breaker>>,
 }
 
 impl Blueprint {
@@ -49,7 +49,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// `Invalid` if the operators do not fit the schema.
-    pub fn new(
+    pub(super) fn new(
         operators: &[OperatorSpec],
         schema: &SchemaRef,
         ctx: &TaskContext,
@@ -100,7 +100,7 @@ impl Blueprint {
     }
 
     /// The columns that reach the sink.
-    pub fn schema(&self) -> &SchemaRef {
+    pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
@@ -108,7 +108,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// What an operator's construction answered.
-    pub fn chain(&self, lane: usize, sink: &dyn Sink) -> Result<Chain> {
+    pub(super) fn chain(&self, lane: usize, sink: &dyn Sink) -> Result<Chain> {
         let mut operators = Vec::with_capacity(self.steps.len() + 1);
         for step in &self.steps {
             operators.push(match step {
@@ -122,7 +122,7 @@ impl Blueprint {
     }
 
     /// The phases of a chain, in order; the last one ends in the sink.
-    pub fn phases(&self) -> Vec<Phase> {
+    pub(super) fn phases(&self) -> Vec<Phase> {
         let mut phases = Vec::new();
         let mut entry = 0;
         for (position, step) in self.steps.iter().enumerate() {
@@ -146,7 +146,7 @@ impl Blueprint {
 
     /// Whether rows that enter at `entry` can no longer change the result, because a limit behind
     /// it has all it wants.
-    pub fn is_full(&self, entry: usize) -> bool {
+    pub(super) fn is_full(&self, entry: usize) -> bool {
         self.steps[entry..].iter().any(|step| match step {
             Step::Limit(state) => state.is_full(),
             _ => false,
@@ -155,14 +155,14 @@ impl Blueprint {
 }
 
 /// One lane's operators, the sink's last.
-pub struct Chain(Vec<Box<dyn Operator>>);
+pub(super) struct Chain(Vec<Box<dyn Operator>>);
 
 impl Chain {
     /// Runs `morsel`, its batches entering at position `entry`.
     ///
     /// # Errors
     /// What the first operator to fail answered.
-    pub fn run(&mut self, entry: usize, morsel: Morsel) -> Result<()> {
+    pub(super) fn run(&mut self, entry: usize, morsel: Morsel) -> Result<()> {
         let operators = &mut self.0[entry..];
         morsel(&mut |batch| push(operators, batch))
     }
@@ -171,7 +171,7 @@ impl Chain {
     ///
     /// # Errors
     /// As for `run`.
-    pub fn finish(&mut self, phase: &Phase) -> Result<()> {
+    pub(super) fn finish(&mut self, phase: &Phase) -> Result<()> {
         for position in phase.entry..=phase.last {
             if let Some((operator, rest)) = self.0[position..].split_first_mut() {
                 operator.finish(&mut |batch| push(rest, batch))?;

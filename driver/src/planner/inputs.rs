@@ -1,0 +1,264 @@
+//! Input files become tasks: slices of files, packed so that tasks are few, large and alike.
+//!
+//! A task uses all threads of its executor, so there are as many tasks as make each a few hundred
+//! megabytes, and at least two for each executor where that leaves them something to do. Files
+//! larger than a task's share are cut where their format allows it; the pieces are dealt out,
+//! largest first, always to the task that has least.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use kiln_engine::plan::{FileMeta, Scan, ScanFormat, Split};
+use kiln_engine::storage::{Stores, list_files, storage_error};
+use kiln_engine::{Result, limits, source};
+use object_store::ObjectStoreExt;
+
+use super::ClusterShape;
+
+/// Bytes that tell whether a file is compressed.
+const MAGIC_BYTES: u64 = 16;
+
+/// What a byte of a Parquet file becomes, about, when it is decoded.
+const PARQUET_EXPANSION: u64 = 4;
+
+/// The files of a scan, cut and dealt out.
+pub(super) struct Input {
+    /// The files, in listing order.
+    pub(super) files: Vec<FileMeta>,
+    /// The splits of each task; at least one task.
+    pub(super) tasks: Vec<Vec<Split>>,
+    /// About how many bytes the rows are once they are decoded.
+    pub(super) bytes: u64,
+}
+
+/// Finds the files of `scan` and makes tasks of them.
+///
+/// # Errors
+/// What listing or reading a file's first bytes answered.
+pub(super) async fn resolve(scan: &Scan, cluster: &ClusterShape, stores: &Stores) -> Result<Input> {
+    let files = list_files(stores, &scan.locations).await?;
+    let bytes = decoded_bytes(&files, scan);
+    // One executor that can hold whatever grouping leaves needs no exchange.
+    if cluster.executors <= 1 && bytes <= cluster.memory / 2 {
+        let tasks = vec![files.iter().map(whole).collect()];
+        return Ok(Input {
+            files,
+            tasks,
+            bytes,
+        });
+    }
+    let count = task_count(total_cost(&files), cluster.executors);
+    let share = total_cost(&files).div_ceil(count).max(1);
+    let compressed = compressed_files(&files, share, &scan.format, stores).await?;
+    let mut compressed = compressed.into_iter().peekable();
+    let mut pieces = Vec::with_capacity(files.len());
+    for (index, file) in files.iter().enumerate() {
+        let is_whole =
+            matches!(scan.format, ScanFormat::Csv(_)) || compressed.next_if_eq(&index).is_some();
+        if is_whole || file.bytes <= share {
+            pieces.push(whole(file));
+        } else {
+            pieces.extend(cut(file, file.bytes.div_ceil(share)));
+        }
+    }
+    Ok(Input {
+        tasks: deal(pieces, count),
+        files,
+        bytes,
+    })
+}
+
+/// About how many bytes the rows that `scan` produces take, decoded.
+fn decoded_bytes(files: &[FileMeta], scan: &Scan) -> u64 {
+    let stored: u64 = files.iter().map(|file| file.bytes).sum();
+    match scan.format {
+        ScanFormat::Parquet => {
+            let columns = scan.schema.fields().len().max(1) as u64;
+            let produced = scan
+                .projection
+                .as_ref()
+                .map_or(columns, |names| names.len() as u64);
+            (stored / columns)
+                .saturating_mul(produced)
+                .saturating_mul(PARQUET_EXPANSION)
+        }
+        ScanFormat::Text(_) | ScanFormat::Csv(_) => stored,
+    }
+}
+
+/// What reading all files costs, in bytes.
+fn total_cost(files: &[FileMeta]) -> u64 {
+    files
+        .iter()
+        .map(|file| file.bytes + limits::FILE_OPEN_COST_BYTES)
+        .sum()
+}
+
+/// How many tasks read input that costs `cost`.
+fn task_count(cost: u64, executors: u32) -> u64 {
+    let executors = u64::from(executors.max(1));
+    let by_size = cost.div_ceil(limits::TASK_INPUT_BYTES).max(1);
+    if executors == 1 {
+        return by_size;
+    }
+    // As many for each executor, so that they end together.
+    let even = by_size.max(executors * 2).next_multiple_of(executors);
+    even.min((cost / limits::TASK_INPUT_BYTES_MIN).max(1))
+}
+
+/// Indices, in order, of the text files beyond `share` that cannot be cut.
+async fn compressed_files(
+    files: &[FileMeta],
+    share: u64,
+    format: &ScanFormat,
+    stores: &Stores,
+) -> Result<Vec<usize>> {
+    if !matches!(format, ScanFormat::Text(_)) {
+        return Ok(Vec::new());
+    }
+    // Futures that own what they look at: a task that is spawned must not borrow through closures.
+    let large: Vec<_> = files
+        .iter()
+        .enumerate()
+        .filter(|(_, file)| file.bytes > share)
+        .map(|(index, file)| index_if_compressed(index, file.clone(), stores))
+        .collect();
+    stream::iter(large)
+        .buffered(limits::PREFETCH_REQUESTS)
+        .try_filter_map(|index| async move { Ok(index) })
+        .try_collect()
+        .await
+}
+
+async fn index_if_compressed(
+    index: usize,
+    file: FileMeta,
+    stores: &Stores,
+) -> Result<Option<usize>> {
+    Ok(is_compressed(&file, stores).await?.then_some(index))
+}
+
+async fn is_compressed(file: &FileMeta, stores: &Stores) -> Result<bool> {
+    let (store, path) = stores.get(&file.url)?;
+    let head = store.get_range(&path, 0..MAGIC_BYTES.min(file.bytes)).await;
+    let head = head.map_err(|error| storage_error("read", &file.url, error))?;
+    Ok(source::text::is_compressed(&head))
+}
+
+fn whole(file: &FileMeta) -> Split {
+    Split {
+        url: file.url.clone(),
+        file_bytes: file.bytes,
+        start: 0,
+        end: file.bytes,
+    }
+}
+
+/// `count` slices of a file, alike to a byte.
+fn cut(file: &FileMeta, count: u64) -> impl Iterator<Item = Split> + '_ {
+    let at = move |index: u64| {
+        let start = u128::from(file.bytes) * u128::from(index) / u128::from(count);
+        u64::try_from(start).expect("a part of a file is no longer than the file")
+    };
+    (0..count).map(move |index| Split {
+        start: at(index),
+        end: at(index + 1),
+        ..whole(file)
+    })
+}
+
+/// Deals pieces out to at most `count` tasks. Within a task they keep their order.
+fn deal(pieces: Vec<Split>, count: u64) -> Vec<Vec<Split>> {
+    let count = usize::try_from(count)
+        .unwrap_or(usize::MAX)
+        .clamp(1, pieces.len().max(1));
+    let cost = |piece: &Split| piece.end - piece.start + limits::FILE_OPEN_COST_BYTES;
+    let mut by_size: Vec<usize> = (0..pieces.len()).collect();
+    by_size.sort_by_key(|&index| Reverse(cost(&pieces[index])));
+    let mut least: BinaryHeap<_> = (0..count).map(|task| Reverse((0, task))).collect();
+    let mut task_of = vec![0; pieces.len()];
+    for index in by_size {
+        if let Some(mut top) = least.peek_mut() {
+            let Reverse((load, task)) = &mut *top;
+            task_of[index] = *task;
+            *load += cost(&pieces[index]);
+        }
+    }
+    let mut tasks = vec![Vec::new(); count];
+    for (piece, task) in pieces.into_iter().zip(task_of) {
+        tasks[task].push(piece);
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn piece(start: u64, end: u64) -> Split {
+        Split {
+            url: "memory:///in".to_owned(),
+            file_bytes: end,
+            start,
+            end,
+        }
+    }
+
+    #[test]
+    fn tasks_are_large_and_every_executor_gets_as_many() {
+        let count = |mib: u64, executors| task_count(mib * MIB, executors);
+        assert_eq!(
+            [0, 1, 256, 257, 1200].map(|mib| count(mib, 1)),
+            [1, 1, 1, 2, 5]
+        );
+        assert_eq!(
+            [0, 7, 15, 16, 31, 32, 1200].map(|mib| count(mib, 2)),
+            [1, 1, 1, 2, 3, 4, 6]
+        );
+        assert_eq!([1200, 100_000].map(|mib| count(mib, 4)), [8, 392]);
+        assert_eq!(count(100, 0), 1);
+    }
+
+    #[test]
+    fn slices_cover_a_file_without_gaps() {
+        for (bytes, count) in [(10, 3), (1 << 40, 7), (3, 3), (u64::MAX, 5)] {
+            let file = FileMeta {
+                url: "memory:///in".to_owned(),
+                bytes,
+            };
+            let slices: Vec<Split> = cut(&file, count).collect();
+            assert_eq!(slices.len() as u64, count);
+            assert_eq!((slices[0].start, slices[slices.len() - 1].end), (0, bytes));
+            assert!(slices.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let sizes = slices.iter().map(|slice| slice.end - slice.start);
+            assert!(sizes.clone().max() <= sizes.min().map(|least| least + 1));
+        }
+    }
+
+    #[test]
+    fn tasks_get_alike() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let pieces: Vec<Split> = (0..5000).map(|_| piece(0, random.u64(0..MIB))).collect();
+        let bytes = |pieces: &[Split]| pieces.iter().map(|piece| piece.end).sum::<u64>();
+        let tasks = deal(pieces.clone(), 7);
+        let loads: Vec<u64> = tasks.iter().map(|task| bytes(task)).collect();
+        assert_eq!(loads.iter().sum::<u64>(), bytes(&pieces), "seed={seed}");
+        let (least, most) = (loads.iter().min(), loads.iter().max());
+        assert!(
+            most <= least.map(|least| least + MIB).as_ref(),
+            "seed={seed} loads={loads:?}"
+        );
+    }
+
+    #[test]
+    fn there_are_no_empty_tasks_but_there_is_one() {
+        assert_eq!(deal(vec![piece(0, 9), piece(9, 10)], 5).len(), 2);
+        assert_eq!(deal(Vec::new(), 5), vec![Vec::new()]);
+        let order = vec![piece(0, 1), piece(1, 9), piece(9, 10)];
+        assert_eq!(deal(order.clone(), 1), vec![order]);
+    }
+}

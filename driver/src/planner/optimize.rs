@@ -1,0 +1,169 @@
+//! The optimiser: an ordered list of rules, applied until none changes the plan.
+//!
+//! A rule is a plain function from a plan to one with the same rows, the same column names and
+//! the same types. Rules look for one pattern each and leave the rest to the others.
+
+use kiln_engine::Result;
+use kiln_engine::plan::LogicalPlan;
+
+use super::rules;
+
+type Rule = fn(LogicalPlan) -> Result<LogicalPlan>;
+
+/// In the order in which each makes most of what the one before left.
+const RULES: &[Rule] = &[
+    rules::simplify,
+    rules::filters_down,
+    rules::limits_together,
+    rules::keys_as_columns,
+    rules::projections_together,
+    rules::columns_needed,
+    rules::words_at_scan,
+];
+
+/// Rounds after which a plan is good enough; real plans need two or three.
+const ROUNDS_MAX: usize = 8;
+
+/// A plan with the same result that is cheaper to run.
+///
+/// # Errors
+/// `Internal` if a rule made a plan that does not fit together.
+pub fn optimize(mut plan: LogicalPlan) -> Result<LogicalPlan> {
+    for _ in 0..ROUNDS_MAX {
+        let before = plan.clone();
+        for rule in RULES {
+            plan = rule(plan)?;
+        }
+        if plan == before {
+            break;
+        }
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+    use fastrand::Rng;
+    use kiln_engine::expr::{Expr, col, count_all, length, lit, lower, sum, words};
+    use kiln_engine::plan::{StageGraph, explain_logical, explain_stages, schema_of};
+
+    use super::rules::fixture::{Plan, lines, table};
+    use super::*;
+    use crate::planner::inputs::Input;
+    use crate::planner::{ClusterShape, stages};
+
+    /// Names and types of the columns that a plan makes.
+    fn columns(plan: &LogicalPlan) -> Vec<(String, DataType)> {
+        let schema = schema_of(plan).expect("a plan that fits together");
+        let columns = schema.fields().iter();
+        columns
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect()
+    }
+
+    fn cut(plan: &LogicalPlan, tasks: usize) -> StageGraph {
+        let input = Input {
+            files: Vec::new(),
+            tasks: vec![Vec::new(); tasks],
+            bytes: 1 << 30,
+        };
+        let cluster = ClusterShape {
+            executors: 2,
+            threads: 8,
+            memory: 1 << 30,
+        };
+        stages::cut(plan, input, &cluster).expect("stages")
+    }
+
+    /// A number made of a column, whatever its type.
+    fn number(random: &mut Rng, columns: &[(String, DataType)]) -> Expr {
+        let (name, data_type) = &columns[random.usize(..columns.len())];
+        let value = match data_type {
+            DataType::Int64 => col(name),
+            DataType::Utf8View => length(col(name)),
+            _ => return lit(random.i64(0..3)),
+        };
+        if random.bool() {
+            value + random.i64(0..3)
+        } else {
+            value
+        }
+    }
+
+    fn grow(random: &mut Rng, plan: Plan) -> Plan {
+        let columns = columns(&plan.0);
+        let name = columns[random.usize(..columns.len())].0.clone();
+        let text = columns
+            .iter()
+            .find(|(_, data_type)| *data_type == DataType::Utf8View);
+        let (rows, fresh) = (random.u64(0..9), format!("x {}", random.u64(..)));
+        match random.u8(..9) {
+            0 => {
+                let kept = columns.iter().filter(|_| random.bool());
+                let kept: Vec<Expr> = kept.map(|(name, _)| col(name)).collect();
+                let made = number(random, &columns).alias(fresh);
+                plan.project([kept, vec![made]].concat())
+            }
+            1 => plan.filter(number(random, &columns).gt(1).and(col(name).is_not_null())),
+            2 => plan.filter(lit(1).lt(random.i64(0..3)).or(col(name).is_null())),
+            3 => plan.limit(random.u64(0..3), rows),
+            4 => plan.sort([number(random, &columns).desc(), col(name).asc()]),
+            5 => plan.sort([col(name).asc()]).limit(random.u64(0..2), rows),
+            6 => {
+                let total = sum(number(random, &columns)).alias(fresh);
+                plan.aggregate([], [count_all().alias("n"), total])
+            }
+            7 => {
+                let rows_counted = count_all().alias(format!("{fresh} rows"));
+                let total = sum(number(random, &columns)).alias(fresh);
+                let keys = match text {
+                    Some((text, _)) => vec![lower(col(text)).alias(text)],
+                    None => vec![col(name)],
+                };
+                plan.aggregate(keys, [total, rows_counted])
+            }
+            _ => match text {
+                Some((text, _)) => {
+                    let lists = words(lower(col(text))).alias(text);
+                    plan.project([lists]).explode(text)
+                }
+                None => plan,
+            },
+        }
+    }
+
+    #[test]
+    fn any_plan_keeps_its_columns_through_every_rule_and_the_cut() {
+        let first = fastrand::u64(..);
+        for seed in (0..500).map(|step| first.wrapping_add(step)) {
+            let mut random = Rng::with_seed(seed);
+            let mut plan = if random.bool() { lines() } else { table() };
+            for _ in 0..random.usize(..8) {
+                plan = grow(&mut random, plan);
+            }
+            let (plan, wanted) = (plan.0.clone(), columns(&plan.0));
+            let shown = |now: &str| format!("seed={seed}\n{}→\n{now}", explain_logical(&plan));
+            let mut step = plan.clone();
+            for rule in RULES {
+                step = rule(step).expect("a rewritten plan");
+                assert_eq!(columns(&step), wanted, "{}", shown(&explain_logical(&step)));
+            }
+            let optimised = optimize(plan.clone()).expect("an optimised plan");
+            let again = optimize(optimised.clone()).expect("an optimised plan");
+            assert_eq!(optimised, again, "{}", shown(&explain_logical(&optimised)));
+            for tasks in [1, 3] {
+                let graph = cut(&optimised, tasks);
+                let last = graph.stages.last().expect("a last stage");
+                let made = last.schema.fields().iter();
+                let made = made.map(|field| (field.name().clone(), field.data_type().clone()));
+                assert_eq!(
+                    made.collect::<Vec<_>>(),
+                    wanted,
+                    "{}",
+                    shown(&explain_stages(&graph))
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The optimiser's rules, one file each, in the order in which they are applied.
+
+mod simplify;
+
+mod filters_down;
+mod limits_together;
+
+mod keys_as_columns;
+mod projections_together;
+
+mod columns_needed;
+mod words_at_scan;
+
+#[cfg(test)]
+pub(super) mod fixture;
+
+pub(super) use columns_needed::columns_needed;
+pub(super) use filters_down::filters_down;
+pub(super) use keys_as_columns::keys_as_columns;
+pub(super) use limits_together::limits_together;
+pub(super) use projections_together::projections_together;
+pub(super) use simplify::simplify;
+pub(super) use words_at_scan::words_at_scan;

@@ -1,0 +1,197 @@
+//! CSV through the source: types, quotes, blocks, and what is said of bad files.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+use super::*;
+use crate::error::ErrorKind;
+use crate::testing;
+
+const OPTIONS: CsvOptions = CsvOptions {
+    header: true,
+    delimiter: b',',
+};
+
+async fn inferred(text: &[u8], options: CsvOptions) -> Result<SchemaRef> {
+    let (store, path) = (Arc::new(InMemory::new()), Path::from("x.csv"));
+    store
+        .put(&path, text.to_vec().into())
+        .await
+        .expect("memory takes it");
+    infer_schema(store, &path, "memory:///x.csv", text.len() as u64, options).await
+}
+
+/// The rows of `text`, whose columns are those inferred from `like`.
+async fn read(like: &str, text: &[u8], projection: &[usize]) -> Result<Vec<RecordBatch>> {
+    let ctx = testing::context();
+    let file_schema = inferred(like.as_bytes(), OPTIONS).await?;
+    let projection = match projection {
+        [] => (0..file_schema.fields().len()).collect(),
+        some => some.to_vec(),
+    };
+    let spec = ScanSpec {
+        format: ScanFormat::Csv(OPTIONS),
+        file_schema,
+        projection,
+        files: vec![],
+        tasks: vec![],
+    };
+    let url = testing::put(&ctx, "x.csv", text).await;
+    let splits = vec![testing::split(&url, text, 0, text.len() as u64)];
+    testing::read(open, &spec, splits, &ctx).await
+}
+
+#[tokio::test]
+async fn types_are_guessed() {
+    let text = "n,x,ok,day,at,mixed,none,\"a name\"\n\
+                1,1.5,true,2024-02-29,2024-02-29T12:00:00,1,,a\n\
+                -2,3,false,,2024-02-29T12:00:00.123456,b,,\"b,\nc\"\n";
+    let schema = inferred(text.as_bytes(), OPTIONS)
+        .await
+        .expect("a good file");
+    let shown: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| format!("{}: {}", field.name(), field.data_type()))
+        .collect();
+    let expected = "n: Int64, x: Float64, ok: Boolean, day: Date32, at: Timestamp(µs), \
+                    mixed: Utf8View, none: Utf8View, a name: Utf8View";
+    assert_eq!(shown.join(", "), expected);
+
+    let options = CsvOptions {
+        header: false,
+        delimiter: b';',
+    };
+    let schema = inferred(b"1;a\n2;b\n", options).await.expect("a good file");
+    assert_eq!(schema.field(1).name(), "column_2");
+}
+
+#[tokio::test]
+async fn quotes_line_ends_nulls_and_a_missing_last_newline() {
+    let text = "\u{FEFF}n,word\r\n1,\"a,\"\"b\"\"\nc\"\r\n\r\n,x\"y\n3,";
+    let batches = read("n,word\n1,a\n", text.as_bytes(), &[1, 0])
+        .await
+        .expect("a good file");
+    let shown = testing::show(&batches);
+    expect_test::expect![[r#"
+        word | n
+        a,"b"
+        c | 1
+        x"y | NULL
+        NULL | 3"#]]
+    .assert_eq(&shown);
+}
+
+/// More than one block, with quoted line ends everywhere.
+#[tokio::test]
+async fn blocks_end_where_records_do() {
+    let mut text = "n,word\n".to_owned();
+    let mut rows = 0;
+    while text.len() < 3 * CHUNK_BYTES as usize {
+        let filler = "line\n".repeat(rows % 7);
+        text += &format!("{rows},\"{filler}\"\n");
+        rows += 1;
+    }
+    let batches = read("n,word\n1,a\n", text.as_bytes(), &[0])
+        .await
+        .expect("a good file");
+    let mut numbers = Vec::new();
+    for batch in &batches {
+        let column =
+            arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(0));
+        numbers.extend(column.values().iter().copied());
+    }
+    assert!(batches.len() > 3);
+    assert!(numbers.into_iter().eq(0..rows as i64));
+
+    let bad = text + "1,2,3\n";
+    let line = bad.lines().count();
+    let error = read("n,word\n1,a\n", bad.as_bytes(), &[])
+        .await
+        .expect_err("a ragged row");
+    let place = format!("file=memory:///in/x.csv line={line} expected=2 found=3");
+    assert!(error.report().ends_with(&place), "{}", error.report());
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let ragged = "a CSV record has another number of fields than the first file=memory:///in/x.csv";
+    let cases: [(&[u8], String); 5] = [
+        (
+            b"n,word\n1,a\n\n2\n",
+            format!("{ragged} line=4 expected=2 found=1"),
+        ),
+        (
+            b"n,word\n1,a,b\n",
+            format!("{ragged} line=2 expected=2 found=3"),
+        ),
+        (
+            b"n,word\n1,\"a\nb\"\nx1,c\n",
+            "a value does not fit its column file=memory:///in/x.csv line=4 column=\"n\" \
+             expected=Int64 found=\"x1\""
+                .into(),
+        ),
+        (
+            b"n,word\n1,\xFF\n",
+            "the text is not valid UTF-8 file=memory:///in/x.csv line=2".into(),
+        ),
+        (
+            b"n,wrod\n1,a\n",
+            "the files of one input have different columns file=memory:///in/x.csv \
+             expected=n,word found=n,wrod"
+                .into(),
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = read("n,word\n1,a\n", text, &[]).await.expect_err(&expected);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.report(), expected);
+    }
+}
+
+#[tokio::test]
+async fn files_without_a_schema_are_named() {
+    let cases: [(&[u8], &str); 4] = [
+        (
+            b"",
+            "there are no records in the CSV file file=memory:///x.csv",
+        ),
+        (
+            b"\n\n",
+            "there are no records in the CSV file file=memory:///x.csv",
+        ),
+        (
+            b"\x1f\x8b\x08",
+            "compressed CSV is not supported file=memory:///x.csv",
+        ),
+        (
+            b"a,b\n1,2\n1,2,3\n",
+            "a CSV record has another number of fields than the first file=memory:///x.csv \
+             line=3 expected=2 found=3",
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = inferred(text, OPTIONS).await.expect_err(expected);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.report(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_record_without_end_is_refused() {
+    let mut text = b"n,word\n1,\"".to_vec();
+    text.resize(limits::CSV_RECORD_BYTES_MAX + 100, b'x');
+    let error = read("n,word\n1,a\n", &text, &[])
+        .await
+        .expect_err("an open quote");
+    assert!(
+        error.message().contains("a quote is never closed"),
+        "{error}"
+    );
+    assert!(error.message().contains("line=2"), "{error}");
+}

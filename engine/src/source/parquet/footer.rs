@@ -1,0 +1,199 @@
+//! The footer of a Parquet file: what is in it, checked.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use bytes::Bytes;
+use parquet::DecodeResult;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData,
+};
+
+use crate::context::panic_message;
+use crate::error::{Error, Result};
+use crate::source::input::InputFile;
+
+/// Bytes at the end of a file that are fetched at first; most footers fit.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// The last bytes of a file: the footer's length (4) and `PAR1`.
+const MAGIC_BYTES: usize = 8;
+
+/// The smallest Parquet file: `PAR1`, an empty footer, its length, `PAR1`.
+const FILE_BYTES_MIN: u64 = 12;
+
+/// A file and what its footer says.
+pub(super) struct Footer {
+    file: InputFile,
+    metadata: ArrowReaderMetadata,
+}
+
+impl Footer {
+    /// Reads and checks the footer of `file`.
+    pub(super) async fn read(file: InputFile) -> Result<Footer> {
+        let size = file.bytes();
+        if size < FILE_BYTES_MIN {
+            return Err(unreadable(&file, "too small to be a Parquet file"));
+        }
+        let start = size - size.min(TAIL_BYTES);
+        let mut tail = (start, file.read(start..size).await?);
+        let wanted = size - footer_bytes(&file, &tail.1)?;
+        if wanted < start {
+            let rest = file.read(wanted..start).await?;
+            tail = (wanted, [rest, tail.1].concat().into());
+        }
+        let metadata = contain(&file, "the footer", || parse(size, tail.0..size, tail.1))?;
+        check_ranges(&file, &metadata)?;
+        let metadata = Arc::new(metadata);
+        let metadata = contain(&file, "the schema", || with_views(metadata))?;
+        Ok(Footer { file, metadata })
+    }
+
+    pub(super) fn file(&self) -> &InputFile {
+        &self.file
+    }
+
+    /// The columns of the file, strings as views.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    pub(super) fn metadata(&self) -> &ArrowReaderMetadata {
+        &self.metadata
+    }
+
+    pub(super) fn row_group(&self, index: usize) -> &RowGroupMetaData {
+        self.metadata.metadata().row_group(index)
+    }
+
+    /// Where each row group starts in the file: a row group belongs to the split with its start.
+    pub(super) fn row_group_starts(&self) -> impl Iterator<Item = u64> {
+        self.metadata
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|row_group| {
+                let starts = row_group
+                    .columns()
+                    .iter()
+                    .map(|column| column.byte_range().0);
+                starts.min().unwrap_or(0)
+            })
+    }
+}
+
+/// Runs what a file's bytes may make fail or panic; either way the file is at fault.
+pub(super) fn contain<T>(
+    file: &InputFile,
+    place: &str,
+    work: impl FnOnce() -> Result<T, ParquetError>,
+) -> Result<T> {
+    let reason = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!("the decoder failed: {}", panic_message(&*panic)),
+    };
+    Err(unreadable(file, &format!("cannot read {place}: {reason}")))
+}
+
+/// The error for a file that is not as it should be.
+pub(super) fn unreadable(file: &InputFile, reason: &str) -> Error {
+    Error::invalid(format!(
+        "bad Parquet file: {reason} file={} bytes={}",
+        file.url(),
+        file.bytes()
+    ))
+}
+
+/// How many bytes at the end of the file are footer, by its last bytes.
+fn footer_bytes(file: &InputFile, tail: &[u8]) -> Result<u64> {
+    let Some((_, [a, b, c, d, magic @ ..])) = tail.split_last_chunk::<MAGIC_BYTES>() else {
+        return Err(unreadable(file, "it is shorter than a footer"));
+    };
+    match magic {
+        b"PAR1" => {}
+        b"PARE" => return Err(unreadable(file, "encrypted files are not supported")),
+        _ => {
+            let reason = "it does not end in PAR1, so it was cut off or is something else";
+            return Err(unreadable(file, reason));
+        }
+    }
+    let bytes = u64::from(u32::from_le_bytes([*a, *b, *c, *d])) + MAGIC_BYTES as u64;
+    if bytes + 4 > file.bytes() {
+        return Err(unreadable(
+            file,
+            "its footer claims to be larger than the file",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn parse(size: u64, range: Range<u64>, tail: Bytes) -> Result<ParquetMetaData, ParquetError> {
+    let mut decoder = ParquetMetaDataPushDecoder::try_new(size)?;
+    decoder.push_range(range, tail)?;
+    match decoder.try_decode()? {
+        DecodeResult::Data(metadata) => Ok(metadata),
+        DecodeResult::NeedsData(_) | DecodeResult::Finished => {
+            Err(ParquetError::General("the footer is not complete".into()))
+        }
+    }
+}
+
+/// Compares every claim about places and sizes with the size of the file.
+fn check_ranges(file: &InputFile, metadata: &ParquetMetaData) -> Result<()> {
+    for (index, row_group) in metadata.row_groups().iter().enumerate() {
+        let rows = u64::try_from(row_group.num_rows());
+        let inside = row_group
+            .columns()
+            .iter()
+            .all(|column| is_inside(column, file.bytes()));
+        if rows.is_err() || !inside {
+            let reason = format!("row group {index} does not lie within the file");
+            return Err(unreadable(file, &reason));
+        }
+    }
+    Ok(())
+}
+
+fn is_inside(column: &ColumnChunkMetaData, file_bytes: u64) -> bool {
+    let start = column
+        .dictionary_page_offset()
+        .unwrap_or(column.data_page_offset());
+    let counts = column.num_values() >= 0 && column.uncompressed_size() >= 0;
+    let end = u64::try_from(start)
+        .ok()
+        .zip(u64::try_from(column.compressed_size()).ok())
+        .and_then(|(start, length)| start.checked_add(length));
+    counts && end.is_some_and(|end| end <= file_bytes)
+}
+
+/// The file's own types, but strings as views and dictionaries as what they stand for.
+fn with_views(metadata: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, ParquetError> {
+    let own = ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new())?;
+    let fields: Vec<FieldRef> = own.schema().fields().iter().map(view_field).collect();
+    let schema = Arc::new(Schema::new_with_metadata(
+        fields,
+        own.schema().metadata().clone(),
+    ));
+    ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new().with_schema(schema))
+}
+
+fn view_field(field: &FieldRef) -> FieldRef {
+    let data_type = view_type(field.data_type());
+    Arc::new(Field::clone(field).with_data_type(data_type))
+}
+
+fn view_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        DataType::Dictionary(_, value) => view_type(value),
+        DataType::List(element) => DataType::List(view_field(element)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(view_field).collect()),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,317 @@
+//! The executor proper: one loop between a link to the driver and the task pool.
+//!
+//! It speaks the plain messages of [`kiln_proto::message`] over a [`Link`] and does not know what
+//! carries them. Its state outlives a link: attempts go on while the connection is gone, and what
+//! they report is told to the next one.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_engine::context::{CancelToken, TaskContext};
+use kiln_engine::id::{ExecutorId, TaskId};
+use kiln_engine::memory::MemoryBudget;
+use kiln_engine::metrics::TaskMetrics;
+use kiln_engine::plan::TaskSpec;
+use kiln_engine::storage::ShuffleStore;
+use kiln_engine::storage::Stores;
+use kiln_engine::task;
+use kiln_engine::{Error, Result};
+use kiln_proto::message::{FromExecutor, PROTOCOL_VERSION, Registration, ToExecutor, Welcome};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::outbox::Outbox;
+pub use crate::pool::Runner;
+use crate::pool::{Ended, TaskPool};
+use crate::settings::{ExecutorSettings, WELCOME_WAIT};
+
+/// The two directions of a connection to a driver. The driver is gone when either is closed.
+#[derive(Debug)]
+pub struct Link {
+    /// What the executor says.
+    pub to_driver: mpsc::Sender<FromExecutor>,
+    /// What it hears.
+    pub from_driver: mpsc::Receiver<ToExecutor>,
+}
+
+/// What an executor works with.
+#[derive(Clone)]
+pub struct Components {
+    /// Where input and output files are.
+    pub stores: Arc<Stores>,
+    /// The threads that compute.
+    pub pool: Arc<rayon::ThreadPool>,
+    /// The bytes that tasks may reserve.
+    pub memory: Arc<MemoryBudget>,
+    /// Where shuffle objects are; none to use the place that the driver names in its welcome.
+    pub shuffle: Option<ShuffleStore>,
+    /// Runs one attempt.
+    pub run: Runner,
+}
+
+impl Components {
+    /// What a process that runs tasks of the engine works with.
+    pub fn new(
+        stores: Arc<Stores>,
+        pool: Arc<rayon::ThreadPool>,
+        memory: Arc<MemoryBudget>,
+        shuffle: Option<ShuffleStore>,
+    ) -> Self {
+        let run: Runner = Arc::new(|spec, context| Box::pin(task::run(spec, context)));
+        Components {
+            stores,
+            pool,
+            memory,
+            shuffle,
+            run,
+        }
+    }
+}
+
+/// Why an executor stopped working over a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It was told to leave, and everything that it did is acknowledged.
+    Drained,
+    /// The driver is gone.
+    Disconnected,
+}
+
+/// Works over one link until the driver is gone, or until `shutdown` or the driver's `Drain` and
+/// the acknowledgement of everything that was running then. Attempts that are running when the
+/// driver is gone are cancelled.
+///
+/// # Errors
+/// `Invalid` if the driver refuses the registration; whatever opening its storage answers.
+pub async fn run(
+    settings: ExecutorSettings,
+    components: Components,
+    link: Link,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Exit> {
+    settings.check()?;
+    let mut worker = Worker::new(&settings, components);
+    let exit = worker.work(link, pin!(shutdown)).await;
+    worker.stop().await;
+    exit
+}
+
+/// One life of an executor.
+pub(crate) struct Worker {
+    components: Components,
+    tasks: TaskPool,
+    outbox: Outbox,
+    /// The newest driver life heard of; launches of older ones are ignored.
+    epoch: u64,
+    /// What the newest driver said in its welcome, and the store opened for it.
+    welcome: Option<(Welcome, ShuffleStore)>,
+}
+
+impl Worker {
+    pub(crate) fn new(settings: &ExecutorSettings, components: Components) -> Self {
+        let registration = Registration {
+            executor: ExecutorId(fastrand::u64(..)),
+            name: settings.name.clone(),
+            protocol: PROTOCOL_VERSION,
+            threads: settings.threads,
+            slots: settings.slots,
+            memory: settings.memory,
+        };
+        Worker {
+            tasks: TaskPool::new(settings.slots, Arc::clone(&components.run)),
+            outbox: Outbox::new(registration),
+            components,
+            epoch: 0,
+            welcome: None,
+        }
+    }
+
+    /// Gets ready for another link; answers whether the driver behind the last one has welcomed
+    /// this executor.
+    pub(crate) fn hang_up(&mut self) -> bool {
+        let was_welcome = self.outbox.is_welcome();
+        self.outbox.start_over();
+        was_welcome
+    }
+
+    /// Whether this executor is on its way out.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.outbox.is_draining()
+    }
+
+    /// Works over one link.
+    pub(crate) async fn work(
+        &mut self,
+        link: Link,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Exit> {
+        let Link {
+            to_driver,
+            mut from_driver,
+        } = link;
+        let mut beat = Instant::now() + WELCOME_WAIT;
+        while !self.is_drained() {
+            tokio::select! {
+                message = from_driver.recv() => match message {
+                    None => return Ok(Exit::Disconnected),
+                    Some(ToExecutor::Welcome(welcome)) => {
+                        if !self.accept(welcome)? {
+                            return Ok(Exit::Disconnected);
+                        }
+                        beat = Instant::now();
+                    }
+                    Some(message) => self.obey(message)?,
+                },
+                room = to_driver.reserve(), if self.outbox.has_next() => {
+                    let Ok(room) = room else { return Ok(Exit::Disconnected) };
+                    let held: Vec<_> = self.tasks.held().collect();
+                    if let Some(message) = self.outbox.next(&held) {
+                        room.send(message);
+                    }
+                }
+                ended = self.tasks.next() => self.note(ended),
+                () = sleep_until(beat) => {
+                    if !self.outbox.is_welcome() {
+                        tracing::warn!("the driver does not answer the registration");
+                        return Ok(Exit::Disconnected);
+                    }
+                    self.outbox.beat(self.components.memory.used());
+                    beat = Instant::now() + self.heartbeat();
+                }
+                () = shutdown.as_mut(), if !self.is_draining() => self.drain(),
+            }
+        }
+        Ok(Exit::Drained)
+    }
+
+    /// Awaits `other` while there is no link: attempts go on and end. None if there is nothing
+    /// left to wait for, because the executor leaves and owes nothing.
+    pub(crate) async fn meanwhile<T>(
+        &mut self,
+        other: impl Future<Output = T>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<T> {
+        let mut other = pin!(other);
+        while !self.is_drained() {
+            tokio::select! {
+                value = other.as_mut() => return Some(value),
+                ended = self.tasks.next() => self.note(ended),
+                () = shutdown.as_mut(), if !self.is_draining() => self.drain(),
+            }
+        }
+        None
+    }
+
+    /// Cancels what still runs.
+    pub(crate) async fn stop(self) {
+        self.tasks.stop().await;
+    }
+
+    fn is_drained(&self) -> bool {
+        self.is_draining() && self.tasks.is_empty() && self.outbox.is_settled()
+    }
+
+    fn drain(&mut self) {
+        tracing::info!(
+            running = self.tasks.held().count(),
+            "finishing what runs, then leaving"
+        );
+        self.outbox.drain();
+    }
+
+    fn note(&mut self, ended: Option<Ended>) {
+        if let Some(Ended { attempt, outcome }) = ended {
+            let (task, number) = attempt;
+            tracing::debug!(%task, attempt = number, well = outcome.is_ok(), "ended");
+            self.outbox.report(attempt, outcome);
+        }
+    }
+
+    fn heartbeat(&self) -> Duration {
+        let welcome = self
+            .welcome
+            .as_ref()
+            .expect("heartbeats begin with the welcome");
+        Duration::from_millis(welcome.0.heartbeat_ms.max(1))
+    }
+
+    /// Takes a driver's welcome; false if it comes from an older driver than one heard of.
+    fn accept(&mut self, welcome: Welcome) -> Result<bool> {
+        if welcome.epoch < self.epoch {
+            tracing::warn!(
+                epoch = welcome.epoch,
+                newest = self.epoch,
+                "an older driver answers"
+            );
+            return Ok(false);
+        }
+        self.epoch = welcome.epoch;
+        let known = self
+            .welcome
+            .as_ref()
+            .filter(|(old, _)| old.storage == welcome.storage);
+        let shuffle = match (&self.components.shuffle, known) {
+            (Some(given), _) => given.clone(),
+            (None, Some((_, open))) => open.clone(),
+            (None, None) => ShuffleStore::open(&self.components.stores, &welcome.storage)?,
+        };
+        tracing::info!(epoch = welcome.epoch, storage = %welcome.storage, "the driver welcomes");
+        self.welcome = Some((welcome, shuffle));
+        self.outbox.welcome();
+        Ok(true)
+    }
+
+    fn obey(&mut self, message: ToExecutor) -> Result<()> {
+        match message {
+            // Taken apart by the loop, whose clock it starts.
+            ToExecutor::Welcome(_) => {}
+            ToExecutor::Refused { message } => {
+                let text = format!("the driver refuses this executor: {message}");
+                return Err(Error::invalid(text));
+            }
+            ToExecutor::Launch { epoch, spec } => self.launch(epoch, spec),
+            ToExecutor::Cancel { task, attempt } => self.tasks.cancel((task, attempt)),
+            ToExecutor::Acknowledge { sequence } => self.outbox.acknowledge(sequence),
+            ToExecutor::Drain => self.drain(),
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, epoch: u64, spec: TaskSpec) {
+        let (task, attempt): (TaskId, u32) = (spec.id, spec.attempt);
+        if epoch < self.epoch {
+            tracing::warn!(%task, attempt, epoch, newest = self.epoch, "ignored an old launch");
+            return;
+        }
+        let Some((_, shuffle)) = self.welcome.as_ref().filter(|_| self.outbox.is_welcome()) else {
+            tracing::warn!(%task, attempt, "ignored a launch that came before the welcome");
+            return;
+        };
+        self.epoch = epoch;
+        if self
+            .outbox
+            .unacknowledged()
+            .any(|ended| ended == (task, attempt))
+        {
+            return;
+        }
+        tracing::debug!(%task, attempt, "launched");
+        let Components {
+            stores,
+            pool,
+            memory,
+            ..
+        } = &self.components;
+        let context = TaskContext {
+            pool: Arc::clone(pool),
+            memory: Arc::clone(memory),
+            stores: Arc::clone(stores),
+            shuffle: shuffle.clone(),
+            metrics: Arc::new(TaskMetrics::default()),
+            cancel: CancelToken::default(),
+        };
+        self.tasks.launch(spec, context);
+    }
+}

@@ -1,0 +1,227 @@
+//! An executor and a driver on two ends of a real socket, whose driver is a script.
+
+mod script;
+
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use kiln_engine::{Error, ErrorKind, Result};
+use kiln_executor::{ExecutorSettings, serve};
+use kiln_proto::convert::{control, status};
+use kiln_proto::message::ToExecutor;
+use kiln_proto::wire;
+use script::{Driver, GATED, SUCCEED, components, launch, settings};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Hands every stream that an executor opens to the script.
+struct Streams(mpsc::Sender<Driver>);
+
+#[tonic::async_trait]
+impl wire::control_server::Control for Streams {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<wire::DriverMessage, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<wire::ExecutorMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let (from, from_executor) = mpsc::channel(4);
+        let (to_executor, to) = mpsc::channel(4);
+        let mut stream = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = stream.message().await {
+                let message = control::decode_from_executor(message).expect("well-formed");
+                if from.send(message).await.is_err() {
+                    break;
+                }
+            }
+        });
+        self.0
+            .send(Driver {
+                to_executor,
+                from_executor,
+            })
+            .await
+            .map_err(|_| {
+                let error = Error::invalid("this script takes no executors");
+                status::status_from(&error)
+            })?;
+        let encode =
+            |message| control::encode_to_executor(message).map_err(|_| Status::internal(""));
+        Ok(Response::new(ReceiverStream::new(to).map(encode).boxed()))
+    }
+}
+
+/// An executor on its way to a scripted driver.
+struct Stage {
+    streams: mpsc::Receiver<Driver>,
+    gate: Arc<Semaphore>,
+    shutdown: oneshot::Sender<()>,
+    executor: JoinHandle<Result<()>>,
+}
+
+async fn start() -> Stage {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let (sender, streams) = mpsc::channel(1);
+    let server = tonic::transport::Server::builder()
+        .add_service(wire::control_server(Streams(sender)))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    let gate = Arc::new(Semaphore::new(0));
+    let (shutdown, ordered) = oneshot::channel();
+    let settings = ExecutorSettings {
+        driver: vec![url],
+        ..settings()
+    };
+    let ordered = async {
+        if ordered.await.is_err() {
+            pending::<()>().await;
+        }
+    };
+    let executor = tokio::spawn(serve(settings, components(&gate), ordered));
+    Stage {
+        streams,
+        gate,
+        shutdown,
+        executor,
+    }
+}
+
+impl Stage {
+    async fn stream(&mut self) -> Driver {
+        self.streams.recv().await.expect("the server is there")
+    }
+}
+
+#[tokio::test]
+async fn work_and_reports_outlive_a_connection() {
+    let mut stage = start().await;
+    let mut driver = stage.stream().await;
+    driver.welcome(1).await;
+    driver.say(launch(1, SUCCEED, 0)).await;
+    driver.say(launch(1, GATED, 0)).await;
+    driver.expect("#1 t1-a0 succeeded").await;
+    drop(driver);
+
+    let mut driver = stage.stream().await;
+    driver.welcome(2).await;
+    driver.expect("#1 t1-a0 succeeded").await;
+    driver.acknowledge(1).await;
+    while driver.running().await != [GATED] {}
+    stage.gate.add_permits(1);
+    driver.expect("#2 t5-a0 succeeded").await;
+    drop(driver);
+
+    let mut driver = stage.stream().await;
+    driver.welcome(2).await;
+    driver.expect("#2 t5-a0 succeeded").await;
+    driver.acknowledge(2).await;
+    driver.say(launch(2, SUCCEED, 1)).await;
+    driver.expect("#3 t1-a1 succeeded").await;
+}
+
+#[tokio::test]
+async fn a_stale_driver_is_left_for_a_newer_one() {
+    let mut stage = start().await;
+    let mut driver = stage.stream().await;
+    driver.welcome(7).await;
+    driver.running().await;
+    drop(driver);
+    stage.stream().await.welcome(6).await;
+    let mut driver = stage.stream().await;
+    driver.welcome(7).await;
+    driver.say(launch(7, SUCCEED, 0)).await;
+    driver.expect("#1 t1-a0 succeeded").await;
+}
+
+#[tokio::test]
+async fn an_executor_that_leaves_waits_for_its_attempts_even_without_a_driver() {
+    let mut stage = start().await;
+    let mut driver = stage.stream().await;
+    driver.welcome(1).await;
+    driver.say(launch(1, GATED, 0)).await;
+    while driver.running().await != [GATED] {}
+    let shutdown = stage.shutdown;
+    shutdown.send(()).expect("the executor listens");
+    driver.expect("draining").await;
+    drop(driver);
+
+    stage.gate.add_permits(1);
+    let mut driver = stage.streams.recv().await.expect("the server is there");
+    driver.welcome(1).await;
+    let mut heard = [driver.hear().await, driver.hear().await];
+    heard.sort();
+    assert_eq!(
+        heard.map(Option::unwrap_or_default),
+        ["#1 t5-a0 succeeded", "draining"]
+    );
+    driver.acknowledge(1).await;
+    drop(driver);
+    stage
+        .executor
+        .await
+        .expect("no panic")
+        .expect("a normal end");
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_session() {
+    let mut stage = start().await;
+    let mut driver = stage.stream().await;
+    driver.expect("register host:1 protocol=1").await;
+    driver
+        .say(ToExecutor::Refused {
+            message: "not here".into(),
+        })
+        .await;
+    let error = stage
+        .executor
+        .await
+        .expect("no panic")
+        .expect_err("refused");
+    assert_eq!(
+        error.message(),
+        "the driver refuses this executor: not here"
+    );
+}
+
+#[tokio::test]
+async fn a_status_of_kind_invalid_ends_the_session_too() {
+    let Stage {
+        streams, executor, ..
+    } = start().await;
+    drop(streams);
+    let error = executor.await.expect("no panic").expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.message(), "this script takes no executors");
+}
+
+#[tokio::test]
+async fn without_a_driver_it_says_whom_it_could_not_reach() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let settings = ExecutorSettings {
+        driver: vec![format!("http://{address}")],
+        first_connection_wait: Duration::from_millis(300),
+        ..settings()
+    };
+    let gate = Arc::new(Semaphore::new(0));
+    let error = serve(settings, components(&gate), pending())
+        .await
+        .expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let expected = format!("cannot reach driver url=http://{address}: ");
+    let report = error.report();
+    assert!(
+        report.starts_with(&expected) && report.contains("refused"),
+        "{report}"
+    );
+}

@@ -1,0 +1,139 @@
+//! The driver of a session: in this process or at the other end of a connection.
+//!
+//! Both answer the same requests; nothing else in this crate knows which one it is.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::StreamExt as _;
+use kiln_driver::client::Client;
+use kiln_engine::Result;
+use kiln_engine::id::JobId;
+use kiln_engine::plan::LogicalPlan;
+use kiln_proto::message::{ExecutorStatus, JobStatus};
+use tokio::sync::mpsc::Sender;
+
+use crate::local::Local;
+
+/// The driver of a session.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    /// In this process.
+    Local(Arc<Local>),
+    /// At the other end of a connection.
+    Remote(Client),
+}
+
+impl Backend {
+    /// The driver that listens at `url`.
+    pub(crate) async fn connect(url: &str) -> Result<Self> {
+        Ok(Backend::Remote(Client::connect(url).await?))
+    }
+
+    /// Ends a driver that is in this process, its jobs with it; what they have half written is
+    /// removed.
+    pub(crate) async fn close(&self) {
+        if let Backend::Local(local) = self {
+            local.driver.shutdown().await;
+        }
+    }
+
+    pub(crate) async fn submit(&self, name: String, plan: Arc<LogicalPlan>) -> Result<JobId> {
+        // Sent again with the same key after a lost answer, it is the same job.
+        let key = fastrand::u64(..);
+        match self {
+            Backend::Local(local) => {
+                local
+                    .driver
+                    .submit(name, key, LogicalPlan::clone(&plan))
+                    .await
+            }
+            Backend::Remote(client) => client.submit(&name, key, &plan).await,
+        }
+    }
+
+    pub(crate) async fn explain(&self, plan: Arc<LogicalPlan>) -> Result<String> {
+        match self {
+            Backend::Local(local) => local.driver.explain(LogicalPlan::clone(&plan)).await,
+            Backend::Remote(client) => client.explain(&plan).await,
+        }
+    }
+
+    /// Sends the status of `id` now and whenever it changes, until it is final or nobody listens.
+    pub(crate) async fn watch(&self, id: JobId, updates: Sender<Result<JobStatus>>) {
+        let ended = match self {
+            Backend::Local(local) => watch_local(local, id, &updates).await,
+            Backend::Remote(client) => watch_remote(client, id, &updates).await,
+        };
+        if let Err(error) = ended {
+            // Nobody listens any more: then nobody has to know.
+            let _ = updates.send(Err(error)).await;
+        }
+    }
+
+    pub(crate) async fn status(&self, id: JobId) -> Result<JobStatus> {
+        match self {
+            Backend::Local(local) => local.driver.get(id).map(|status| JobStatus::clone(&status)),
+            Backend::Remote(client) => client.get(id).await,
+        }
+    }
+
+    pub(crate) async fn list(&self) -> Result<Vec<JobStatus>> {
+        match self {
+            Backend::Local(local) => Ok(local
+                .driver
+                .list()
+                .iter()
+                .map(|status| JobStatus::clone(status))
+                .collect()),
+            Backend::Remote(client) => client.list().await,
+        }
+    }
+
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<()> {
+        match self {
+            Backend::Local(local) => local.driver.cancel(id).await,
+            Backend::Remote(client) => client.cancel(id).await,
+        }
+    }
+
+    pub(crate) async fn result(&self, id: JobId) -> Result<Vec<RecordBatch>> {
+        match self {
+            Backend::Local(local) => local.result(id).await,
+            Backend::Remote(client) => client.result(id).await,
+        }
+    }
+
+    pub(crate) async fn executors(&self) -> Result<Vec<ExecutorStatus>> {
+        match self {
+            Backend::Local(local) => Ok(local.driver.executors()),
+            Backend::Remote(client) => client.executors().await,
+        }
+    }
+}
+
+type Updates = Sender<Result<JobStatus>>;
+
+async fn watch_local(local: &Local, id: JobId, updates: &Updates) -> Result<()> {
+    let mut statuses = local.driver.watch(id)?;
+    loop {
+        let status = JobStatus::clone(&statuses.borrow_and_update());
+        let is_final = status.state.is_final();
+        if updates.send(Ok(status)).await.is_err() || is_final || statuses.changed().await.is_err()
+        {
+            return Ok(());
+        }
+    }
+}
+
+async fn watch_remote(client: &Client, id: JobId, updates: &Updates) -> Result<()> {
+    let mut statuses = client.watch(id).await?;
+    while let Some(status) = statuses.next().await {
+        let status = status?;
+        let is_final = status.state.is_final();
+        if updates.send(Ok(status)).await.is_err() || is_final {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Where a command finds its driver: in this process, or at an address.
+
+use kiln::Session;
+
+use super::args::GlobalResources;
+use super::exit::{Failure, Outcome};
+
+/// The cluster at `driver`, or this process if there is none.
+///
+/// # Errors
+/// `Unreachable`, or `Usage` if an embedded run's settings are given for a cluster.
+pub(crate) fn session(driver: Option<&str>, resources: GlobalResources) -> Outcome<Session> {
+    let Some(driver) = driver else {
+        let mut builder = Session::builder();
+        if let Some(threads) = resources.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(memory) = resources.memory {
+            builder = builder.memory(memory);
+        }
+        return builder.build().map_err(Failure::Job);
+    };
+    if resources.threads.is_some() || resources.memory.is_some() {
+        return Err(Failure::usage(format!(
+            "--threads and --memory are for runs in this process; executors have their own \
+             driver={driver}"
+        )));
+    }
+    cluster(driver)
+}
+
+/// The cluster at `driver`.
+///
+/// # Errors
+/// `Unreachable`, or `Usage` if that is not an address.
+pub(crate) fn cluster(driver: &str) -> Outcome<Session> {
+    Session::connect(driver).map_err(|error| match error.kind() {
+        kiln::ErrorKind::Invalid => Failure::Usage(error),
+        _ => Failure::Unreachable(error),
+    })
+}

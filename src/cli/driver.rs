@@ -1,0 +1,171 @@
+//! `kiln driver`: be the driver of a cluster.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kiln::Error;
+use kiln_driver::{Components, Driver, DriverHandle, DriverSettings, service};
+use kiln_engine::storage::ShuffleStore;
+use kiln_engine::storage::{Stores, local_url, parse_location};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::args::{DriverArgs, TimingArgs};
+use super::exit::{Failure, Outcome};
+use super::interrupt::Signals;
+
+/// Runs the command: serves until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// See [`Failure`].
+pub(crate) fn run(args: &DriverArgs) -> Outcome {
+    let settings = settings(args.timing)?;
+    check_address(args.listen, args.insecure)?;
+    runtime()?.block_on(async {
+        let mut signals = Signals::new().map_err(cannot_start)?;
+        let serving = Serving::start(settings, args.listen, args.storage.as_deref()).await?;
+        writeln!(io::stdout(), "{}", serving.banner())?;
+        signals.next().await;
+        serving.stop().await
+    })
+}
+
+/// The runtime of a process that mostly waits.
+pub(crate) fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("kiln-io")
+        .enable_all()
+        .build()
+        .map_err(cannot_start)
+}
+
+/// The settings that the arguments ask for.
+///
+/// # Errors
+/// `Usage` if they cannot work together.
+pub(crate) fn settings(timing: TimingArgs) -> Outcome<DriverSettings> {
+    let mut settings = DriverSettings::default();
+    let times = [
+        (&mut settings.heartbeat_ms, timing.heartbeat_ms),
+        (&mut settings.lease_ms, timing.lease_ms),
+        (&mut settings.grace_ms, timing.grace_ms),
+    ];
+    for (setting, asked) in times {
+        *setting = asked.unwrap_or(*setting);
+    }
+    settings.validate().map_err(Failure::Usage)?;
+    Ok(settings)
+}
+
+/// Refuses to be reachable from elsewhere by accident: who can connect can read every file that
+/// the executors can.
+///
+/// # Errors
+/// `Usage`.
+pub(crate) fn check_address(listen: SocketAddr, insecure: bool) -> Outcome {
+    if listen.ip().is_loopback() || insecure {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "whoever can reach this address could use the cluster: listen on loopback, or insist with \
+         --insecure listen={listen}"
+    )))
+}
+
+/// A driver that serves.
+pub(crate) struct Serving {
+    /// Where it listens, as executors and clients dial it.
+    pub(crate) url: String,
+    storage: String,
+    driver: DriverHandle,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<kiln::Result<()>>,
+    /// Removed with this value, when nobody named a place to keep things.
+    _scratch: Option<TempDir>,
+}
+
+impl Serving {
+    /// Listens at `listen` and keeps its objects at `storage`, by default in a temporary
+    /// directory.
+    ///
+    /// # Errors
+    /// The address is taken, or the storage cannot be used.
+    pub(crate) async fn start(
+        settings: DriverSettings,
+        listen: SocketAddr,
+        storage: Option<&str>,
+    ) -> Outcome<Self> {
+        let (storage, scratch) = open_storage(storage)?;
+        let stores = Arc::new(Stores::new());
+        let shuffle = ShuffleStore::open(&stores, &storage).map_err(Failure::Job)?;
+        let components = Components {
+            stores,
+            shuffle,
+            storage_url: storage.clone(),
+        };
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
+            let what = format!("cannot listen at address={listen}");
+            Failure::Job(Error::unavailable(what).with_source(error))
+        })?;
+        let address = listener.local_addr().map_err(cannot_start)?;
+        let driver = Driver::start(settings, components).map_err(Failure::Job)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(service::serve(driver.clone(), listener, async move {
+            // Told to, or whoever could tell is gone: the same.
+            let _ = stopped.await;
+        }));
+        let url = format!("http://{address}");
+        Ok(Serving {
+            url,
+            storage,
+            driver,
+            stop,
+            served,
+            _scratch: scratch,
+        })
+    }
+
+    /// What the process says first, for people and for scripts.
+    pub(crate) fn banner(&self) -> String {
+        format!("listening on {} storage={}", self.url, self.storage)
+    }
+
+    /// Ends the driver and the connections to it.
+    ///
+    /// # Errors
+    /// What serving ended with.
+    pub(crate) async fn stop(self) -> Outcome {
+        self.driver.shutdown().await;
+        // It may have ended by itself, which the next line tells.
+        let _ = self.stop.send(());
+        match self.served.await {
+            Ok(served) => served.map_err(Failure::Job),
+            Err(panic) => {
+                let error = Error::internal("the driver's service panicked").with_source(panic);
+                Err(Failure::Job(error))
+            }
+        }
+    }
+}
+
+fn open_storage(storage: Option<&str>) -> Outcome<(String, Option<TempDir>)> {
+    if let Some(storage) = storage {
+        return Ok((parse_location(storage).map_err(Failure::Usage)?, None));
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix("kiln-")
+        .tempdir()
+        .map_err(|error| {
+            let error = Error::exhausted("cannot make a temporary directory").with_source(error);
+            Failure::Job(error)
+        })?;
+    Ok((local_url(scratch.path()), Some(scratch)))
+}
+
+fn cannot_start(error: io::Error) -> Failure {
+    Failure::Job(Error::exhausted("cannot start").with_source(error))
+}

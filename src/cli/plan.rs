@@ -1,0 +1,128 @@
+//! What a job of the command line means: its arguments become a [`DataFrame`].
+
+use kiln::{DataFrame, Error, Session, TextOptions, col, count_all, lower, regexp_like, words};
+
+use super::args::{CountArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
+use super::exit::{Failure, Outcome};
+
+/// Rows of a table on stdout, unless `--top` says otherwise.
+const TABLE_ROWS: u64 = 20;
+
+/// A job that is ready to be submitted.
+pub(crate) struct Plan {
+    /// What it is called in lists. [`super::result`] knows how to print results by it.
+    pub(crate) name: &'static str,
+    /// What it computes.
+    pub(crate) frame: DataFrame,
+}
+
+/// The name of `grep` jobs, whose results are lines rather than a table.
+pub(crate) const GREP: &str = "grep";
+
+/// Makes the plan of `job`, to be run by `session`.
+///
+/// # Errors
+/// `Usage` for what is wrong with the arguments themselves, `Job` for what is wrong with the
+/// inputs they name.
+pub(crate) fn build(session: &Session, job: &Job) -> Outcome<Plan> {
+    match job {
+        Job::Wordcount(args) => Ok(Plan {
+            name: "wordcount",
+            frame: wordcount(session, args)?,
+        }),
+        Job::Grep(args) => Ok(Plan {
+            name: GREP,
+            frame: grep(session, args)?,
+        }),
+        Job::Count(args) => Ok(Plan {
+            name: "count",
+            frame: count(session, args)?,
+        }),
+    }
+}
+
+fn wordcount(session: &Session, args: &WordcountArgs) -> Outcome<DataFrame> {
+    let lines = read_text(session, &args.inputs, args.strict)?;
+    let build = || {
+        let mut words = lines
+            .select([words(col("line")).alias("word")])?
+            .explode("word")?;
+        if args.lowercase {
+            words = words.select([lower(col("word")).alias("word")])?;
+        }
+        let counts = words
+            .group_by([col("word")])
+            .aggregate([count_all().alias("count")])?;
+        most_frequent(counts, &["word".to_owned()], args.top, &args.output)
+    };
+    written(build().map_err(Failure::Usage)?, &args.output)
+}
+
+fn grep(session: &Session, args: &GrepArgs) -> Outcome<DataFrame> {
+    let lines = read_text(session, &args.inputs, args.strict)?;
+    let matching = lines
+        .filter(regexp_like(col("line"), args.pattern.as_str()))
+        .and_then(|found| found.sort([col("path").asc(), col("offset").asc()]))
+        .map_err(Failure::Usage)?;
+    written(matching, &args.output)
+}
+
+fn count(session: &Session, args: &CountArgs) -> Outcome<DataFrame> {
+    let rows = session.read_table(&args.inputs).map_err(Failure::Job)?;
+    let build = || {
+        let keys = args.by.iter().map(|name| col(name.as_str()));
+        let counts = rows
+            .group_by(keys)
+            .aggregate([count_all().alias(count_name(&args.by))])?;
+        most_frequent(counts, &args.by, args.top, &args.output)
+    };
+    written(build().map_err(Failure::Usage)?, &args.output)
+}
+
+/// `count`, unless the input has a column of that name.
+fn count_name(by: &[String]) -> &'static str {
+    if by.iter().any(|name| name == "count") {
+        "rows"
+    } else {
+        "count"
+    }
+}
+
+fn read_text(session: &Session, inputs: &[String], strict: bool) -> Outcome<DataFrame> {
+    let options = TextOptions {
+        strict,
+        ..TextOptions::default()
+    };
+    session
+        .read_text_with(inputs, options)
+        .map_err(Failure::Usage)
+}
+
+/// The groups with the highest counts, ties in the order of the keys. Files without `--top` get
+/// all groups, in no order.
+fn most_frequent(
+    counts: DataFrame,
+    keys: &[String],
+    top: Option<u64>,
+    output: &OutputArgs,
+) -> Result<DataFrame, Error> {
+    let top = match (top, &output.output) {
+        (Some(top), _) => top,
+        (None, None) => TABLE_ROWS,
+        (None, Some(_)) => return Ok(counts),
+    };
+    let by_count = col(count_name(keys)).desc();
+    let by_key = keys.iter().map(|name| col(name.as_str()).asc());
+    counts
+        .sort(std::iter::once(by_count).chain(by_key))?
+        .limit(top)
+}
+
+fn written(frame: DataFrame, output: &OutputArgs) -> Outcome<DataFrame> {
+    match &output.output {
+        Some(url) => frame
+            .written_to(url, output.format.into())
+            .map_err(Failure::Usage),
+        None => Ok(frame),
+    }
+}

@@ -1,0 +1,132 @@
+//! [`Connection`]: a driver, here or elsewhere, and the threads that talk to it.
+//!
+//! Sessions, data frames and jobs each hold one; the last to let go ends a driver that is in this
+//! process, and the jobs in it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use kiln_engine::Result;
+use kiln_engine::id::JobId;
+use kiln_engine::plan::LogicalPlan;
+use kiln_engine::storage::Stores;
+use kiln_proto::message::{ExecutorStatus, JobStatus};
+use tokio::sync::mpsc::{self, Receiver};
+
+use crate::backend::Backend;
+use crate::runtime::Runtime;
+
+/// Statuses of a watched job that wait to be looked at before the driver's news wait.
+const UPDATES_PENDING_MAX: usize = 16;
+
+/// How long a driver of this process may take to end.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// A driver and the threads that talk to it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    stores: Arc<Stores>,
+    runtime: Runtime,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let backend = self.backend.clone();
+        let closed = async move {
+            // What is not done by then is left undone: nobody may hang because of it.
+            let _ = tokio::time::timeout(CLOSE_WAIT, backend.close()).await;
+            Ok(())
+        };
+        if let Err(error) = self.runtime.wait(closed) {
+            tracing::error!(reason = error.report(), "the session did not end in order");
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(backend: Backend, stores: Arc<Stores>, runtime: Runtime) -> Self {
+        Connection {
+            inner: Arc::new(Inner {
+                backend,
+                stores,
+                runtime,
+            }),
+        }
+    }
+
+    /// The stores through which this process looks into input files.
+    pub(crate) fn stores(&self) -> Arc<Stores> {
+        Arc::clone(&self.inner.stores)
+    }
+
+    /// Runs `future` on the threads of the connection and waits for it.
+    ///
+    /// # Errors
+    /// What the future answered.
+    pub(crate) fn wait<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.runtime.wait(future)
+    }
+
+    pub(crate) fn submit(&self, name: &str, plan: Arc<LogicalPlan>) -> Result<JobId> {
+        let (backend, name) = (self.inner.backend.clone(), name.to_owned());
+        self.wait(async move { backend.submit(name, plan).await })
+    }
+
+    pub(crate) fn explain(&self, plan: Arc<LogicalPlan>) -> Result<String> {
+        let backend = self.inner.backend.clone();
+        self.wait(async move { backend.explain(plan).await })
+    }
+
+    pub(crate) fn status(&self, id: JobId) -> Result<JobStatus> {
+        let backend = self.inner.backend.clone();
+        self.wait(async move { backend.status(id).await })
+    }
+
+    pub(crate) fn watch(&self, id: JobId) -> Receiver<Result<JobStatus>> {
+        let backend = self.inner.backend.clone();
+        let (sender, updates) = mpsc::channel(UPDATES_PENDING_MAX);
+        self.inner
+            .runtime
+            .spawn(async move { backend.watch(id, sender).await });
+        updates
+    }
+
+    pub(crate) fn cancel(&self, id: JobId) -> Result<()> {
+        let backend = self.inner.backend.clone();
+        self.wait(async move { backend.cancel(id).await })
+    }
+
+    pub(crate) fn result(&self, id: JobId) -> Result<Vec<RecordBatch>> {
+        let backend = self.inner.backend.clone();
+        self.wait(async move { backend.result(id).await })
+    }
+
+    pub(crate) fn list(&self) -> Result<Vec<JobStatus>> {
+        let backend = self.inner.backend.clone();
+        self.wait(async move { backend.list().await })
+    }
+
+    pub(crate) fn executors(&self) -> Result<Vec<ExecutorStatus>> {
+        let backend = self.inner.backend.clone();
+        self.wait(async move { backend.executors().await })
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.inner.backend {
+            Backend::Local(_) => "local",
+            Backend::Remote(_) => "remote",
+        })
+    }
+}

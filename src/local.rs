@@ -1,0 +1,161 @@
+//! A driver and an executor in this process: what runs behind a local session.
+//!
+//! They are the ones of a cluster and say the same things to one another; only that what they say
+//! goes through channels, and that shuffle objects stay in memory while there is room.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use arrow::array::RecordBatch;
+use futures::StreamExt as _;
+use kiln_driver::{Driver, DriverHandle, DriverSettings};
+use kiln_engine::id::JobId;
+use kiln_engine::memory::{self, MemoryBudget};
+use kiln_engine::shuffle::decode_blocks;
+use kiln_engine::storage::ShuffleStore;
+use kiln_engine::storage::{OverflowStore, Stores};
+use kiln_engine::{Error, Result, limits};
+use kiln_executor::{ExecutorSettings, Link};
+use kiln_proto::message::{FromExecutor, ToExecutor};
+use tokio::sync::mpsc;
+
+/// What the driver calls its storage where everybody has it at hand.
+const STORAGE: &str = "memory:///shuffle";
+
+/// Messages between driver and executor, in either direction, before whoever sends waits.
+const LINK_MESSAGES_MAX: usize = 64;
+
+/// What a local session may use.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LocalSettings {
+    /// Threads that compute; all cores where not given.
+    pub(crate) threads: Option<usize>,
+    /// Memory budget in bytes; a share of what there is where not given.
+    pub(crate) memory: Option<u64>,
+}
+
+/// A driver and an executor of this process.
+pub(crate) struct Local {
+    pub(crate) driver: DriverHandle,
+}
+
+impl Local {
+    /// Starts a driver and an executor on the tokio runtime that this is called on.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that make no sense, `Exhausted` if there are no threads left.
+    pub(crate) async fn open(settings: LocalSettings, stores: Arc<Stores>) -> Result<Arc<Self>> {
+        let cores = || available_parallelism().map_or(1, usize::from);
+        let threads = settings.threads.unwrap_or_else(cores);
+        let memory = MemoryBudget::new(settings.memory.unwrap_or_else(memory::default_limit));
+        let in_memory_max = memory.limit() / limits::MEMORY_STORE_SHARE;
+        let objects = OverflowStore::new(in_memory_max, Some(&memory), None);
+        let shuffle = ShuffleStore::in_memory(objects);
+        let settings = executor_settings(threads, memory.limit())?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|lane| format!("kiln-lane-{lane}"))
+            .build()
+            .map_err(|error| Error::exhausted("cannot start threads").with_source(error))?;
+        let driver = Driver::start(
+            DriverSettings::default(),
+            kiln_driver::Components {
+                stores: Arc::clone(&stores),
+                shuffle: shuffle.clone(),
+                storage_url: STORAGE.to_owned(),
+            },
+        )?;
+        let components =
+            kiln_executor::Components::new(stores, Arc::new(pool), memory, Some(shuffle));
+        tokio::spawn(attach(settings, components, driver.clone()));
+        Ok(Arc::new(Local { driver }))
+    }
+
+    /// The rows of a job that is done.
+    ///
+    /// # Errors
+    /// `Invalid` if it wrote files, `Exhausted` if there are too many rows.
+    pub(crate) async fn result(&self, job: JobId) -> Result<Vec<RecordBatch>> {
+        let mut result = self.driver.result(job).await?;
+        let (mut batches, mut rows) = (Vec::new(), 0);
+        while let Some(chunk) = result.chunks.next().await {
+            decode_blocks(chunk?, Some(&result.schema), &mut |batch| {
+                rows += batch.num_rows() as u64;
+                batches.push(batch);
+                check_rows(rows)
+            })?;
+        }
+        if batches.is_empty() {
+            batches.push(RecordBatch::new_empty(result.schema));
+        }
+        Ok(batches)
+    }
+}
+
+fn check_rows(rows: u64) -> Result<()> {
+    if rows <= limits::COLLECT_ROWS_MAX {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "the result has too many rows to collect, write files instead limit={}",
+        limits::COLLECT_ROWS_MAX
+    )))
+}
+
+fn executor_settings(threads: usize, memory: u64) -> Result<ExecutorSettings> {
+    match u32::try_from(threads) {
+        Ok(threads @ 1..) => Ok(ExecutorSettings::new("local", threads, memory)),
+        _ => Err(Error::invalid(format!(
+            "not a number of threads threads={threads}"
+        ))),
+    }
+}
+
+/// Works for `driver` until it stops.
+async fn attach(
+    settings: ExecutorSettings,
+    components: kiln_executor::Components,
+    driver: DriverHandle,
+) {
+    let (to_driver, said) = mpsc::channel(LINK_MESSAGES_MAX);
+    let (told, from_driver) = mpsc::channel(LINK_MESSAGES_MAX);
+    let link = Link {
+        to_driver,
+        from_driver,
+    };
+    let never = std::future::pending();
+    let (worked, ()) = tokio::join!(
+        kiln_executor::run(settings, components, link, never),
+        introduce(driver, said, told)
+    );
+    if let Err(error) = worked {
+        tracing::error!(
+            reason = error.report(),
+            "the executor of this process has ended"
+        );
+    }
+}
+
+/// Brings what the executor says to the driver. Its first message registers it.
+async fn introduce(
+    driver: DriverHandle,
+    mut said: mpsc::Receiver<FromExecutor>,
+    told: mpsc::Sender<ToExecutor>,
+) {
+    let Some(FromExecutor::Register(registration)) = said.recv().await else {
+        return;
+    };
+    let attachment = match driver.attach(registration, told).await {
+        Ok(attachment) => attachment,
+        Err(error) => {
+            return tracing::error!(reason = error.report(), "the driver refuses its executor");
+        }
+    };
+    // The driver ends when nobody has a handle of it any more.
+    drop(driver);
+    while let Some(message) = said.recv().await {
+        if attachment.from_executor.send(message).await.is_err() {
+            return;
+        }
+    }
+}

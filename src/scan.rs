@@ -1,0 +1,109 @@
+//! Looking into input files for their columns, as far as a plan has to know them.
+//!
+//! Text always has the same columns. For Parquet and CSV the first file decides; the others have
+//! to fit, which shows when they are read.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use kiln_engine::plan::{CsvOptions, FileMeta, ScanFormat};
+use kiln_engine::storage::{Stores, list_files};
+use kiln_engine::{Error, Result, source};
+use object_store::ObjectStoreExt as _;
+
+/// What a Parquet file begins with.
+const PARQUET_MAGIC: &[u8] = b"PAR1";
+
+/// The columns of text, a line a row.
+pub(crate) fn text_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("path", DataType::Utf8View, false),
+        Field::new("offset", DataType::Int64, false),
+        Field::new("line", DataType::Utf8View, false),
+    ]))
+}
+
+/// The columns of the first file at `locations`, which are of `format`.
+///
+/// # Errors
+/// `Invalid` if there is no file or it is not of that format.
+pub(crate) async fn infer_schema(
+    stores: &Stores,
+    locations: &[String],
+    format: ScanFormat,
+) -> Result<SchemaRef> {
+    let FileMeta { url, bytes } = first_file(stores, locations).await?;
+    let (store, path) = stores.get(&url)?;
+    match format {
+        ScanFormat::Text(_) => Ok(text_schema()),
+        ScanFormat::Csv(options) => {
+            source::csv::infer_schema(store, &path, &url, bytes, options).await
+        }
+        ScanFormat::Parquet => source::parquet::infer_schema(store, &path, &url, bytes).await,
+    }
+}
+
+/// Whether the files at `locations` are Parquet or CSV: by the ending of their names, or else by
+/// how the first one begins.
+///
+/// # Errors
+/// `Invalid` if they are neither, or some the one and some the other.
+pub(crate) async fn table_format(stores: &Stores, locations: &[String]) -> Result<ScanFormat> {
+    let mut found: Option<(ScanFormat, &str)> = None;
+    for location in locations {
+        let format = match by_name(location) {
+            Some(format) => format,
+            None => by_content(stores, location).await?,
+        };
+        match found {
+            Some((other, first)) if other != format => {
+                return Err(Error::invalid(format!(
+                    "inputs are of different formats: {first} and {location}"
+                )));
+            }
+            _ => found = Some((format, location)),
+        }
+    }
+    found
+        .map(|(format, _)| format)
+        .ok_or_else(|| Error::invalid("no input is given"))
+}
+
+fn by_name(location: &str) -> Option<ScanFormat> {
+    let name = location.to_ascii_lowercase();
+    match name.rsplit_once('.')?.1 {
+        "csv" => Some(ScanFormat::Csv(CsvOptions::default())),
+        "parquet" | "pq" => Some(ScanFormat::Parquet),
+        _ => None,
+    }
+}
+
+async fn by_content(stores: &Stores, location: &str) -> Result<ScanFormat> {
+    let file = first_file(stores, &[location.to_owned()]).await?;
+    if let Some(format) = by_name(&file.url) {
+        return Ok(format);
+    }
+    let magic_bytes = PARQUET_MAGIC.len() as u64;
+    if file.bytes >= magic_bytes {
+        let (store, path) = stores.get(&file.url)?;
+        let magic = store.get_range(&path, 0..magic_bytes).await;
+        let magic = magic.map_err(|error| {
+            Error::unavailable(format!("cannot read file={}", file.url)).with_source(error)
+        })?;
+        if magic == PARQUET_MAGIC {
+            return Ok(ScanFormat::Parquet);
+        }
+    }
+    Err(Error::invalid(format!(
+        "neither Parquet nor CSV by its name or content: file={}",
+        file.url
+    )))
+}
+
+async fn first_file(stores: &Stores, locations: &[String]) -> Result<FileMeta> {
+    let files = list_files(stores, locations).await?;
+    files
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::invalid("there are no input files"))
+}

@@ -1,0 +1,212 @@
+//! [`Session`]: where jobs run.
+//!
+//! A local session is a driver and an executor in this process, a remote one a connection to a
+//! driver elsewhere. Behind it everything is the same, so a program does not change when its jobs
+//! move to a cluster.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use kiln_engine::id::JobId;
+use kiln_engine::plan::{CsvOptions, LogicalPlan, Scan, ScanFormat, TextOptions};
+use kiln_engine::storage::{Stores, parse_location};
+use kiln_engine::{Error, Result};
+use kiln_proto::message::{ExecutorStatus, JobStatus};
+
+use crate::backend::Backend;
+use crate::connection::Connection;
+use crate::dataframe::DataFrame;
+use crate::inputs::Inputs;
+use crate::job::Job;
+use crate::local::{Local, LocalSettings};
+use crate::runtime::Runtime;
+use crate::scan;
+
+/// Where jobs run. Clones share everything; the last one to be dropped ends a local session and
+/// the jobs in it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    connection: Connection,
+}
+
+/// Settings of a local session: see [`Session::builder`].
+#[derive(Debug, Clone, Default)]
+pub struct SessionBuilder {
+    settings: LocalSettings,
+}
+
+impl SessionBuilder {
+    /// Threads that compute; all cores by default.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.settings.threads = Some(threads);
+        self
+    }
+
+    /// The memory budget in bytes; by default a share of what the machine or container has.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.settings.memory = Some(bytes);
+        self
+    }
+
+    /// Starts the session.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that make no sense, `Exhausted` if there are no threads left.
+    pub fn build(self) -> Result<Session> {
+        let runtime = Runtime::start()?;
+        let stores = Arc::new(Stores::new());
+        let opened = Local::open(self.settings, Arc::clone(&stores));
+        let backend = Backend::Local(runtime.wait(opened)?);
+        Ok(Session {
+            connection: Connection::new(backend, stores, runtime),
+        })
+    }
+}
+
+impl Session {
+    /// Runs jobs in this process, with all cores.
+    ///
+    /// # Errors
+    /// As for [`SessionBuilder::build`].
+    pub fn local() -> Result<Self> {
+        Session::builder().build()
+    }
+
+    /// Runs jobs in this process, with settings of one's own.
+    ///
+    /// ```
+    /// let session = kiln::Session::builder().threads(2).memory(512 << 20).build()?;
+    /// # Ok::<(), kiln::Error>(())
+    /// ```
+    pub fn builder() -> SessionBuilder {
+        SessionBuilder::default()
+    }
+
+    /// Runs jobs on the cluster whose driver listens at `url`, e.g. `http://127.0.0.1:7440`.
+    ///
+    /// # Errors
+    /// `Invalid` if that is not an address, `Unavailable` if nobody answers there.
+    pub fn connect(url: &str) -> Result<Self> {
+        let runtime = Runtime::start()?;
+        let url = url.to_owned();
+        let backend = runtime.wait(async move { Backend::connect(&url).await })?;
+        let stores = Arc::new(Stores::new());
+        Ok(Session {
+            connection: Connection::new(backend, stores, runtime),
+        })
+    }
+
+    /// The lines of text files: columns `path`, `offset` (in bytes) and `line`.
+    ///
+    /// # Errors
+    /// `Invalid` if an input is not a path or URL. Whether it exists shows when the job runs.
+    pub fn read_text(&self, inputs: impl Inputs) -> Result<DataFrame> {
+        self.read_text_with(inputs, TextOptions::default())
+    }
+
+    /// As [`Session::read_text`], with options of one's own.
+    ///
+    /// # Errors
+    /// As for [`Session::read_text`].
+    pub fn read_text_with(&self, inputs: impl Inputs, options: TextOptions) -> Result<DataFrame> {
+        let locations = locations(inputs)?;
+        self.scan(locations, ScanFormat::Text(options), scan::text_schema())
+    }
+
+    /// The rows of Parquet files. The first file tells the columns.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such file or it is not Parquet.
+    pub fn read_parquet(&self, inputs: impl Inputs) -> Result<DataFrame> {
+        self.read(locations(inputs)?, ScanFormat::Parquet)
+    }
+
+    /// The rows of CSV files whose first line names the columns. The types of columns are guessed
+    /// from the first file.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such file or it is not CSV.
+    pub fn read_csv(&self, inputs: impl Inputs) -> Result<DataFrame> {
+        self.read_csv_with(inputs, CsvOptions::default())
+    }
+
+    /// As [`Session::read_csv`], with options of one's own.
+    ///
+    /// # Errors
+    /// As for [`Session::read_csv`].
+    pub fn read_csv_with(&self, inputs: impl Inputs, options: CsvOptions) -> Result<DataFrame> {
+        self.read(locations(inputs)?, ScanFormat::Csv(options))
+    }
+
+    /// The rows of Parquet or CSV files, whichever they are by name or content.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such file, or it is neither.
+    pub fn read_table(&self, inputs: impl Inputs) -> Result<DataFrame> {
+        let locations = locations(inputs)?;
+        let (stores, looked_at) = (self.connection.stores(), locations.clone());
+        let format = self
+            .connection
+            .wait(async move { scan::table_format(&stores, &looked_at).await })?;
+        self.read(locations, format)
+    }
+
+    fn read(&self, locations: Vec<String>, format: ScanFormat) -> Result<DataFrame> {
+        let (stores, looked_at) = (self.connection.stores(), locations.clone());
+        let wanted = format.clone();
+        let schema = self
+            .connection
+            .wait(async move { scan::infer_schema(&stores, &looked_at, wanted).await })?;
+        self.scan(locations, format, schema)
+    }
+
+    fn scan(
+        &self,
+        locations: Vec<String>,
+        format: ScanFormat,
+        schema: SchemaRef,
+    ) -> Result<DataFrame> {
+        let scan = Scan {
+            locations,
+            format,
+            schema,
+            projection: None,
+        };
+        DataFrame::new(self.connection.clone(), LogicalPlan::Scan(scan))
+    }
+
+    /// The jobs that the driver knows, the newest last.
+    ///
+    /// # Errors
+    /// `Unavailable` if the cluster cannot be reached.
+    pub fn jobs(&self) -> Result<Vec<JobStatus>> {
+        self.connection.list()
+    }
+
+    /// The job called `id`, whether the driver knows it or not.
+    pub fn job(&self, id: JobId) -> Job {
+        Job::new(self.connection.clone(), id)
+    }
+
+    /// The executors that are attached to the driver.
+    ///
+    /// # Errors
+    /// `Unavailable` if the cluster cannot be reached.
+    pub fn executors(&self) -> Result<Vec<ExecutorStatus>> {
+        self.connection.executors()
+    }
+}
+
+fn locations(inputs: impl Inputs) -> Result<Vec<String>> {
+    let locations: Vec<String> = inputs
+        .into_locations()
+        .iter()
+        .map(|location| parse_location(location))
+        .collect::<Result<_>>()?;
+    if locations.is_empty() {
+        return Err(Error::invalid("no input is given"));
+    }
+    Ok(locations)
+}

@@ -1,0 +1,13 @@
+//! The `kiln` command from outside: what it prints, how it ends, what it survives.
+//!
+//! One test program for all, because each one is linked with the whole engine.
+
+mod support;
+
+mod cli;
+
+mod wordcount;
+
+mod bad_input;
+
+mod cluster;
