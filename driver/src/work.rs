@@ -8,8 +8,13 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use kiln_engine::id::{JobId, StageId};
+<<<<<<< HEAD
 use kiln_engine::plan::{LogicalPlan, Output, OutputFile, StageGraph, TaskFailure};
 use kiln_engine::storage::ShuffleStore;
+=======
+use kiln_engine::plan::{LogicalPlan, Output, OutputFile, TaskFailure};
+use kiln_engine::shuffle::ShuffleStore;
+>>>>>>> sched
 use kiln_engine::storage::Stores;
 use kiln_engine::{Error, Result};
 
@@ -28,30 +33,39 @@ pub struct Components {
     pub storage_url: String,
 }
 
-/// Makes the stages of a job.
+/// Makes the stages of a job and sees to it that its output can be written. What that has made
+/// in storage is removed again if there is no plan.
 pub(crate) async fn plan(
     parts: Components,
     job: JobId,
     plan: LogicalPlan,
     capacity: Capacity,
 ) -> Option<Event> {
-    let made = contain("planning", async {
-        if let LogicalPlan::Write { output, .. } = &plan {
-            commit::prepare(&parts.stores, job, output).await?;
+    let output = match &plan {
+        LogicalPlan::Write { output, .. } => Some(output),
+        _ => None,
+    };
+    if let Some(output) = output
+        && let Err(error) = commit::prepare(&parts.stores, job, output).await
+    {
+        return Some(plan_failed(job, &error));
+    }
+    let cluster = shape(capacity);
+    let made = planner::plan(&plan, &cluster, &parts.stores);
+    match contain("planning", made).await {
+        Ok(graph) => Some(Event::Planned { job, graph }),
+        Err(error) => {
+            if let Some(output) = output.cloned() {
+                discard(parts, job, output).await;
+            }
+            Some(plan_failed(job, &error))
         }
-        stages(&parts.stores, &plan, capacity).await
-    });
-    Some(match made.await {
-        Ok(graph) => Event::Planned { job, graph },
-        Err(error) => Event::PlanFailed {
-            job,
-            failure: TaskFailure::from(&error),
-        },
-    })
+    }
 }
 
-async fn stages(stores: &Stores, plan: &LogicalPlan, capacity: Capacity) -> Result<StageGraph> {
-    planner::plan(plan, &shape(capacity), stores).await
+fn plan_failed(job: JobId, error: &Error) -> Event {
+    let failure = TaskFailure::from(error);
+    Event::PlanFailed { job, failure }
 }
 
 /// Says how a plan would be run by the executors that there are.

@@ -97,10 +97,21 @@ impl Job {
 
     /// The plan has been made.
     pub(super) fn planned(&mut self, graph: &StageGraph, turn: &mut Turn<'_>) {
+        let checked = check(graph);
+        if self.state != JobState::Planning || checked.is_err() {
+            // Planning has prepared the output, and nobody knows of it but the plan.
+            if let Some(output) = graph.stages.last().and_then(|stage| files(&stage.sink)) {
+                let output = output.clone();
+                turn.actions.push(Action::Discard {
+                    job: self.id,
+                    output,
+                });
+            }
+        }
         if self.state != JobState::Planning {
             return;
         }
-        if let Err(error) = check(graph) {
+        if let Err(error) = checked {
             return self.fail(retry::failure(&error), turn);
         }
         self.stages = graph.stages.iter().map(StageRun::new).collect();
@@ -195,10 +206,7 @@ impl Job {
 
     /// Where output files go, if that is what the job makes.
     pub(super) fn output(&self) -> Option<&Output> {
-        match &self.stages.last()?.stage.sink {
-            SinkSpec::Files { output } => Some(output),
-            SinkSpec::Shuffle { .. } => None,
-        }
+        files(&self.stages.last()?.stage.sink)
     }
 
     /// The stages, by number, that could launch tasks.
@@ -353,6 +361,13 @@ impl Job {
             .chain(self.commit_again)
             .filter(|&at| at > now)
             .min()
+    }
+}
+
+fn files(sink: &SinkSpec) -> Option<&Output> {
+    match sink {
+        SinkSpec::Files { output } => Some(output),
+        SinkSpec::Shuffle { .. } => None,
     }
 }
 
