@@ -8,14 +8,8 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use kiln_engine::id::{JobId, StageId};
-<<<<<<< HEAD
-use kiln_engine::plan::{LogicalPlan, Output, OutputFile, StageGraph, TaskFailure};
-use kiln_engine::storage::ShuffleStore;
-=======
 use kiln_engine::plan::{LogicalPlan, Output, OutputFile, TaskFailure};
-use kiln_engine::shuffle::ShuffleStore;
->>>>>>> sched
-use kiln_engine::storage::Stores;
+use kiln_engine::storage::{ShuffleStore, Stores};
 use kiln_engine::{Error, Result};
 
 use crate::planner::ClusterShape;
