@@ -87,13 +87,26 @@ impl Outbox {
         outcome: Result<TaskSuccess, TaskFailure>,
     ) {
         self.sequence += 1;
-        let report = Report { sequence: self.sequence, task, attempt, outcome };
-        self.reports.push_back(Unacknowledged { report, due: true, beats: 0 });
+        let report = Report {
+            sequence: self.sequence,
+            task,
+            attempt,
+            outcome,
+        };
+        self.reports.push_back(Unacknowledged {
+            report,
+            due: true,
+            beats: 0,
+        });
     }
 
     /// Reports up to this number have arrived.
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
-        while self.reports.front().is_some_and(|entry| entry.report.sequence <= sequence) {
+        while self
+            .reports
+            .front()
+            .is_some_and(|entry| entry.report.sequence <= sequence)
+        {
             self.reports.pop_front();
         }
     }
@@ -124,7 +137,9 @@ impl Outbox {
 
     /// The attempts whose reports wait to be acknowledged.
     pub(crate) fn unacknowledged(&self) -> impl Iterator<Item = (TaskId, u32)> {
-        self.reports.iter().map(|entry| (entry.report.task, entry.report.attempt))
+        self.reports
+            .iter()
+            .map(|entry| (entry.report.task, entry.report.attempt))
     }
 
     /// Whether the driver has everything that it must not lose.
@@ -161,8 +176,15 @@ impl Outbox {
             return Some(FromExecutor::Report(entry.report.clone()));
         }
         if let Some(memory_used) = self.memory_used.take() {
-            let running = running.iter().copied().chain(self.unacknowledged()).collect();
-            return Some(FromExecutor::Heartbeat { memory_used, running });
+            let running = running
+                .iter()
+                .copied()
+                .chain(self.unacknowledged())
+                .collect();
+            return Some(FromExecutor::Heartbeat {
+                memory_used,
+                running,
+            });
         }
         if self.draining == Draining::Due {
             self.draining = Draining::Sent;
@@ -191,11 +213,22 @@ mod tests {
     }
 
     fn attempt(task: u32) -> (TaskId, u32) {
-        (TaskId { job: JobId::new(1), stage: StageId(0), task }, 0)
+        (
+            TaskId {
+                job: JobId::new(1),
+                stage: StageId(0),
+                task,
+            },
+            0,
+        )
     }
 
     fn failed() -> Result<TaskSuccess, TaskFailure> {
-        Err(TaskFailure { kind: ErrorKind::Internal, message: "x".into(), lost: None })
+        Err(TaskFailure {
+            kind: ErrorKind::Internal,
+            message: "x".into(),
+            lost: None,
+        })
     }
 
     /// Everything that comes out now, one letter or number each.

@@ -59,10 +59,14 @@ impl TaskPool {
         let cancel = context.cancel.clone();
         let id = if self.held.len() < ATTEMPTS_HELD_MAX {
             let (run, slots) = (Arc::clone(&self.run), Arc::clone(&self.slots));
-            self.attempts.spawn(run_in_slot(run, slots, spec, context)).id()
+            self.attempts
+                .spawn(run_in_slot(run, slots, spec, context))
+                .id()
         } else {
             let text = format!("too many attempts at once attempts_max={ATTEMPTS_HELD_MAX}");
-            self.attempts.spawn(async { Err(Error::exhausted(text)) }).id()
+            self.attempts
+                .spawn(async { Err(Error::exhausted(text)) })
+                .id()
         };
         self.held.insert(attempt, Held { id, cancel });
     }
@@ -108,7 +112,10 @@ impl TaskPool {
         self.held.values().for_each(|held| held.cancel.cancel());
         let all = async { while self.attempts.join_next().await.is_some() {} };
         if tokio::time::timeout(FAREWELL_WAIT, all).await.is_err() {
-            tracing::warn!(attempts = self.attempts.len(), "attempts did not stop when cancelled");
+            tracing::warn!(
+                attempts = self.attempts.len(),
+                "attempts did not stop when cancelled"
+            );
         }
     }
 }
@@ -119,7 +126,10 @@ async fn run_in_slot(
     spec: TaskSpec,
     context: TaskContext,
 ) -> Result<TaskSuccess> {
-    let _slot = slots.acquire_owned().await.expect("the semaphore is never closed");
+    let _slot = slots
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
     context.cancel.check()?;
     run(spec, context).await
 }

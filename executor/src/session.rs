@@ -89,15 +89,31 @@ async fn attach(
     worker: &mut Worker,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
-    let dialled = worker.meanwhile(wire::connect(url, DIAL_WAIT), shutdown.as_mut()).await;
-    let Some(channel) = dialled else { return Ok(()) };
+    let dialled = worker
+        .meanwhile(wire::connect(url, DIAL_WAIT), shutdown.as_mut())
+        .await;
+    let Some(channel) = dialled else {
+        return Ok(());
+    };
     let (to_driver, outgoing) = mpsc::channel(LINK_MESSAGES_MAX);
     let (incoming, from_driver) = mpsc::channel(LINK_MESSAGES_MAX);
     let mut pump = tokio::spawn(pump(channel?, outgoing, incoming));
-    let exit = worker.work(Link { to_driver, from_driver }, shutdown).await;
+    let exit = worker
+        .work(
+            Link {
+                to_driver,
+                from_driver,
+            },
+            shutdown,
+        )
+        .await;
     // The link is dropped. If the stream has ended too, the pump knows why; if not, it delivers
     // what is under way and sees the driver end the stream.
-    let wait = if exit.is_ok() { FAREWELL_WAIT } else { Duration::ZERO };
+    let wait = if exit.is_ok() {
+        FAREWELL_WAIT
+    } else {
+        Duration::ZERO
+    };
     let ended = timeout(wait, &mut pump).await;
     pump.abort();
     let reason = match ended {
@@ -122,11 +138,18 @@ async fn pump(
     let outgoing = ReceiverStream::new(outgoing).map(encode_from_executor);
     let attached = wire::control_client(channel).attach(outgoing).await;
     let mut stream = attached.map_err(|status| error_from(&status))?.into_inner();
-    while let Some(message) = stream.message().await.map_err(|status| error_from(&status))? {
+    while let Some(message) = stream
+        .message()
+        .await
+        .map_err(|status| error_from(&status))?
+    {
         // A task that cannot be decoded ends the stream: the driver counts its executor as lost,
         // and stops a task that does so twice.
         let message = decode_to_executor(message).map_err(|error| {
-            tracing::error!(reason = error.report(), "the driver's message makes no sense");
+            tracing::error!(
+                reason = error.report(),
+                "the driver's message makes no sense"
+            );
             Error::internal("the driver's message makes no sense").with_source(error)
         })?;
         if incoming.send(message).await.is_err() {

@@ -72,7 +72,9 @@ impl ExecutorSettings {
     pub fn check(&self) -> Result<()> {
         for (name, value) in [("threads", self.threads), ("slots", self.slots)] {
             if value == 0 {
-                return Err(Error::invalid(format!("{name} of an executor must be at least 1")));
+                return Err(Error::invalid(format!(
+                    "{name} of an executor must be at least 1"
+                )));
             }
         }
         Ok(())

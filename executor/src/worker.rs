@@ -59,7 +59,13 @@ impl Components {
         shuffle: Option<ShuffleStore>,
     ) -> Self {
         let run: Runner = Arc::new(|spec, context| Box::pin(task::run(spec, context)));
-        Components { stores, pool, memory, shuffle, run }
+        Components {
+            stores,
+            pool,
+            memory,
+            shuffle,
+            run,
+        }
     }
 }
 
@@ -140,7 +146,10 @@ impl Worker {
         link: Link,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Exit> {
-        let Link { to_driver, mut from_driver } = link;
+        let Link {
+            to_driver,
+            mut from_driver,
+        } = link;
         let mut beat = Instant::now() + WELCOME_WAIT;
         while !self.is_drained() {
             tokio::select! {
@@ -204,7 +213,10 @@ impl Worker {
     }
 
     fn drain(&mut self) {
-        tracing::info!(running = self.tasks.held().count(), "finishing what runs, then leaving");
+        tracing::info!(
+            running = self.tasks.held().count(),
+            "finishing what runs, then leaving"
+        );
         self.outbox.drain();
     }
 
@@ -217,18 +229,28 @@ impl Worker {
     }
 
     fn heartbeat(&self) -> Duration {
-        let welcome = self.welcome.as_ref().expect("heartbeats begin with the welcome");
+        let welcome = self
+            .welcome
+            .as_ref()
+            .expect("heartbeats begin with the welcome");
         Duration::from_millis(welcome.0.heartbeat_ms.max(1))
     }
 
     /// Takes a driver's welcome; false if it comes from an older driver than one heard of.
     fn accept(&mut self, welcome: Welcome) -> Result<bool> {
         if welcome.epoch < self.epoch {
-            tracing::warn!(epoch = welcome.epoch, newest = self.epoch, "an older driver answers");
+            tracing::warn!(
+                epoch = welcome.epoch,
+                newest = self.epoch,
+                "an older driver answers"
+            );
             return Ok(false);
         }
         self.epoch = welcome.epoch;
-        let known = self.welcome.as_ref().filter(|(old, _)| old.storage == welcome.storage);
+        let known = self
+            .welcome
+            .as_ref()
+            .filter(|(old, _)| old.storage == welcome.storage);
         let shuffle = match (&self.components.shuffle, known) {
             (Some(given), _) => given.clone(),
             (None, Some((_, open))) => open.clone(),
@@ -267,11 +289,20 @@ impl Worker {
             return;
         };
         self.epoch = epoch;
-        if self.outbox.unacknowledged().any(|ended| ended == (task, attempt)) {
+        if self
+            .outbox
+            .unacknowledged()
+            .any(|ended| ended == (task, attempt))
+        {
             return;
         }
         tracing::debug!(%task, attempt, "launched");
-        let Components { stores, pool, memory, .. } = &self.components;
+        let Components {
+            stores,
+            pool,
+            memory,
+            ..
+        } = &self.components;
         let context = TaskContext {
             pool: Arc::clone(pool),
             memory: Arc::clone(memory),

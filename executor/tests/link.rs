@@ -26,14 +26,25 @@ fn start() -> Stage {
     let (to_executor, from_driver) = mpsc::channel(4);
     let (shutdown, ordered) = oneshot::channel();
     let gate = Arc::new(Semaphore::new(0));
-    let link = Link { to_driver, from_driver };
+    let link = Link {
+        to_driver,
+        from_driver,
+    };
     let ordered = async {
         if ordered.await.is_err() {
             pending::<()>().await;
         }
     };
     let executor = tokio::spawn(run(settings(), components(&gate), link, ordered));
-    Stage { driver: Driver { to_executor, from_executor }, gate, shutdown, executor }
+    Stage {
+        driver: Driver {
+            to_executor,
+            from_executor,
+        },
+        gate,
+        shutdown,
+        executor,
+    }
 }
 
 async fn exit(executor: JoinHandle<Result<Exit>>) -> Result<Exit> {
@@ -42,17 +53,26 @@ async fn exit(executor: JoinHandle<Result<Exit>>) -> Result<Exit> {
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_is_launched_reported_and_acknowledged() {
-    let Stage { mut driver, executor, .. } = start();
+    let Stage {
+        mut driver,
+        executor,
+        ..
+    } = start();
     driver.welcome(1).await;
     driver.say(launch(1, SUCCEED, 0)).await;
     driver.expect("#1 t1-a0 succeeded").await;
     driver.acknowledge(1).await;
     driver.say(launch(1, FAIL, 2)).await;
-    driver.expect("#2 t2-a2 corrupt: task TASK attempt 2: bits have rotted").await;
+    driver
+        .expect("#2 t2-a2 corrupt: task TASK attempt 2: bits have rotted")
+        .await;
     driver.acknowledge(2).await;
     assert_eq!(driver.running().await, [0; 0]);
     drop(driver);
-    assert_eq!(exit(executor).await.expect("a normal end"), Exit::Disconnected);
+    assert_eq!(
+        exit(executor).await.expect("a normal end"),
+        Exit::Disconnected
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +101,9 @@ async fn a_report_is_repeated_until_it_is_acknowledged() {
     driver.acknowledge(1).await;
     while !driver.running().await.is_empty() {}
     driver.say(launch(1, FAIL, 0)).await;
-    driver.expect("#2 t2-a0 corrupt: task TASK attempt 0: bits have rotted").await;
+    driver
+        .expect("#2 t2-a0 corrupt: task TASK attempt 0: bits have rotted")
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +115,12 @@ async fn a_cancelled_attempt_ends_without_a_report_and_frees_its_slot() {
     while driver.running().await != [HANG, HANG] {}
     driver.say(launch(1, SUCCEED, 0)).await;
     while driver.running().await != [SUCCEED, HANG, HANG] {}
-    driver.say(ToExecutor::Cancel { task: task(HANG), attempt: 0 }).await;
+    driver
+        .say(ToExecutor::Cancel {
+            task: task(HANG),
+            attempt: 0,
+        })
+        .await;
     driver.expect("#1 t1-a0 succeeded").await;
     driver.acknowledge(1).await;
     while driver.running().await != [HANG] {}
@@ -114,7 +141,12 @@ async fn a_launch_of_an_older_driver_is_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn an_executor_that_is_told_to_leave_finishes_and_sees_its_reports_acknowledged() {
-    let Stage { mut driver, gate, shutdown, executor } = start();
+    let Stage {
+        mut driver,
+        gate,
+        shutdown,
+        executor,
+    } = start();
     driver.welcome(1).await;
     driver.say(launch(1, GATED, 0)).await;
     while driver.running().await != [GATED] {}
@@ -127,13 +159,20 @@ async fn an_executor_that_is_told_to_leave_finishes_and_sees_its_reports_acknowl
     driver.acknowledge(1).await;
     assert_eq!(exit(executor).await.expect("a normal end"), Exit::Drained);
     while let Some(message) = driver.hear().await {
-        assert_eq!(message, "#1 t5-a0 succeeded", "after the last acknowledgement");
+        assert_eq!(
+            message, "#1 t5-a0 succeeded",
+            "after the last acknowledgement"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_driver_may_tell_it_to_leave_too() {
-    let Stage { mut driver, executor, .. } = start();
+    let Stage {
+        mut driver,
+        executor,
+        ..
+    } = start();
     driver.welcome(1).await;
     driver.say(ToExecutor::Drain).await;
     driver.expect("draining").await;
@@ -142,17 +181,35 @@ async fn the_driver_may_tell_it_to_leave_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_an_error_with_the_drivers_words() {
-    let Stage { mut driver, executor, .. } = start();
+    let Stage {
+        mut driver,
+        executor,
+        ..
+    } = start();
     driver.expect("register host:1 protocol=1").await;
-    driver.say(ToExecutor::Refused { message: "protocol 1 is too old".into() }).await;
+    driver
+        .say(ToExecutor::Refused {
+            message: "protocol 1 is too old".into(),
+        })
+        .await;
     let error = exit(executor).await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert_eq!(error.message(), "the driver refuses this executor: protocol 1 is too old");
+    assert_eq!(
+        error.message(),
+        "the driver refuses this executor: protocol 1 is too old"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_driver_that_never_answers_is_given_up() {
-    let Stage { mut driver, executor, .. } = start();
+    let Stage {
+        mut driver,
+        executor,
+        ..
+    } = start();
     driver.expect("register host:1 protocol=1").await;
-    assert_eq!(exit(executor).await.expect("a normal end"), Exit::Disconnected);
+    assert_eq!(
+        exit(executor).await.expect("a normal end"),
+        Exit::Disconnected
+    );
 }

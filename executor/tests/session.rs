@@ -42,10 +42,16 @@ impl wire::control_server::Control for Streams {
                 }
             }
         });
-        self.0.send(Driver { to_executor, from_executor }).await.map_err(|_| {
-            let error = Error::invalid("this script takes no executors");
-            status::status_from(&error)
-        })?;
+        self.0
+            .send(Driver {
+                to_executor,
+                from_executor,
+            })
+            .await
+            .map_err(|_| {
+                let error = Error::invalid("this script takes no executors");
+                status::status_from(&error)
+            })?;
         let encode =
             |message| control::encode_to_executor(message).map_err(|_| Status::internal(""));
         Ok(Response::new(ReceiverStream::new(to).map(encode).boxed()))
@@ -70,14 +76,22 @@ async fn start() -> Stage {
     tokio::spawn(server);
     let gate = Arc::new(Semaphore::new(0));
     let (shutdown, ordered) = oneshot::channel();
-    let settings = ExecutorSettings { driver: vec![url], ..settings() };
+    let settings = ExecutorSettings {
+        driver: vec![url],
+        ..settings()
+    };
     let ordered = async {
         if ordered.await.is_err() {
             pending::<()>().await;
         }
     };
     let executor = tokio::spawn(serve(settings, components(&gate), ordered));
-    Stage { streams, gate, shutdown, executor }
+    Stage {
+        streams,
+        gate,
+        shutdown,
+        executor,
+    }
 }
 
 impl Stage {
@@ -144,10 +158,17 @@ async fn an_executor_that_leaves_waits_for_its_attempts_even_without_a_driver() 
     driver.welcome(1).await;
     let mut heard = [driver.hear().await, driver.hear().await];
     heard.sort();
-    assert_eq!(heard.map(Option::unwrap_or_default), ["#1 t5-a0 succeeded", "draining"]);
+    assert_eq!(
+        heard.map(Option::unwrap_or_default),
+        ["#1 t5-a0 succeeded", "draining"]
+    );
     driver.acknowledge(1).await;
     drop(driver);
-    stage.executor.await.expect("no panic").expect("a normal end");
+    stage
+        .executor
+        .await
+        .expect("no panic")
+        .expect("a normal end");
 }
 
 #[tokio::test]
@@ -155,14 +176,27 @@ async fn a_refusal_ends_the_session() {
     let mut stage = start().await;
     let mut driver = stage.stream().await;
     driver.expect("register host:1 protocol=1").await;
-    driver.say(ToExecutor::Refused { message: "not here".into() }).await;
-    let error = stage.executor.await.expect("no panic").expect_err("refused");
-    assert_eq!(error.message(), "the driver refuses this executor: not here");
+    driver
+        .say(ToExecutor::Refused {
+            message: "not here".into(),
+        })
+        .await;
+    let error = stage
+        .executor
+        .await
+        .expect("no panic")
+        .expect_err("refused");
+    assert_eq!(
+        error.message(),
+        "the driver refuses this executor: not here"
+    );
 }
 
 #[tokio::test]
 async fn a_status_of_kind_invalid_ends_the_session_too() {
-    let Stage { streams, executor, .. } = start().await;
+    let Stage {
+        streams, executor, ..
+    } = start().await;
     drop(streams);
     let error = executor.await.expect("no panic").expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -180,9 +214,14 @@ async fn without_a_driver_it_says_whom_it_could_not_reach() {
         ..settings()
     };
     let gate = Arc::new(Semaphore::new(0));
-    let error = serve(settings, components(&gate), pending()).await.expect_err("nobody is there");
+    let error = serve(settings, components(&gate), pending())
+        .await
+        .expect_err("nobody is there");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let expected = format!("cannot reach driver url=http://{address}: ");
     let report = error.report();
-    assert!(report.starts_with(&expected) && report.contains("refused"), "{report}");
+    assert!(
+        report.starts_with(&expected) && report.contains("refused"),
+        "{report}"
+    );
 }

@@ -22,7 +22,9 @@ where
     T: Debug + PartialEq,
     W: Message + Default,
 {
-    let bytes = encode(&value).unwrap_or_else(|e| panic!("seed={seed}: {e}")).encode_to_vec();
+    let bytes = encode(&value)
+        .unwrap_or_else(|e| panic!("seed={seed}: {e}"))
+        .encode_to_vec();
     let message = W::decode(&*bytes).unwrap_or_else(|e| panic!("seed={seed}: {e}"));
     let back = decode(message).unwrap_or_else(|e| panic!("seed={seed}: {e}"));
     assert_eq!(back, value, "seed={seed}");
@@ -69,7 +71,11 @@ fn plans_as_bytes() {
     for_each_seed(|seed, random| {
         let plan = random.plan();
         let bytes = plan::to_bytes(&plan).expect("within the limits");
-        assert_eq!(plan::from_bytes(&bytes).expect("just encoded"), plan, "seed={seed}");
+        assert_eq!(
+            plan::from_bytes(&bytes).expect("just encoded"),
+            plan,
+            "seed={seed}"
+        );
     });
 }
 
@@ -97,14 +103,24 @@ fn messages_of_the_stream() {
         check(seed, random.message_up(), up, control::decode_from_executor);
         let down =
             |value: &kiln_proto::message::ToExecutor| control::encode_to_executor(value.clone());
-        check(seed, random.message_down(), down, control::decode_to_executor);
+        check(
+            seed,
+            random.message_down(),
+            down,
+            control::decode_to_executor,
+        );
     });
 }
 
 #[test]
 fn statuses_of_jobs_and_executors() {
     for_each_seed(|seed, random| {
-        check(seed, random.job(), |value| Ok(job::encode(value)), job::decode);
+        check(
+            seed,
+            random.job(),
+            |value| Ok(job::encode(value)),
+            job::decode,
+        );
         let encode =
             |value: &kiln_proto::message::ExecutorStatus| Ok(job::encode_executor(value.clone()));
         check(seed, random.executor(), encode, job::decode_executor);
@@ -116,7 +132,11 @@ fn schemas() {
     for_each_seed(|seed, random| {
         let schema = random.schema();
         let bytes = schema::encode(&schema);
-        assert_eq!(schema::decode(&bytes).expect("just encoded"), schema, "seed={seed}");
+        assert_eq!(
+            schema::decode(&bytes).expect("just encoded"),
+            schema,
+            "seed={seed}"
+        );
         for _ in 0..50 {
             let mut damaged = bytes.to_vec();
             let at = random.below(damaged.len());
@@ -139,7 +159,10 @@ fn noise_is_never_a_panic() {
             check_garbage(seed, &noise, control::decode_from_executor);
             check_garbage(seed, &noise, control::decode_to_executor);
             check_garbage(seed, &noise, job::decode);
-            assert_eq!(schema::decode(&noise).expect_err("noise").kind(), ErrorKind::Invalid);
+            assert_eq!(
+                schema::decode(&noise).expect_err("noise").kind(),
+                ErrorKind::Invalid
+            );
         }
     });
 }
@@ -149,9 +172,15 @@ fn floats_travel_bit_for_bit() {
     for bits in [0x7ff8_0000_0000_0001, 0xfff8_dead_beef_0000, 1, 1 << 63] {
         let scan = Random::new(0).plan();
         let predicate = Expr::Literal(Literal::Float64(f64::from_bits(bits)));
-        let plan = LogicalPlan::Filter { input: Arc::new(scan), predicate };
+        let plan = LogicalPlan::Filter {
+            input: Arc::new(scan),
+            predicate,
+        };
         let back = plan::decode(plan::encode(&plan).expect("small")).expect("just encoded");
-        let LogicalPlan::Filter { predicate: Expr::Literal(Literal::Float64(value)), .. } = back
+        let LogicalPlan::Filter {
+            predicate: Expr::Literal(Literal::Float64(value)),
+            ..
+        } = back
         else {
             panic!("not the filter that was sent: {back:?}");
         };
@@ -164,14 +193,19 @@ fn nested(depth: usize) -> LogicalPlan {
     for _ in 1..depth {
         predicate = Expr::Not(Box::new(predicate));
     }
-    LogicalPlan::Filter { input: Arc::new(Random::new(1).plan()), predicate }
+    LogicalPlan::Filter {
+        input: Arc::new(Random::new(1).plan()),
+        predicate,
+    }
 }
 
 /// The table of an expression `not not … x` of any depth, which no encoder makes.
 fn nested_table(depth: u32) -> wire::Plan {
     let mut plan = plan::encode(&nested(1)).expect("shallow");
     let base = plan.exprs.len() as u32;
-    let not = |index| wire::ExprNode { node: Some(Node::Not(index)) };
+    let not = |index| wire::ExprNode {
+        node: Some(Node::Not(index)),
+    };
     plan.exprs.extend((base - 1..base - 1 + depth - 1).map(not));
     let root = plan.exprs.len() as u32 - 1;
     let last = plan.nodes.last_mut().expect("the filter");
@@ -190,7 +224,10 @@ fn an_expression_may_nest_to_the_limit_and_no_deeper() {
         plan::decode(nested_table(1_000_000)).expect_err("much too deep to accept"),
     ] {
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert_eq!(error.message(), "an expression is nested too deeply depth_max=64");
+        assert_eq!(
+            error.message(),
+            "an expression is nested too deeply depth_max=64"
+        );
     }
     plan::decode(nested_table(most as u32)).expect("at the limit");
 }
@@ -203,22 +240,34 @@ fn a_plan_may_have_operators_to_the_limit_and_no_more() {
             plan = LogicalPlan::clone(plan.input().expect("just asked"));
         }
         for _ in 1..operators {
-            plan = LogicalPlan::Explode { input: Arc::new(plan), column: "c".into() };
+            plan = LogicalPlan::Explode {
+                input: Arc::new(plan),
+                column: "c".into(),
+            };
         }
         plan
     };
     let most = limits::PLAN_DEPTH_MAX;
     let encoded = plan::encode(&chain(most)).expect("at the limit");
-    assert_eq!(plan::decode(encoded.clone()).expect("at the limit"), chain(most));
+    assert_eq!(
+        plan::decode(encoded.clone()).expect("at the limit"),
+        chain(most)
+    );
     let error = plan::encode(&chain(most + 1)).expect_err("too many to send");
-    assert_eq!(error.message(), "the plan has too many operators operators_max=500");
+    assert_eq!(
+        error.message(),
+        "the plan has too many operators operators_max=500"
+    );
     let mut longer = encoded;
     longer.nodes.push(wire::PlanNode {
         inputs: vec![most as u32 - 1],
         node: Some(wire::plan_node::Node::Explode("c".into())),
     });
     let error = plan::decode(longer).expect_err("too many to accept");
-    assert_eq!(error.message(), "the plan has too many operators operators_max=500");
+    assert_eq!(
+        error.message(),
+        "the plan has too many operators operators_max=500"
+    );
 }
 
 /// A plan of a scan and a filter `x and y`, changed by `spoil`.
@@ -229,8 +278,15 @@ fn spoiled(spoil: impl FnOnce(&mut wire::Plan)) -> String {
     }
     let column = |name: &str| Box::new(Expr::Column(name.into()));
     let op = kiln_engine::expr::BinaryOp::And;
-    let predicate = Expr::Binary { left: column("x"), op, right: column("y") };
-    let plan = LogicalPlan::Filter { input: Arc::new(scan), predicate };
+    let predicate = Expr::Binary {
+        left: column("x"),
+        op,
+        right: column("y"),
+    };
+    let plan = LogicalPlan::Filter {
+        input: Arc::new(scan),
+        predicate,
+    };
     let mut encoded = plan::encode(&plan).expect("small");
     spoil(&mut encoded);
     let error = plan::decode(encoded).expect_err("spoiled");
@@ -246,13 +302,21 @@ fn malformed_tables_are_refused_with_what_is_wrong() {
     use wire::plan_node::Node::{Explode, Filter};
     let and = |left, op, right| {
         let binary = wire::Binary { left, op, right };
-        wire::ExprNode { node: Some(Node::Binary(binary)) }
+        wire::ExprNode {
+            node: Some(Node::Binary(binary)),
+        }
     };
     let cases: [Case; 9] = [
-        ("root of the plan is missing", |plan| *plan = wire::Plan::default()),
+        ("root of the plan is missing", |plan| {
+            *plan = wire::Plan::default()
+        }),
         ("operator is missing", |plan| plan.nodes[1].node = None),
-        ("operator 1 is not there to be used", |plan| plan.nodes[1].inputs = vec![1]),
-        ("an operator of 0 inputs", |plan| plan.nodes[1].inputs.clear()),
+        ("operator 1 is not there to be used", |plan| {
+            plan.nodes[1].inputs = vec![1]
+        }),
+        ("an operator of 0 inputs", |plan| {
+            plan.nodes[1].inputs.clear()
+        }),
         ("a scan of 1 inputs", |plan| {
             let scan = plan.nodes[0].node.clone();
             plan.nodes[1].node = scan;
@@ -262,7 +326,9 @@ fn malformed_tables_are_refused_with_what_is_wrong() {
             plan.nodes.insert(0, scan);
             plan.nodes[2].inputs = vec![1];
         }),
-        ("expression 3 is not there to be used", |plan| plan.nodes[1].node = Some(Filter(3))),
+        ("expression 3 is not there to be used", |plan| {
+            plan.nodes[1].node = Some(Filter(3))
+        }),
         ("expression 2 belongs to nothing", |plan| {
             plan.nodes[1].node = Some(Explode("c".into()));
         }),
@@ -290,8 +356,15 @@ fn an_error_survives_a_status_exactly() {
         let mut error = Error::from(failure.clone());
         let back = status::error_from(&status::status_from(&error));
         // The message of an error is one line.
-        error = Error::from(TaskFailure { message: error.report(), ..failure });
-        assert_eq!(TaskFailure::from(&back), TaskFailure::from(&error), "seed={seed}");
+        error = Error::from(TaskFailure {
+            message: error.report(),
+            ..failure
+        });
+        assert_eq!(
+            TaskFailure::from(&back),
+            TaskFailure::from(&error),
+            "seed={seed}"
+        );
     });
 }
 
@@ -309,7 +382,10 @@ fn a_status_of_the_transport_becomes_an_error_that_says_what_to_do() {
     ];
     for (code, kind) in cases {
         let error = status::error_from(&Status::new(code, "tcp"));
-        assert_eq!((error.kind(), error.message()), (kind, "the connection failed: tcp"));
+        assert_eq!(
+            (error.kind(), error.message()),
+            (kind, "the connection failed: tcp")
+        );
     }
     let garbage = Status::with_details(Code::DataLoss, "x", vec![0xff; 9].into());
     assert_eq!(status::error_from(&garbage).kind(), ErrorKind::Corrupt);
@@ -322,7 +398,10 @@ fn a_long_message_is_cut_to_fit_into_headers() {
         let status = status::status_from(&error);
         let mut headers = tonic::codegen::http::HeaderMap::new();
         status.add_header(&mut headers).expect("headers take it");
-        let size: usize = headers.iter().map(|(k, v)| k.as_str().len() + v.len() + 32).sum();
+        let size: usize = headers
+            .iter()
+            .map(|(k, v)| k.as_str().len() + v.len() + 32)
+            .sum();
         assert!(size < 8 << 10, "headers take {size} bytes");
         let back = status::error_from(&status);
         assert_eq!(back.kind(), kind);

@@ -29,7 +29,11 @@ pub(crate) const GATED: u32 = 5;
 
 pub(crate) fn success() -> TaskSuccess {
     let output = TaskOutput::Shuffle(Vec::new());
-    TaskSuccess { output, counts: Counts::default(), warnings: Vec::new() }
+    TaskSuccess {
+        output,
+        counts: Counts::default(),
+        warnings: Vec::new(),
+    }
 }
 
 /// What an executor works with whose tasks do as their numbers say.
@@ -57,7 +61,10 @@ pub(crate) fn components(gate: &Arc<Semaphore>) -> Components {
         }
         .boxed()
     });
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("one thread");
     let (stores, memory) = (Arc::new(Stores::new()), MemoryBudget::new(1 << 20));
     let components = Components::new(stores, Arc::new(threads), memory, None);
     Components { run, ..components }
@@ -68,11 +75,19 @@ pub(crate) fn settings() -> ExecutorSettings {
 }
 
 pub(crate) fn welcome(epoch: u64) -> ToExecutor {
-    ToExecutor::Welcome(Welcome { epoch, storage: "memory:///shuffle".into(), heartbeat_ms: 100 })
+    ToExecutor::Welcome(Welcome {
+        epoch,
+        storage: "memory:///shuffle".into(),
+        heartbeat_ms: 100,
+    })
 }
 
 pub(crate) fn task(number: u32) -> TaskId {
-    TaskId { job: JobId::new(7), stage: StageId(0), task: number }
+    TaskId {
+        job: JobId::new(7),
+        stage: StageId(0),
+        task: number,
+    }
 }
 
 pub(crate) fn launch(epoch: u64, number: u32, attempt: u32) -> ToExecutor {
@@ -87,11 +102,21 @@ pub(crate) fn launch(epoch: u64, number: u32, attempt: u32) -> ToExecutor {
         id: StageId(0),
         source: StageSource::Scan(scan),
         operators: Vec::new(),
-        sink: SinkSpec::Shuffle { partitioning: Partitioning::Single },
+        sink: SinkSpec::Shuffle {
+            partitioning: Partitioning::Single,
+        },
         schema: Arc::new(Schema::empty()),
     };
     let (stage, input) = (Arc::new(stage), TaskInput::Splits(Vec::new()));
-    ToExecutor::Launch { epoch, spec: TaskSpec { id: task(number), attempt, stage, input } }
+    ToExecutor::Launch {
+        epoch,
+        spec: TaskSpec {
+            id: task(number),
+            attempt,
+            stage,
+            input,
+        },
+    }
 }
 
 /// The driver's end of one link.
@@ -102,7 +127,10 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) async fn say(&self, message: ToExecutor) {
-        self.to_executor.send(message).await.expect("the executor listens");
+        self.to_executor
+            .send(message)
+            .await
+            .expect("the executor listens");
     }
 
     /// The next message that is no heartbeat, as one line; none when the executor is gone.
@@ -123,7 +151,11 @@ impl Driver {
     /// What the next heartbeat says is running: numbers of tasks.
     pub(crate) async fn running(&mut self) -> Vec<u32> {
         loop {
-            let message = self.from_executor.recv().await.expect("the executor is there");
+            let message = self
+                .from_executor
+                .recv()
+                .await
+                .expect("the executor is there");
             if let FromExecutor::Heartbeat { running, .. } = message {
                 return running.into_iter().map(|(task, _)| task.task).collect();
             }
@@ -132,7 +164,10 @@ impl Driver {
 
     /// Accepts the registration.
     pub(crate) async fn welcome(&mut self, epoch: u64) {
-        assert_eq!(self.hear().await.as_deref(), Some("register host:1 protocol=1"));
+        assert_eq!(
+            self.hear().await.as_deref(),
+            Some("register host:1 protocol=1")
+        );
         self.say(welcome(epoch)).await;
     }
 
@@ -146,7 +181,12 @@ impl Driver {
 }
 
 fn line(report: &Report) -> String {
-    let Report { sequence, task, attempt, outcome } = report;
+    let Report {
+        sequence,
+        task,
+        attempt,
+        outcome,
+    } = report;
     let outcome = match outcome {
         Ok(_) => "succeeded".to_owned(),
         Err(failure) => format!("{}: {}", failure.kind, failure.message),

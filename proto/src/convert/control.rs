@@ -20,14 +20,24 @@ pub fn encode_from_executor(message: FromExecutor) -> wire::ExecutorMessage {
         FromExecutor::Register(registration) => {
             Message::Register(encode_registration(registration))
         }
-        FromExecutor::Heartbeat { memory_used, running } => {
-            let running = running.into_iter().map(|(task, attempt)| encode_attempt(task, attempt));
-            Message::Heartbeat(wire::Heartbeat { memory_used, running: running.collect() })
+        FromExecutor::Heartbeat {
+            memory_used,
+            running,
+        } => {
+            let running = running
+                .into_iter()
+                .map(|(task, attempt)| encode_attempt(task, attempt));
+            Message::Heartbeat(wire::Heartbeat {
+                memory_used,
+                running: running.collect(),
+            })
         }
         FromExecutor::Report(report) => Message::Report(encode_report(&report)),
         FromExecutor::Draining => Message::Draining(wire::Draining {}),
     };
-    wire::ExecutorMessage { message: Some(message) }
+    wire::ExecutorMessage {
+        message: Some(message),
+    }
 }
 
 /// A message of an executor, as its driver gets it.
@@ -40,9 +50,17 @@ pub fn decode_from_executor(message: wire::ExecutorMessage) -> Result<FromExecut
         Message::Register(registration) => {
             FromExecutor::Register(decode_registration(registration)?)
         }
-        Message::Heartbeat(wire::Heartbeat { memory_used, running }) => {
-            let running = running.into_iter().map(|attempt| decode_attempt(Some(attempt)));
-            FromExecutor::Heartbeat { memory_used, running: running.collect::<Result<_>>()? }
+        Message::Heartbeat(wire::Heartbeat {
+            memory_used,
+            running,
+        }) => {
+            let running = running
+                .into_iter()
+                .map(|attempt| decode_attempt(Some(attempt)));
+            FromExecutor::Heartbeat {
+                memory_used,
+                running: running.collect::<Result<_>>()?,
+            }
         }
         Message::Report(report) => FromExecutor::Report(decode_report(report)?),
         Message::Draining(wire::Draining {}) => FromExecutor::Draining,
@@ -56,9 +74,15 @@ pub fn decode_from_executor(message: wire::ExecutorMessage) -> Result<FromExecut
 pub fn encode_to_executor(message: ToExecutor) -> Result<wire::DriverMessage> {
     use driver_message::Message;
     let message = match message {
-        ToExecutor::Welcome(Welcome { epoch, storage, heartbeat_ms }) => {
-            Message::Welcome(wire::Welcome { epoch, storage, heartbeat_ms })
-        }
+        ToExecutor::Welcome(Welcome {
+            epoch,
+            storage,
+            heartbeat_ms,
+        }) => Message::Welcome(wire::Welcome {
+            epoch,
+            storage,
+            heartbeat_ms,
+        }),
         ToExecutor::Refused { message } => Message::Refused(wire::Refused { message }),
         ToExecutor::Launch { epoch, spec } => {
             let spec = Some(encode_spec(&spec)?);
@@ -68,7 +92,9 @@ pub fn encode_to_executor(message: ToExecutor) -> Result<wire::DriverMessage> {
         ToExecutor::Acknowledge { sequence } => Message::Acknowledge(sequence),
         ToExecutor::Drain => Message::Drain(wire::Drain {}),
     };
-    Ok(wire::DriverMessage { message: Some(message) })
+    Ok(wire::DriverMessage {
+        message: Some(message),
+    })
 }
 
 /// A message of the driver, as an executor gets it.
@@ -78,16 +104,27 @@ pub fn encode_to_executor(message: ToExecutor) -> Result<wire::DriverMessage> {
 pub fn decode_to_executor(message: wire::DriverMessage) -> Result<ToExecutor> {
     use driver_message::Message;
     Ok(match need(message.message, "message of the driver")? {
-        Message::Welcome(wire::Welcome { epoch, storage, heartbeat_ms }) => {
+        Message::Welcome(wire::Welcome {
+            epoch,
+            storage,
+            heartbeat_ms,
+        }) => {
             if heartbeat_ms == 0 {
                 return Err(malformed("a heartbeat interval of 0"));
             }
-            ToExecutor::Welcome(Welcome { epoch, storage, heartbeat_ms })
+            ToExecutor::Welcome(Welcome {
+                epoch,
+                storage,
+                heartbeat_ms,
+            })
         }
         Message::Refused(wire::Refused { message }) => ToExecutor::Refused { message },
         Message::Launch(launch) => {
             let spec = decode_spec(need(launch.spec, "task of a launch")?)?;
-            ToExecutor::Launch { epoch: launch.epoch, spec }
+            ToExecutor::Launch {
+                epoch: launch.epoch,
+                spec,
+            }
         }
         Message::Cancel(attempt) => {
             let (task, attempt) = decode_attempt(Some(attempt))?;
@@ -99,20 +136,53 @@ pub fn decode_to_executor(message: wire::DriverMessage) -> Result<ToExecutor> {
 }
 
 pub(super) fn encode_registration(registration: Registration) -> wire::Registration {
-    let Registration { executor, name, protocol, threads, slots, memory } = registration;
-    wire::Registration { executor: executor.0, name, protocol, threads, slots, memory }
+    let Registration {
+        executor,
+        name,
+        protocol,
+        threads,
+        slots,
+        memory,
+    } = registration;
+    wire::Registration {
+        executor: executor.0,
+        name,
+        protocol,
+        threads,
+        slots,
+        memory,
+    }
 }
 
 pub(super) fn decode_registration(registration: wire::Registration) -> Result<Registration> {
-    let wire::Registration { executor, name, protocol, threads, slots, memory } = registration;
+    let wire::Registration {
+        executor,
+        name,
+        protocol,
+        threads,
+        slots,
+        memory,
+    } = registration;
     if threads == 0 || slots == 0 {
-        return Err(malformed(format_args!("an executor of {threads} threads, {slots} slots")));
+        return Err(malformed(format_args!(
+            "an executor of {threads} threads, {slots} slots"
+        )));
     }
-    Ok(Registration { executor: ExecutorId(executor), name, protocol, threads, slots, memory })
+    Ok(Registration {
+        executor: ExecutorId(executor),
+        name,
+        protocol,
+        threads,
+        slots,
+        memory,
+    })
 }
 
 fn encode_attempt(task: TaskId, attempt: u32) -> wire::AttemptId {
-    wire::AttemptId { task: Some(encode_task_id(task)), attempt }
+    wire::AttemptId {
+        task: Some(encode_task_id(task)),
+        attempt,
+    }
 }
 
 fn decode_attempt(attempt: Option<wire::AttemptId>) -> Result<(TaskId, u32)> {
@@ -141,5 +211,10 @@ fn decode_report(report: wire::Report) -> Result<Report> {
         Outcome::Success(success) => Ok(decode_success(success)?),
         Outcome::Failure(failure) => Err(decode_failure(failure)?),
     };
-    Ok(Report { sequence: report.sequence, task, attempt, outcome })
+    Ok(Report {
+        sequence: report.sequence,
+        task,
+        attempt,
+        outcome,
+    })
 }

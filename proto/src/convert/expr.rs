@@ -50,11 +50,22 @@ impl ExprWriter {
     ) -> Result<wire::Group> {
         let keys = self.write_all(keys)?;
         let aggregates = aggregates.iter().map(|aggregate| {
-            let argument = aggregate.argument.as_ref().map(|expr| self.write(expr)).transpose()?;
+            let argument = aggregate
+                .argument
+                .as_ref()
+                .map(|expr| self.write(expr))
+                .transpose()?;
             let function = aggregate.function.encode();
-            Ok(wire::Aggregate { function, argument, name: aggregate.name.clone() })
+            Ok(wire::Aggregate {
+                function,
+                argument,
+                name: aggregate.name.clone(),
+            })
         });
-        Ok(wire::Group { aggregates: aggregates.collect::<Result<_>>()?, keys })
+        Ok(wire::Group {
+            aggregates: aggregates.collect::<Result<_>>()?,
+            keys,
+        })
     }
 
     /// Appends the operands of an order.
@@ -68,10 +79,21 @@ impl ExprWriter {
     ) -> Result<wire::Sort> {
         let keys = keys.iter().map(|key| {
             let expr = self.write(&key.expr)?;
-            let SortKey { descending, nulls_first, .. } = *key;
-            Ok(wire::SortKey { expr, descending, nulls_first })
+            let SortKey {
+                descending,
+                nulls_first,
+                ..
+            } = *key;
+            Ok(wire::SortKey {
+                expr,
+                descending,
+                nulls_first,
+            })
         });
-        Ok(wire::Sort { keys: keys.collect::<Result<_>>()?, limit })
+        Ok(wire::Sort {
+            keys: keys.collect::<Result<_>>()?,
+            limit,
+        })
     }
 
     /// The table.
@@ -87,21 +109,30 @@ impl ExprWriter {
             Expr::Literal(literal) => Node::Literal(encode_literal(literal)),
             Expr::Binary { left, op, right } => {
                 let (left, right) = (operand(left)?, operand(right)?);
-                Node::Binary(wire::Binary { left, op: op.encode(), right })
+                Node::Binary(wire::Binary {
+                    left,
+                    op: op.encode(),
+                    right,
+                })
             }
             Expr::Not(expr) => Node::Not(operand(expr)?),
             Expr::Negate(expr) => Node::Negate(operand(expr)?),
             Expr::IsNull(expr) => Node::IsNull(operand(expr)?),
-            Expr::Cast { expr, to } => {
-                Node::Cast(wire::Cast { expr: operand(expr)?, to: schema::encode_type(to) })
-            }
+            Expr::Cast { expr, to } => Node::Cast(wire::Cast {
+                expr: operand(expr)?,
+                to: schema::encode_type(to),
+            }),
             Expr::Function { function, args } => {
                 let args = args.iter().map(operand).collect::<Result<_>>()?;
-                Node::Call(wire::Call { function: function.encode(), args })
+                Node::Call(wire::Call {
+                    function: function.encode(),
+                    args,
+                })
             }
-            Expr::Alias { expr, name } => {
-                Node::Alias(wire::Alias { expr: operand(expr)?, name: name.clone() })
-            }
+            Expr::Alias { expr, name } => Node::Alias(wire::Alias {
+                expr: operand(expr)?,
+                name: name.clone(),
+            }),
         };
         self.nodes.push(wire::ExprNode { node: Some(node) });
         index(self.nodes.len() - 1)
@@ -125,7 +156,9 @@ impl ExprReader {
     /// `Invalid` if a node is malformed, names an operand that does not stand before it or is used
     /// already, or nests too deeply.
     pub(super) fn read(nodes: Vec<wire::ExprNode>) -> Result<Self> {
-        let mut reader = ExprReader { slots: Vec::with_capacity(nodes.len()) };
+        let mut reader = ExprReader {
+            slots: Vec::with_capacity(nodes.len()),
+        };
         for node in nodes {
             let mut depth = 1;
             let expr = reader.read_node(need(node.node, "expression")?, &mut depth)?;
@@ -162,11 +195,18 @@ impl ExprReader {
         let keys = self.take_all(group.keys)?;
         let aggregates = group.aggregates.into_iter().map(|aggregate| {
             let function = AggregateFunction::decode(aggregate.function)?;
-            let argument = aggregate.argument.map(|index| self.take(index)).transpose()?;
+            let argument = aggregate
+                .argument
+                .map(|index| self.take(index))
+                .transpose()?;
             if argument.is_none() && function != AggregateFunction::Count {
                 return Err(malformed(format_args!("{function:?} without an argument")));
             }
-            Ok(AggregateExpr { function, argument, name: aggregate.name })
+            Ok(AggregateExpr {
+                function,
+                argument,
+                name: aggregate.name,
+            })
         });
         Ok((keys, aggregates.collect::<Result<_>>()?))
     }
@@ -177,8 +217,16 @@ impl ExprReader {
     /// As for one.
     pub(super) fn take_sort(&mut self, keys: Vec<wire::SortKey>) -> Result<Vec<SortKey>> {
         let keys = keys.into_iter().map(|key| {
-            let wire::SortKey { expr, descending, nulls_first } = key;
-            Ok(SortKey { expr: self.take(expr)?, descending, nulls_first })
+            let wire::SortKey {
+                expr,
+                descending,
+                nulls_first,
+            } = key;
+            Ok(SortKey {
+                expr: self.take(expr)?,
+                descending,
+                nulls_first,
+            })
         });
         keys.collect()
     }
@@ -190,7 +238,9 @@ impl ExprReader {
     pub(super) fn finish(self) -> Result<()> {
         match self.slots.iter().position(Option::is_some) {
             None => Ok(()),
-            Some(index) => Err(malformed(format_args!("expression {index} belongs to nothing"))),
+            Some(index) => Err(malformed(format_args!(
+                "expression {index} belongs to nothing"
+            ))),
         }
     }
 
@@ -217,16 +267,18 @@ impl ExprReader {
             Node::Not(index) => Expr::Not(Box::new(operand(index)?)),
             Node::Negate(index) => Expr::Negate(Box::new(operand(index)?)),
             Node::IsNull(index) => Expr::IsNull(Box::new(operand(index)?)),
-            Node::Cast(wire::Cast { expr, to }) => {
-                Expr::Cast { expr: Box::new(operand(expr)?), to: schema::decode_type(&to)? }
-            }
+            Node::Cast(wire::Cast { expr, to }) => Expr::Cast {
+                expr: Box::new(operand(expr)?),
+                to: schema::decode_type(&to)?,
+            },
             Node::Call(wire::Call { function, args }) => Expr::Function {
                 function: Function::decode(function)?,
                 args: args.into_iter().map(operand).collect::<Result<_>>()?,
             },
-            Node::Alias(wire::Alias { expr, name }) => {
-                Expr::Alias { expr: Box::new(operand(expr)?), name }
-            }
+            Node::Alias(wire::Alias { expr, name }) => Expr::Alias {
+                expr: Box::new(operand(expr)?),
+                name,
+            },
         })
     }
 }
@@ -236,7 +288,9 @@ fn check_depth(depth: usize) -> Result<()> {
     if depth <= depth_max {
         return Ok(());
     }
-    Err(Error::invalid(format!("an expression is nested too deeply depth_max={depth_max}")))
+    Err(Error::invalid(format!(
+        "an expression is nested too deeply depth_max={depth_max}"
+    )))
 }
 
 fn encode_literal(literal: &Literal) -> wire::Literal {

@@ -44,7 +44,11 @@ pub fn decode(status: wire::JobStatus) -> Result<JobStatus> {
         failure: status.failure.map(decode_failure).transpose()?,
         submitted_ms: status.submitted_ms,
         ended_ms: status.ended_ms,
-        stages: status.stages.into_iter().map(decode_stage).collect::<Result<_>>()?,
+        stages: status
+            .stages
+            .into_iter()
+            .map(decode_stage)
+            .collect::<Result<_>>()?,
         warnings: decode_warnings(status.warnings),
         note: status.note,
         output: status.output.map(decode_output).transpose()?,
@@ -75,7 +79,11 @@ fn decode_stage(stage: wire::StageStatus) -> Result<StageStatus> {
         counts: decode_counts(stage.counts)?,
         started_ms: stage.started_ms,
         ended_ms: stage.ended_ms,
-        attempts: stage.attempts.into_iter().map(decode_attempt).collect::<Result<_>>()?,
+        attempts: stage
+            .attempts
+            .into_iter()
+            .map(decode_attempt)
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -107,9 +115,17 @@ fn decode_attempt(attempt: wire::AttemptStatus) -> Result<AttemptStatus> {
 
 /// An executor as its driver sees it.
 pub fn encode_executor(status: ExecutorStatus) -> wire::ExecutorStatus {
-    let ExecutorStatus { registration, running, draining } = status;
+    let ExecutorStatus {
+        registration,
+        running,
+        draining,
+    } = status;
     let registration = Some(encode_registration(registration));
-    wire::ExecutorStatus { registration, running, draining }
+    wire::ExecutorStatus {
+        registration,
+        running,
+        draining,
+    }
 }
 
 /// An executor as a client gets it.
@@ -117,7 +133,15 @@ pub fn encode_executor(status: ExecutorStatus) -> wire::ExecutorStatus {
 /// # Errors
 /// `Invalid` if it is malformed.
 pub fn decode_executor(status: wire::ExecutorStatus) -> Result<ExecutorStatus> {
-    let wire::ExecutorStatus { registration, running, draining } = status;
+    let wire::ExecutorStatus {
+        registration,
+        running,
+        draining,
+    } = status;
     let registration = decode_registration(need(registration, "registration")?)?;
-    Ok(ExecutorStatus { registration, running, draining })
+    Ok(ExecutorStatus {
+        registration,
+        running,
+        draining,
+    })
 }

@@ -33,9 +33,15 @@ pub fn encode(plan: &LogicalPlan) -> Result<wire::Plan> {
             0 => Vec::new(),
             before => vec![index(before - 1)?],
         };
-        nodes.push(wire::PlanNode { inputs, node: Some(encode_node(plan, &mut exprs)?) });
+        nodes.push(wire::PlanNode {
+            inputs,
+            node: Some(encode_node(plan, &mut exprs)?),
+        });
     }
-    Ok(wire::Plan { exprs: exprs.finish(), nodes })
+    Ok(wire::Plan {
+        exprs: exprs.finish(),
+        nodes,
+    })
 }
 
 /// The plan that was sent.
@@ -52,7 +58,11 @@ pub fn decode(plan: wire::Plan) -> Result<LogicalPlan> {
             slot.ok_or_else(|| malformed(format_args!("operator {index} is not there to be used")))
         });
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
-        slots.push(Some(decode_node(need(node.node, "operator")?, inputs, &mut exprs)?));
+        slots.push(Some(decode_node(
+            need(node.node, "operator")?,
+            inputs,
+            &mut exprs,
+        )?));
     }
     exprs.finish()?;
     let root = need(slots.pop().flatten(), "root of the plan")?;
@@ -85,24 +95,29 @@ fn check_size(operators: usize) -> Result<()> {
     if operators <= operators_max {
         return Ok(());
     }
-    Err(Error::invalid(format!("the plan has too many operators operators_max={operators_max}")))
+    Err(Error::invalid(format!(
+        "the plan has too many operators operators_max={operators_max}"
+    )))
 }
 
 fn encode_node(plan: &LogicalPlan, exprs: &mut ExprWriter) -> Result<Node> {
     Ok(match plan {
         LogicalPlan::Scan(scan) => Node::Scan(encode_scan(scan)),
-        LogicalPlan::Project { exprs: columns, .. } => {
-            Node::Project(wire::Project { exprs: exprs.write_all(columns)? })
-        }
+        LogicalPlan::Project { exprs: columns, .. } => Node::Project(wire::Project {
+            exprs: exprs.write_all(columns)?,
+        }),
         LogicalPlan::Filter { predicate, .. } => Node::Filter(exprs.write(predicate)?),
         LogicalPlan::Explode { column, .. } => Node::Explode(column.clone()),
-        LogicalPlan::Aggregate { group_by, aggregates, .. } => {
-            Node::Group(exprs.write_group(group_by, aggregates)?)
-        }
+        LogicalPlan::Aggregate {
+            group_by,
+            aggregates,
+            ..
+        } => Node::Group(exprs.write_group(group_by, aggregates)?),
         LogicalPlan::Sort { keys, limit, .. } => Node::Sort(exprs.write_sort(keys, *limit)?),
-        LogicalPlan::Limit { offset, limit, .. } => {
-            Node::Limit(wire::Limit { offset: *offset, limit: *limit })
-        }
+        LogicalPlan::Limit { offset, limit, .. } => Node::Limit(wire::Limit {
+            offset: *offset,
+            limit: *limit,
+        }),
         LogicalPlan::Write { output, .. } => Node::Write(encode_output(output)),
     })
 }
@@ -121,26 +136,48 @@ fn decode_node(
     let input = match <[LogicalPlan; 1]>::try_from(inputs) {
         Ok([input]) => Arc::new(input),
         Err(inputs) => {
-            return Err(malformed(format_args!("an operator of {} inputs", inputs.len())));
+            return Err(malformed(format_args!(
+                "an operator of {} inputs",
+                inputs.len()
+            )));
         }
     };
     Ok(match node {
         Node::Scan(_) => return Err(Error::internal("a scan has been decoded above")),
-        Node::Project(project) => {
-            LogicalPlan::Project { input, exprs: exprs.take_all(project.exprs)? }
-        }
-        Node::Filter(predicate) => LogicalPlan::Filter { input, predicate: exprs.take(predicate)? },
+        Node::Project(project) => LogicalPlan::Project {
+            input,
+            exprs: exprs.take_all(project.exprs)?,
+        },
+        Node::Filter(predicate) => LogicalPlan::Filter {
+            input,
+            predicate: exprs.take(predicate)?,
+        },
         Node::Explode(column) => LogicalPlan::Explode { input, column },
         Node::Group(group) => {
             let (group_by, aggregates) = exprs.take_group(group)?;
-            LogicalPlan::Aggregate { input, group_by, aggregates }
+            LogicalPlan::Aggregate {
+                input,
+                group_by,
+                aggregates,
+            }
         }
         Node::Sort(sort) => {
             let keys = exprs.take_sort(sort.keys)?;
-            LogicalPlan::Sort { input, keys, limit: sort.limit }
+            LogicalPlan::Sort {
+                input,
+                keys,
+                limit: sort.limit,
+            }
         }
-        Node::Limit(wire::Limit { offset, limit }) => LogicalPlan::Limit { input, offset, limit },
-        Node::Write(output) => LogicalPlan::Write { input, output: decode_output(output)? },
+        Node::Limit(wire::Limit { offset, limit }) => LogicalPlan::Limit {
+            input,
+            offset,
+            limit,
+        },
+        Node::Write(output) => LogicalPlan::Write {
+            input,
+            output: decode_output(output)?,
+        },
     })
 }
 
@@ -164,23 +201,28 @@ fn decode_scan(scan: wire::Scan) -> Result<Scan> {
 
 pub(super) fn encode_format(format: &ScanFormat) -> wire::ScanFormat {
     let format = match format {
-        ScanFormat::Text(TextOptions { record, strict }) => {
-            Format::Text(wire::TextOptions { record: record.encode(), strict: *strict })
-        }
-        ScanFormat::Csv(CsvOptions { header, delimiter }) => {
-            Format::Csv(wire::CsvOptions { header: *header, delimiter: u32::from(*delimiter) })
-        }
+        ScanFormat::Text(TextOptions { record, strict }) => Format::Text(wire::TextOptions {
+            record: record.encode(),
+            strict: *strict,
+        }),
+        ScanFormat::Csv(CsvOptions { header, delimiter }) => Format::Csv(wire::CsvOptions {
+            header: *header,
+            delimiter: u32::from(*delimiter),
+        }),
         ScanFormat::Parquet => Format::Parquet(wire::Unit {}),
     };
-    wire::ScanFormat { format: Some(format) }
+    wire::ScanFormat {
+        format: Some(format),
+    }
 }
 
 pub(super) fn decode_format(format: Option<wire::ScanFormat>) -> Result<ScanFormat> {
     let format = need(format.and_then(|format| format.format), "format of a scan")?;
     Ok(match format {
-        Format::Text(wire::TextOptions { record, strict }) => {
-            ScanFormat::Text(TextOptions { record: TextRecord::decode(record)?, strict })
-        }
+        Format::Text(wire::TextOptions { record, strict }) => ScanFormat::Text(TextOptions {
+            record: TextRecord::decode(record)?,
+            strict,
+        }),
         Format::Csv(wire::CsvOptions { header, delimiter }) => {
             let wide = |_| malformed(format_args!("a delimiter of several bytes: {delimiter}"));
             let delimiter = u8::try_from(delimiter).map_err(wide)?;
@@ -191,9 +233,15 @@ pub(super) fn decode_format(format: Option<wire::ScanFormat>) -> Result<ScanForm
 }
 
 pub(super) fn encode_output(output: &Output) -> wire::Output {
-    wire::Output { url: output.url.clone(), format: output.format.encode() }
+    wire::Output {
+        url: output.url.clone(),
+        format: output.format.encode(),
+    }
 }
 
 pub(super) fn decode_output(output: wire::Output) -> Result<Output> {
-    Ok(Output { url: output.url, format: FileFormat::decode(output.format)? })
+    Ok(Output {
+        url: output.url,
+        format: FileFormat::decode(output.format)?,
+    })
 }

@@ -30,7 +30,9 @@ pub fn encode(schema: &Schema) -> Bytes {
 /// `Invalid` if the bytes are no such message, or nest deeper than Arrow's verifier follows.
 pub fn decode(bytes: &[u8]) -> Result<SchemaRef> {
     let schema = try_schema_from_flatbuffer_bytes(bytes);
-    schema.map(Arc::new).map_err(|error| malformed("no Arrow schema").with_source(error))
+    schema
+        .map(Arc::new)
+        .map_err(|error| malformed("no Arrow schema").with_source(error))
 }
 
 /// A type, as the schema of one column.

@@ -27,16 +27,28 @@ use crate::wire::task_success::Output;
 /// `Invalid` if it has more than 48 bits.
 pub fn decode_job_id(value: u64) -> Result<JobId> {
     let id = JobId::new(value);
-    if id.value() == value { Ok(id) } else { Err(malformed(format_args!("a job id of {value:x}"))) }
+    if id.value() == value {
+        Ok(id)
+    } else {
+        Err(malformed(format_args!("a job id of {value:x}")))
+    }
 }
 
 pub(super) fn encode_task_id(id: TaskId) -> wire::TaskId {
-    wire::TaskId { job: id.job.value(), stage: id.stage.0, task: id.task }
+    wire::TaskId {
+        job: id.job.value(),
+        stage: id.stage.0,
+        task: id.task,
+    }
 }
 
 pub(super) fn decode_task_id(id: Option<wire::TaskId>) -> Result<TaskId> {
     let wire::TaskId { job, stage, task } = need(id, "task id")?;
-    Ok(TaskId { job: decode_job_id(job)?, stage: StageId(stage), task })
+    Ok(TaskId {
+        job: decode_job_id(job)?,
+        stage: StageId(stage),
+        task,
+    })
 }
 
 /// A task on its way to an executor.
@@ -45,10 +57,14 @@ pub(super) fn decode_task_id(id: Option<wire::TaskId>) -> Result<TaskId> {
 /// `Invalid` if one of its expressions nests too deeply.
 pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
     let input = match &spec.input {
-        TaskInput::Splits(splits) => {
-            Input::Splits(wire::Splits { splits: splits.iter().map(encode_split).collect() })
-        }
-        TaskInput::Shuffle { stage, partitions, sources } => Input::Shuffle(wire::ShuffleInput {
+        TaskInput::Splits(splits) => Input::Splits(wire::Splits {
+            splits: splits.iter().map(encode_split).collect(),
+        }),
+        TaskInput::Shuffle {
+            stage,
+            partitions,
+            sources,
+        } => Input::Shuffle(wire::ShuffleInput {
             stage: stage.0,
             start: partitions.start,
             end: partitions.end,
@@ -75,22 +91,42 @@ pub fn decode_spec(spec: wire::TaskSpec) -> Result<TaskSpec> {
     }
     let input = decode_input(need(spec.input, "input of a task")?)?;
     check_input(&stage, &input)?;
-    Ok(TaskSpec { id, attempt: spec.attempt, stage: Arc::new(stage), input })
+    Ok(TaskSpec {
+        id,
+        attempt: spec.attempt,
+        stage: Arc::new(stage),
+        input,
+    })
 }
 
 fn decode_input(input: Input) -> Result<TaskInput> {
     Ok(match input {
-        Input::Splits(splits) => {
-            TaskInput::Splits(splits.splits.into_iter().map(decode_split).collect::<Result<_>>()?)
-        }
-        Input::Shuffle(wire::ShuffleInput { stage, start, end, sources }) => {
+        Input::Splits(splits) => TaskInput::Splits(
+            splits
+                .splits
+                .into_iter()
+                .map(decode_split)
+                .collect::<Result<_>>()?,
+        ),
+        Input::Shuffle(wire::ShuffleInput {
+            stage,
+            start,
+            end,
+            sources,
+        }) => {
             if start > end || end > limits::SHUFFLE_PARTITIONS_MAX {
                 return Err(malformed(format_args!("partitions {start}..{end}")));
             }
             let count = (end - start) as usize;
-            let sources = sources.into_iter().map(|source| decode_source(source, count));
+            let sources = sources
+                .into_iter()
+                .map(|source| decode_source(source, count));
             let sources = sources.collect::<Result<_>>()?;
-            TaskInput::Shuffle { stage: StageId(stage), partitions: start..end, sources }
+            TaskInput::Shuffle {
+                stage: StageId(stage),
+                partitions: start..end,
+                sources,
+            }
         }
     })
 }
@@ -103,21 +139,43 @@ fn check_input(stage: &Stage, input: &TaskInput) -> Result<()> {
         {
             Ok(())
         }
-        _ => Err(malformed("the input of a task is not the source of its stage")),
+        _ => Err(malformed(
+            "the input of a task is not the source of its stage",
+        )),
     }
 }
 
 fn encode_split(split: &Split) -> wire::Split {
-    let Split { url, file_bytes, start, end } = split.clone();
-    wire::Split { url, file_bytes, start, end }
+    let Split {
+        url,
+        file_bytes,
+        start,
+        end,
+    } = split.clone();
+    wire::Split {
+        url,
+        file_bytes,
+        start,
+        end,
+    }
 }
 
 fn decode_split(split: wire::Split) -> Result<Split> {
-    let wire::Split { url, file_bytes, start, end } = split;
+    let wire::Split {
+        url,
+        file_bytes,
+        start,
+        end,
+    } = split;
     if start > end {
         return Err(malformed(format_args!("split {start}..{end} of {url}")));
     }
-    Ok(Split { url, file_bytes, start, end })
+    Ok(Split {
+        url,
+        file_bytes,
+        start,
+        end,
+    })
 }
 
 fn encode_source(source: &ShuffleSource) -> wire::SourceRange {
@@ -130,30 +188,49 @@ fn encode_source(source: &ShuffleSource) -> wire::SourceRange {
 }
 
 fn decode_source(source: wire::SourceRange, count: usize) -> Result<ShuffleSource> {
-    let wire::SourceRange { task, attempt, offset, partitions } = source;
+    let wire::SourceRange {
+        task,
+        attempt,
+        offset,
+        partitions,
+    } = source;
     let partitions = decode_partitions(need(partitions, "partitions of a source")?)?;
     if partitions.len() != count {
         let got = partitions.len();
-        return Err(malformed(format_args!("a source of {got} partitions in a range of {count}")));
+        return Err(malformed(format_args!(
+            "a source of {got} partitions in a range of {count}"
+        )));
     }
     let mut end = Some(offset);
     for partition in &partitions {
         end = end.and_then(|end| end.checked_add(partition.bytes));
     }
     need(end, "end of an object below 2^64")?;
-    Ok(ShuffleSource { task, attempt, offset, partitions })
+    Ok(ShuffleSource {
+        task,
+        attempt,
+        offset,
+        partitions,
+    })
 }
 
 fn encode_partitions(partitions: &[PartitionMeta]) -> wire::Partitions {
     wire::Partitions {
         bytes: partitions.iter().map(|partition| partition.bytes).collect(),
         rows: partitions.iter().map(|partition| partition.rows).collect(),
-        checksums: partitions.iter().map(|partition| partition.checksum).collect(),
+        checksums: partitions
+            .iter()
+            .map(|partition| partition.checksum)
+            .collect(),
     }
 }
 
 fn decode_partitions(partitions: wire::Partitions) -> Result<Vec<PartitionMeta>> {
-    let wire::Partitions { bytes, rows, checksums } = partitions;
+    let wire::Partitions {
+        bytes,
+        rows,
+        checksums,
+    } = partitions;
     if bytes.len() != rows.len() || bytes.len() != checksums.len() {
         return Err(malformed("columns of partitions differ in length"));
     }
@@ -161,7 +238,11 @@ fn decode_partitions(partitions: wire::Partitions) -> Result<Vec<PartitionMeta>>
         return Err(malformed(format_args!("{} partitions", bytes.len())));
     }
     let columns = bytes.into_iter().zip(rows).zip(checksums);
-    let meta = |((bytes, rows), checksum)| PartitionMeta { bytes, rows, checksum };
+    let meta = |((bytes, rows), checksum)| PartitionMeta {
+        bytes,
+        rows,
+        checksum,
+    };
     Ok(columns.map(meta).collect())
 }
 
@@ -169,9 +250,9 @@ fn decode_partitions(partitions: wire::Partitions) -> Result<Vec<PartitionMeta>>
 pub fn encode_success(success: &TaskSuccess) -> wire::TaskSuccess {
     let output = match &success.output {
         TaskOutput::Shuffle(partitions) => Output::Shuffle(encode_partitions(partitions)),
-        TaskOutput::Files(files) => {
-            Output::Files(wire::Files { files: files.iter().map(encode_file).collect() })
-        }
+        TaskOutput::Files(files) => Output::Files(wire::Files {
+            files: files.iter().map(encode_file).collect(),
+        }),
     };
     wire::TaskSuccess {
         output: Some(output),
@@ -192,17 +273,41 @@ pub fn decode_success(success: wire::TaskSuccess) -> Result<TaskSuccess> {
         }
     };
     let counts = decode_counts(success.counts)?;
-    Ok(TaskSuccess { output, counts, warnings: decode_warnings(success.warnings) })
+    Ok(TaskSuccess {
+        output,
+        counts,
+        warnings: decode_warnings(success.warnings),
+    })
 }
 
 fn encode_file(file: &OutputFile) -> wire::OutputFile {
-    let OutputFile { name, rows, bytes, checksum } = file.clone();
-    wire::OutputFile { name, rows, bytes, checksum }
+    let OutputFile {
+        name,
+        rows,
+        bytes,
+        checksum,
+    } = file.clone();
+    wire::OutputFile {
+        name,
+        rows,
+        bytes,
+        checksum,
+    }
 }
 
 fn decode_file(file: wire::OutputFile) -> OutputFile {
-    let wire::OutputFile { name, rows, bytes, checksum } = file;
-    OutputFile { name, rows, bytes, checksum }
+    let wire::OutputFile {
+        name,
+        rows,
+        bytes,
+        checksum,
+    } = file;
+    OutputFile {
+        name,
+        rows,
+        bytes,
+        checksum,
+    }
 }
 
 pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
@@ -248,16 +353,32 @@ pub(super) fn decode_counts(counts: Option<wire::Counts>) -> Result<Counts> {
 
 pub(super) fn encode_warnings(warnings: &[Warning]) -> Vec<wire::Warning> {
     let encode = |warning: &Warning| {
-        let Warning { subject, message, count } = warning.clone();
-        wire::Warning { subject, message, count }
+        let Warning {
+            subject,
+            message,
+            count,
+        } = warning.clone();
+        wire::Warning {
+            subject,
+            message,
+            count,
+        }
     };
     warnings.iter().map(encode).collect()
 }
 
 pub(super) fn decode_warnings(warnings: Vec<wire::Warning>) -> Vec<Warning> {
     let decode = |warning| {
-        let wire::Warning { subject, message, count } = warning;
-        Warning { subject, message, count }
+        let wire::Warning {
+            subject,
+            message,
+            count,
+        } = warning;
+        Warning {
+            subject,
+            message,
+            count,
+        }
     };
     warnings.into_iter().map(decode).collect()
 }
@@ -268,8 +389,16 @@ pub fn encode_failure(failure: &TaskFailure) -> wire::TaskFailure {
         kind: failure.kind.encode(),
         message: failure.message.clone(),
         lost: failure.lost.map(|lost| {
-            let LostOutput { stage, task, attempt } = lost;
-            wire::LostOutput { stage: stage.0, task, attempt }
+            let LostOutput {
+                stage,
+                task,
+                attempt,
+            } = lost;
+            wire::LostOutput {
+                stage: stage.0,
+                task,
+                attempt,
+            }
         }),
     }
 }
@@ -280,8 +409,20 @@ pub fn encode_failure(failure: &TaskFailure) -> wire::TaskFailure {
 /// `Invalid` if the kind is unknown.
 pub fn decode_failure(failure: wire::TaskFailure) -> Result<TaskFailure> {
     let lost = failure.lost.map(|lost| {
-        let wire::LostOutput { stage, task, attempt } = lost;
-        LostOutput { stage: StageId(stage), task, attempt }
+        let wire::LostOutput {
+            stage,
+            task,
+            attempt,
+        } = lost;
+        LostOutput {
+            stage: StageId(stage),
+            task,
+            attempt,
+        }
     });
-    Ok(TaskFailure { kind: ErrorKind::decode(failure.kind)?, message: failure.message, lost })
+    Ok(TaskFailure {
+        kind: ErrorKind::decode(failure.kind)?,
+        message: failure.message,
+        lost,
+    })
 }

@@ -61,7 +61,9 @@ impl Random {
 
     fn text(&mut self) -> String {
         let alphabet = ['a', 'Z', '0', ' ', '\0', '\n', 'ß', '字', '🦀', '"', '/'];
-        self.several(12, |random| random.one(&alphabet)).into_iter().collect()
+        self.several(12, |random| random.one(&alphabet))
+            .into_iter()
+            .collect()
     }
 
     fn texts(&mut self) -> Vec<String> {
@@ -124,13 +126,23 @@ impl Random {
             2 => Expr::Not(below(self)),
             3 => Expr::Negate(below(self)),
             4 => Expr::IsNull(below(self)),
-            5 => Expr::Cast { expr: below(self), to: self.data_type(2) },
+            5 => Expr::Cast {
+                expr: below(self),
+                to: self.data_type(2),
+            },
             6 => Expr::Function {
                 function: self.one(&FUNCTIONS),
                 args: self.several(4, |random| random.expr(depth - 1)),
             },
-            7 => Expr::Alias { expr: below(self), name: self.text() },
-            _ => Expr::Binary { left: below(self), op: self.one(&OPS), right: below(self) },
+            7 => Expr::Alias {
+                expr: below(self),
+                name: self.text(),
+            },
+            _ => Expr::Binary {
+                left: below(self),
+                op: self.one(&OPS),
+                right: below(self),
+            },
         }
     }
 
@@ -146,7 +158,11 @@ impl Random {
                 true => None,
                 false => Some(random.expr(3)),
             };
-            AggregateExpr { function, argument, name: random.text() }
+            AggregateExpr {
+                function,
+                argument,
+                name: random.text(),
+            }
         })
     }
 
@@ -164,14 +180,20 @@ impl Random {
                 record: self.one(&[TextRecord::Line, TextRecord::Word]),
                 strict: self.bool(),
             }),
-            1 => ScanFormat::Csv(CsvOptions { header: self.bool(), delimiter: self.0.u8(..) }),
+            1 => ScanFormat::Csv(CsvOptions {
+                header: self.bool(),
+                delimiter: self.0.u8(..),
+            }),
             _ => ScanFormat::Parquet,
         }
     }
 
     fn output(&mut self) -> Output {
         let format = self.one(&[FileFormat::Parquet, FileFormat::Csv, FileFormat::Json]);
-        Output { url: self.text(), format }
+        Output {
+            url: self.text(),
+            format,
+        }
     }
 
     pub(crate) fn plan(&mut self) -> LogicalPlan {
@@ -184,20 +206,40 @@ impl Random {
         for _ in 0..self.below(8) {
             let input = Arc::new(plan);
             plan = match self.below(7) {
-                0 => LogicalPlan::Project { input, exprs: self.exprs() },
-                1 => LogicalPlan::Filter { input, predicate: self.expr(5) },
-                2 => LogicalPlan::Explode { input, column: self.text() },
+                0 => LogicalPlan::Project {
+                    input,
+                    exprs: self.exprs(),
+                },
+                1 => LogicalPlan::Filter {
+                    input,
+                    predicate: self.expr(5),
+                },
+                2 => LogicalPlan::Explode {
+                    input,
+                    column: self.text(),
+                },
                 3 => {
                     let (group_by, aggregates) = (self.exprs(), self.aggregates());
-                    LogicalPlan::Aggregate { input, group_by, aggregates }
+                    LogicalPlan::Aggregate {
+                        input,
+                        group_by,
+                        aggregates,
+                    }
                 }
                 4 => LogicalPlan::Sort {
                     input,
                     keys: self.sort_keys(),
                     limit: self.maybe(Self::u64),
                 },
-                5 => LogicalPlan::Limit { input, offset: self.u64(), limit: self.u64() },
-                _ => LogicalPlan::Write { input, output: self.output() },
+                5 => LogicalPlan::Limit {
+                    input,
+                    offset: self.u64(),
+                    limit: self.u64(),
+                },
+                _ => LogicalPlan::Write {
+                    input,
+                    output: self.output(),
+                },
             };
         }
         plan
@@ -206,48 +248,86 @@ impl Random {
     fn operator(&mut self) -> OperatorSpec {
         use AggregateMode::*;
         match self.below(7) {
-            0 => OperatorSpec::Project { exprs: self.exprs() },
-            1 => OperatorSpec::Filter { predicate: self.expr(5) },
-            2 => OperatorSpec::Explode { column: self.text() },
+            0 => OperatorSpec::Project {
+                exprs: self.exprs(),
+            },
+            1 => OperatorSpec::Filter {
+                predicate: self.expr(5),
+            },
+            2 => OperatorSpec::Explode {
+                column: self.text(),
+            },
             3 => OperatorSpec::Aggregate {
                 mode: self.one(&[Single, Partial, Final]),
                 group_by: self.exprs(),
                 aggregates: self.aggregates(),
             },
-            4 => OperatorSpec::TopK { keys: self.sort_keys(), limit: self.u64() },
-            5 => OperatorSpec::Sort { keys: self.sort_keys() },
-            _ => OperatorSpec::Limit { offset: self.u64(), limit: self.u64() },
+            4 => OperatorSpec::TopK {
+                keys: self.sort_keys(),
+                limit: self.u64(),
+            },
+            5 => OperatorSpec::Sort {
+                keys: self.sort_keys(),
+            },
+            _ => OperatorSpec::Limit {
+                offset: self.u64(),
+                limit: self.u64(),
+            },
         }
     }
 
     fn sink(&mut self) -> SinkSpec {
         match self.below(3) {
-            0 => SinkSpec::Shuffle { partitioning: Partitioning::Single },
+            0 => SinkSpec::Shuffle {
+                partitioning: Partitioning::Single,
+            },
             1 => {
                 let (keys, partitions) = (self.texts(), self.0.u32(1..=4096));
-                SinkSpec::Shuffle { partitioning: Partitioning::Hash { keys, partitions } }
+                SinkSpec::Shuffle {
+                    partitioning: Partitioning::Hash { keys, partitions },
+                }
             }
-            _ => SinkSpec::Files { output: self.output() },
+            _ => SinkSpec::Files {
+                output: self.output(),
+            },
         }
     }
 
     fn stage(&mut self, id: StageId, source: StageSource) -> Arc<Stage> {
         let operators = self.several(5, Self::operator);
-        Arc::new(Stage { id, source, operators, sink: self.sink(), schema: self.schema() })
+        Arc::new(Stage {
+            id,
+            source,
+            operators,
+            sink: self.sink(),
+            schema: self.schema(),
+        })
     }
 
     pub(crate) fn task(&mut self) -> TaskId {
         let (job, stage) = (JobId::new(self.u64()), StageId(self.u32()));
-        TaskId { job, stage, task: self.u32() }
+        TaskId {
+            job,
+            stage,
+            task: self.u32(),
+        }
     }
 
     pub(crate) fn spec(&mut self) -> TaskSpec {
         let (id, attempt) = (self.task(), self.u32());
         let (source, input) = match self.bool() {
-            true => (self.scan_source(), TaskInput::Splits(self.several(5, Self::split))),
+            true => (
+                self.scan_source(),
+                TaskInput::Splits(self.several(5, Self::split)),
+            ),
             false => self.shuffle_source(),
         };
-        TaskSpec { id, attempt, stage: self.stage(id.stage, source), input }
+        TaskSpec {
+            id,
+            attempt,
+            stage: self.stage(id.stage, source),
+            input,
+        }
     }
 
     fn scan_source(&mut self) -> StageSource {
@@ -258,12 +338,23 @@ impl Random {
         };
         let (files, tasks) = (Vec::new(), Vec::new());
         let format = self.format();
-        StageSource::Scan(ScanSpec { format, file_schema, projection, files, tasks })
+        StageSource::Scan(ScanSpec {
+            format,
+            file_schema,
+            projection,
+            files,
+            tasks,
+        })
     }
 
     fn split(&mut self) -> Split {
         let (a, b) = (self.u64(), self.u64());
-        Split { url: self.text(), file_bytes: self.u64(), start: a.min(b), end: a.max(b) }
+        Split {
+            url: self.text(),
+            file_bytes: self.u64(),
+            start: a.min(b),
+            end: a.max(b),
+        }
     }
 
     fn shuffle_source(&mut self) -> (StageSource, TaskInput) {
@@ -274,12 +365,27 @@ impl Random {
             offset: random.u64() >> 1,
             partitions: (0..len).map(|_| random.partition()).collect(),
         });
-        let source = StageSource::Shuffle { stage, schema: self.schema(), gather: self.bool() };
-        (source, TaskInput::Shuffle { stage, partitions: start..start + len, sources })
+        let source = StageSource::Shuffle {
+            stage,
+            schema: self.schema(),
+            gather: self.bool(),
+        };
+        (
+            source,
+            TaskInput::Shuffle {
+                stage,
+                partitions: start..start + len,
+                sources,
+            },
+        )
     }
 
     fn partition(&mut self) -> PartitionMeta {
-        PartitionMeta { bytes: self.u64() >> 10, rows: self.u64(), checksum: self.u64() }
+        PartitionMeta {
+            bytes: self.u64() >> 10,
+            rows: self.u64(),
+            checksum: self.u64(),
+        }
     }
 
     fn counts(&mut self) -> Counts {
@@ -314,7 +420,11 @@ impl Random {
                 checksum: random.u64(),
             })),
         };
-        TaskSuccess { output, counts: self.counts(), warnings: self.warnings() }
+        TaskSuccess {
+            output,
+            counts: self.counts(),
+            warnings: self.warnings(),
+        }
     }
 
     pub(crate) fn failure(&mut self) -> TaskFailure {
@@ -323,7 +433,11 @@ impl Random {
             task: random.u32(),
             attempt: random.u32(),
         });
-        TaskFailure { kind: self.one(&KINDS), message: self.text(), lost }
+        TaskFailure {
+            kind: self.one(&KINDS),
+            message: self.text(),
+            lost,
+        }
     }
 
     fn registration(&mut self) -> Registration {
@@ -342,7 +456,10 @@ impl Random {
             0 => FromExecutor::Register(self.registration()),
             1 => {
                 let running = self.several(4, |random| (random.task(), random.u32()));
-                FromExecutor::Heartbeat { memory_used: self.u64(), running }
+                FromExecutor::Heartbeat {
+                    memory_used: self.u64(),
+                    running,
+                }
             }
             2 => FromExecutor::Draining,
             _ => FromExecutor::Report(Report {
@@ -364,10 +481,20 @@ impl Random {
                 storage: self.text(),
                 heartbeat_ms: self.u64().max(1),
             }),
-            1 => ToExecutor::Refused { message: self.text() },
-            2 => ToExecutor::Launch { epoch: self.u64(), spec: self.spec() },
-            3 => ToExecutor::Cancel { task: self.task(), attempt: self.u32() },
-            4 => ToExecutor::Acknowledge { sequence: self.u64() },
+            1 => ToExecutor::Refused {
+                message: self.text(),
+            },
+            2 => ToExecutor::Launch {
+                epoch: self.u64(),
+                spec: self.spec(),
+            },
+            3 => ToExecutor::Cancel {
+                task: self.task(),
+                attempt: self.u32(),
+            },
+            4 => ToExecutor::Acknowledge {
+                sequence: self.u64(),
+            },
             _ => ToExecutor::Drain,
         }
     }
@@ -418,7 +545,11 @@ impl Random {
 
     pub(crate) fn executor(&mut self) -> ExecutorStatus {
         let registration = self.registration();
-        ExecutorStatus { registration, running: self.u32(), draining: self.bool() }
+        ExecutorStatus {
+            registration,
+            running: self.u32(),
+            draining: self.bool(),
+        }
     }
 }
 
