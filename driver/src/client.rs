@@ -50,7 +50,10 @@ impl Client {
     async fn connect_within(url: &str, wait: Duration) -> Result<Client> {
         let connected = timeout(wait, async {
             let channel = wire::connect(url, wait).await?;
-            let client = Client { url: url.to_owned(), jobs: wire::jobs_client(channel) };
+            let client = Client {
+                url: url.to_owned(),
+                jobs: wire::jobs_client(channel),
+            };
             client.executors().await?;
             Ok(client)
         });
@@ -92,7 +95,10 @@ impl Client {
     /// `Invalid` if there is no such job.
     pub async fn watch(&self, id: JobId) -> Result<BoxStream<'static, Result<JobStatus>>> {
         let statuses = self.answer(self.jobs.clone().watch(request(id)).await)?;
-        Ok(self.stream(statuses).and_then(async |status| job::decode(status)).boxed())
+        Ok(self
+            .stream(statuses)
+            .and_then(async |status| job::decode(status))
+            .boxed())
     }
 
     /// The job's status now.
@@ -108,9 +114,14 @@ impl Client {
     /// # Errors
     /// `Unavailable` if the driver is gone.
     pub async fn list(&self) -> Result<Vec<JobStatus>> {
-        let list = wire::ListRequest { protocol: PROTOCOL_VERSION };
+        let list = wire::ListRequest {
+            protocol: PROTOCOL_VERSION,
+        };
         let statuses = self.answer(self.jobs.clone().list(list).await)?;
-        self.stream(statuses).and_then(async |status| job::decode(status)).try_collect().await
+        self.stream(statuses)
+            .and_then(async |status| job::decode(status))
+            .try_collect()
+            .await
     }
 
     /// Asks for a job to stop.
@@ -138,9 +149,15 @@ impl Client {
     /// # Errors
     /// `Unavailable` if the driver is gone.
     pub async fn executors(&self) -> Result<Vec<ExecutorStatus>> {
-        let request = wire::ListRequest { protocol: PROTOCOL_VERSION };
+        let request = wire::ListRequest {
+            protocol: PROTOCOL_VERSION,
+        };
         let reply = self.answer(self.jobs.clone().executors(request).await)?;
-        reply.executors.into_iter().map(job::decode_executor).collect()
+        reply
+            .executors
+            .into_iter()
+            .map(job::decode_executor)
+            .collect()
     }
 
     /// Waits for a job to end; then its columns, and its rows as they arrive.
@@ -153,7 +170,11 @@ impl Client {
     ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch>>)> {
         let messages = self.answer(self.jobs.clone().result(request(id)).await)?;
         let mut messages = self.stream(messages);
-        let first = messages.next().await.transpose()?.and_then(|first| first.message);
+        let first = messages
+            .next()
+            .await
+            .transpose()?
+            .and_then(|first| first.message);
         let Some(ResultPart::Schema(bytes)) = first else {
             return Err(malformed("does not begin with a schema"));
         };
@@ -208,7 +229,10 @@ impl Client {
 }
 
 fn request(id: JobId) -> wire::JobRequest {
-    wire::JobRequest { protocol: PROTOCOL_VERSION, job: id.value() }
+    wire::JobRequest {
+        protocol: PROTOCOL_VERSION,
+        job: id.value(),
+    }
 }
 
 /// The driver's own error, or that it could not be reached.
@@ -263,19 +287,32 @@ mod tests {
         let silence = Client::connect_within(&url, Duration::from_millis(50)).await;
         let error = silence.expect_err("nobody answers");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert_eq!(error.report(), format!("cannot reach driver url={url}: no answer in 50ms"));
+        assert_eq!(
+            error.report(),
+            format!("cannot reach driver url={url}: no answer in 50ms")
+        );
     }
 
     #[test]
     fn pieces_fit_into_messages_and_are_put_together_again() {
         let most = wire::PIECE_BYTES_MAX;
         let mut assembly = Assembly::default();
-        for (len, count) in [(0, 1), (1, 1), (most, 1), (most + 1, 2), (2 * most, 2), (9, 1)] {
+        for (len, count) in [
+            (0, 1),
+            (1, 1),
+            (most, 1),
+            (most + 1, 2),
+            (2 * most, 2),
+            (9, 1),
+        ] {
             let chunk: Bytes = (0..len).map(|i| (i % 251) as u8).collect();
             let pieces = pieces(chunk.clone());
             assert_eq!(pieces.len(), count, "len={len}");
             assert!(pieces.iter().all(|piece| piece.data.len() <= most));
-            let runs: Vec<_> = pieces.into_iter().filter_map(|p| assembly.push(p)).collect();
+            let runs: Vec<_> = pieces
+                .into_iter()
+                .filter_map(|p| assembly.push(p))
+                .collect();
             assert!(runs == [chunk], "len={len}");
         }
     }

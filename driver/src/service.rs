@@ -45,7 +45,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let (close, closed) = watch::channel(false);
-    let service = Service { handle, closed: closed.clone() };
+    let service = Service {
+        handle,
+        closed: closed.clone(),
+    };
     let server = Server::builder()
         .http2_keepalive_interval(Some(wire::KEEPALIVE))
         .http2_keepalive_timeout(Some(wire::KEEPALIVE))
@@ -84,7 +87,9 @@ impl Service {
         &self,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Answer<Streamed<T>> {
-        Ok(Response::new(stream.take_until(is_set(self.closed.clone())).boxed()))
+        Ok(Response::new(
+            stream.take_until(is_set(self.closed.clone())).boxed(),
+        ))
     }
 }
 
@@ -102,7 +107,9 @@ impl wire::control_server::Control for Service {
         request: Request<Streaming<wire::ExecutorMessage>>,
     ) -> Answer<Self::AttachStream> {
         let mut messages = request.into_inner();
-        let registration = registration(&mut messages).await.map_err(|e| status_from(&e))?;
+        let registration = registration(&mut messages)
+            .await
+            .map_err(|e| status_from(&e))?;
         let (to_executor, answers) = mpsc::channel(EXECUTOR_MESSAGES_MAX);
         match self.handle.attach(registration, to_executor).await {
             Ok(attachment) => {
@@ -110,7 +117,9 @@ impl wire::control_server::Control for Service {
                 self.stream(ReceiverStream::new(answers).map(encode))
             }
             Err(error) if error.kind() == ErrorKind::Invalid => {
-                let refused = ToExecutor::Refused { message: error.report() };
+                let refused = ToExecutor::Refused {
+                    message: error.report(),
+                };
                 self.stream(stream::once(ready(encode(refused))))
             }
             Err(error) => Err(status_from(&error)),
@@ -125,7 +134,9 @@ async fn registration(messages: &mut Streaming<wire::ExecutorMessage>) -> Result
     match first.map(|message| message.map(control::decode_from_executor)) {
         Ok(Some(message)) => match message? {
             FromExecutor::Register(registration) => Ok(registration),
-            _ => Err(Error::invalid("an executor's first message has to register it")),
+            _ => Err(Error::invalid(
+                "an executor's first message has to register it",
+            )),
         },
         Ok(None) | Err(_) => Err(Error::unavailable("the executor is gone")),
     }
@@ -162,7 +173,10 @@ async fn forward(
 /// it loses its stream and comes back.
 fn encode(message: ToExecutor) -> Result<wire::DriverMessage, Status> {
     control::encode_to_executor(message).map_err(|error| {
-        tracing::error!(reason = error.report(), "a message for an executor cannot be sent");
+        tracing::error!(
+            reason = error.report(),
+            "a message for an executor cannot be sent"
+        );
         let text = "a message for an executor cannot be sent";
         status_from(&Error::internal(text).with_source(error))
     })
@@ -171,7 +185,12 @@ fn encode(message: ToExecutor) -> Result<wire::DriverMessage, Status> {
 #[tonic::async_trait]
 impl wire::jobs_server::Jobs for Service {
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Answer<wire::SubmitReply> {
-        let wire::SubmitRequest { protocol, name, key, plan } = request.into_inner();
+        let wire::SubmitRequest {
+            protocol,
+            name,
+            key,
+            plan,
+        } = request.into_inner();
         answer(async {
             check_protocol(protocol)?;
             let id = self.handle.submit(name, key, decode_plan(plan)?).await?;
@@ -198,7 +217,11 @@ impl wire::jobs_server::Jobs for Service {
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Answer<Self::ListStream> {
         check_protocol(request.into_inner().protocol).map_err(|error| status_from(&error))?;
-        let statuses = self.handle.list().into_iter().map(|status| Ok(job::encode(&status)));
+        let statuses = self
+            .handle
+            .list()
+            .into_iter()
+            .map(|status| Ok(job::encode(&status)));
         self.stream(stream::iter(statuses))
     }
 
@@ -215,7 +238,9 @@ impl wire::jobs_server::Jobs for Service {
         let wire::ExplainRequest { protocol, plan } = request.into_inner();
         answer(async {
             check_protocol(protocol)?;
-            Ok(wire::ExplainReply { text: self.handle.explain(decode_plan(plan)?).await? })
+            Ok(wire::ExplainReply {
+                text: self.handle.explain(decode_plan(plan)?).await?,
+            })
         })
         .await
     }
@@ -224,26 +249,39 @@ impl wire::jobs_server::Jobs for Service {
 
     async fn result(&self, request: Request<wire::JobRequest>) -> Answer<Self::ResultStream> {
         let id = job_id(&request.into_inner()).map_err(|error| status_from(&error))?;
-        let result = self.handle.result(id).await.map_err(|error| status_from(&error))?;
+        let result = self
+            .handle
+            .result(id)
+            .await
+            .map_err(|error| status_from(&error))?;
         let schema = ResultPart::Schema(schema::encode(&result.schema));
         let pieces = result.chunks.map_ok(|chunk| {
             let pieces = pieces(chunk).into_iter().map(ResultPart::Piece);
             stream::iter(pieces.map(Ok))
         });
         let parts = stream::once(ready(Ok(schema))).chain(pieces.try_flatten());
-        let messages = parts.map_ok(|part| wire::ResultMessage { message: Some(part) });
+        let messages = parts.map_ok(|part| wire::ResultMessage {
+            message: Some(part),
+        });
         self.stream(messages.map_err(|error| status_from(&error)))
     }
 
     async fn executors(&self, request: Request<wire::ListRequest>) -> Answer<wire::ExecutorsReply> {
         check_protocol(request.into_inner().protocol).map_err(|error| status_from(&error))?;
-        let executors = self.handle.executors().into_iter().map(job::encode_executor).collect();
+        let executors = self
+            .handle
+            .executors()
+            .into_iter()
+            .map(job::encode_executor)
+            .collect();
         Ok(Response::new(wire::ExecutorsReply { executors }))
     }
 }
 
 async fn answer<T>(work: impl Future<Output = Result<T>>) -> Answer<T> {
-    work.await.map(Response::new).map_err(|error| status_from(&error))
+    work.await
+        .map(Response::new)
+        .map_err(|error| status_from(&error))
 }
 
 fn check_protocol(protocol: u32) -> Result<()> {

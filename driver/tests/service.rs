@@ -45,11 +45,18 @@ async fn start() -> Stage {
     let served = tokio::spawn(service::serve(driver.clone(), listener, async {
         let _ = stopped.await;
     }));
-    Stage { url, driver, stop, served }
+    Stage {
+        url,
+        driver,
+        stop,
+        served,
+    }
 }
 
 async fn client(stage: &Stage) -> Client {
-    Client::connect(&stage.url).await.expect("the driver listens")
+    Client::connect(&stage.url)
+        .await
+        .expect("the driver listens")
 }
 
 fn plan() -> LogicalPlan {
@@ -66,12 +73,24 @@ fn plan() -> LogicalPlan {
 async fn attach(
     stage: &Stage,
     messages: Vec<FromExecutor>,
-) -> (mpsc::Sender<FromExecutor>, Result<tonic::Streaming<wire::DriverMessage>>) {
-    let channel = wire::connect(&stage.url, Duration::from_secs(5)).await.expect("it listens");
+) -> (
+    mpsc::Sender<FromExecutor>,
+    Result<tonic::Streaming<wire::DriverMessage>>,
+) {
+    let channel = wire::connect(&stage.url, Duration::from_secs(5))
+        .await
+        .expect("it listens");
     let (sender, more) = mpsc::channel(1);
     let messages = stream::iter(messages).chain(ReceiverStream::new(more));
-    let attached = wire::control_client(channel).attach(messages.map(encode_from_executor)).await;
-    (sender, attached.map(tonic::Response::into_inner).map_err(|status| error_from(&status)))
+    let attached = wire::control_client(channel)
+        .attach(messages.map(encode_from_executor))
+        .await;
+    (
+        sender,
+        attached
+            .map(tonic::Response::into_inner)
+            .map_err(|status| error_from(&status)),
+    )
 }
 
 fn register(protocol: u32) -> FromExecutor {
@@ -90,8 +109,14 @@ async fn a_job_is_submitted_once_per_key_watched_listed_and_cancelled() {
     let stage = start().await;
     let client = client(&stage).await;
     let id = client.submit("a job", 1, &plan()).await.expect("accepted");
-    assert_eq!(client.submit("a job", 1, &plan()).await.expect("accepted"), id);
-    let other = client.submit("another", 2, &plan()).await.expect("accepted");
+    assert_eq!(
+        client.submit("a job", 1, &plan()).await.expect("accepted"),
+        id
+    );
+    let other = client
+        .submit("another", 2, &plan())
+        .await
+        .expect("accepted");
     assert_ne!(other, id);
 
     let statuses = client.watch(id).await.expect("the job is known");
@@ -99,13 +124,27 @@ async fn a_job_is_submitted_once_per_key_watched_listed_and_cancelled() {
     let statuses: Vec<_> = statuses.try_collect().await.expect("a whole stream");
     let states: Vec<_> = statuses.iter().map(|status| status.state).collect();
     assert_eq!(states.last(), Some(&JobState::Cancelled), "{states:?}");
-    assert_eq!(states.iter().filter(|state| state.is_final()).count(), 1, "{states:?}");
+    assert_eq!(
+        states.iter().filter(|state| state.is_final()).count(),
+        1,
+        "{states:?}"
+    );
 
     let status = client.get(id).await.expect("the job is known");
-    assert_eq!((status.name.as_str(), status.state), ("a job", JobState::Cancelled));
+    assert_eq!(
+        (status.name.as_str(), status.state),
+        ("a job", JobState::Cancelled)
+    );
     let listed: Vec<_> = client.list().await.expect("the driver is there");
-    assert_eq!(listed.iter().map(|status| status.id).collect::<Vec<_>>(), [id, other]);
-    let error = client.rows(id).await.err().expect("a cancelled job has no rows");
+    assert_eq!(
+        listed.iter().map(|status| status.id).collect::<Vec<_>>(),
+        [id, other]
+    );
+    let error = client
+        .rows(id)
+        .await
+        .err()
+        .expect("a cancelled job has no rows");
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
@@ -123,7 +162,10 @@ async fn a_drivers_error_arrives_with_its_kind_and_words() {
     ];
     for error in errors {
         let error = error.expect("no such job");
-        assert_eq!((error.kind(), error.message()), (here.kind(), here.message()));
+        assert_eq!(
+            (error.kind(), error.message()),
+            (here.kind(), here.message())
+        );
     }
 }
 
@@ -134,18 +176,35 @@ async fn a_plan_over_a_limit_is_refused_before_it_is_sent() {
     for _ in 0..100 {
         predicate = Expr::Not(Box::new(predicate));
     }
-    let plan = LogicalPlan::Filter { input: Arc::new(plan()), predicate };
-    let error = client(&stage).await.submit("deep", 1, &plan).await.expect_err("too deep");
+    let plan = LogicalPlan::Filter {
+        input: Arc::new(plan()),
+        predicate,
+    };
+    let error = client(&stage)
+        .await
+        .submit("deep", 1, &plan)
+        .await
+        .expect_err("too deep");
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert_eq!(error.message(), "an expression is nested too deeply depth_max=64");
+    assert_eq!(
+        error.message(),
+        "an expression is nested too deeply depth_max=64"
+    );
 }
 
 #[tokio::test]
 async fn a_client_of_another_version_is_told_so() {
     let stage = start().await;
-    let channel = wire::connect(&stage.url, Duration::from_secs(5)).await.expect("it listens");
-    let request = wire::ListRequest { protocol: PROTOCOL_VERSION + 1 };
-    let status = wire::jobs_client(channel).executors(request).await.expect_err("refused");
+    let channel = wire::connect(&stage.url, Duration::from_secs(5))
+        .await
+        .expect("it listens");
+    let request = wire::ListRequest {
+        protocol: PROTOCOL_VERSION + 1,
+    };
+    let status = wire::jobs_client(channel)
+        .executors(request)
+        .await
+        .expect_err("refused");
     let error = error_from(&status);
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.message().ends_with("client=2 driver=1"), "{error}");
@@ -157,12 +216,24 @@ async fn an_executor_is_welcome_and_seen_by_clients_until_it_is_gone() {
     let client = client(&stage).await;
     let (executor, stream) = attach(&stage, vec![register(PROTOCOL_VERSION)]).await;
     let mut stream = stream.expect("the driver takes executors");
-    let first = stream.message().await.expect("a whole stream").expect("a message");
+    let first = stream
+        .message()
+        .await
+        .expect("a whole stream")
+        .expect("a message");
     let first = decode_to_executor(first).expect("well-formed");
     assert!(matches!(first, ToExecutor::Welcome(_)), "{first:?}");
     let seen = client.executors().await.expect("the driver is there");
-    assert_eq!(seen.iter().map(|s| s.registration.name.as_str()).collect::<Vec<_>>(), ["host:7"]);
-    executor.send(FromExecutor::Draining).await.expect("the stream is open");
+    assert_eq!(
+        seen.iter()
+            .map(|s| s.registration.name.as_str())
+            .collect::<Vec<_>>(),
+        ["host:7"]
+    );
+    executor
+        .send(FromExecutor::Draining)
+        .await
+        .expect("the stream is open");
     while !client.executors().await.expect("the driver is there")[0].draining {}
     // An executor that closes its side has its stream ended.
     drop(executor);
@@ -173,7 +244,11 @@ async fn an_executor_is_welcome_and_seen_by_clients_until_it_is_gone() {
 async fn an_executor_that_cannot_be_taken_is_refused() {
     let stage = start().await;
     let (_executor, stream) = attach(&stage, vec![register(PROTOCOL_VERSION + 1)]).await;
-    let messages: Vec<_> = stream.expect("an answer").try_collect().await.expect("a whole stream");
+    let messages: Vec<_> = stream
+        .expect("an answer")
+        .try_collect()
+        .await
+        .expect("a whole stream");
     let [refused] = <[_; 1]>::try_from(messages).expect("one message");
     let refused = decode_to_executor(refused).expect("well-formed");
     assert!(matches!(refused, ToExecutor::Refused { .. }), "{refused:?}");
@@ -181,7 +256,10 @@ async fn an_executor_that_cannot_be_taken_is_refused() {
     let (_executor, stream) = attach(&stage, vec![FromExecutor::Draining]).await;
     let error = stream.expect_err("not registered");
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert_eq!(error.message(), "an executor's first message has to register it");
+    assert_eq!(
+        error.message(),
+        "an executor's first message has to register it"
+    );
 }
 
 #[tokio::test]
@@ -196,9 +274,14 @@ async fn streams_end_when_the_driver_shuts_down_and_nobody_listens_any_more() {
     while stream.message().await.expect("a whole stream").is_some() {}
     while statuses.next().await.is_some() {}
     stage.served.await.expect("no panic").expect("a normal end");
-    let error = Client::connect(&stage.url).await.expect_err("nobody listens");
+    let error = Client::connect(&stage.url)
+        .await
+        .expect_err("nobody listens");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert_eq!(error.message(), format!("cannot reach driver url={}", stage.url));
+    assert_eq!(
+        error.message(),
+        format!("cannot reach driver url={}", stage.url)
+    );
     assert!(error.report().contains("refused"), "{}", error.report());
 }
 
