@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use futures::{StreamExt, TryStreamExt, stream};
 use kiln_engine::plan::{FileMeta, Scan, ScanFormat, Split};
 use kiln_engine::storage::{Stores, list_files, storage_error};
-use kiln_engine::{Error, Result, limits, source};
+use kiln_engine::{Result, limits, source};
 use object_store::ObjectStoreExt;
 
 use super::ClusterShape;
