@@ -194,7 +194,7 @@ async fn rows_come_back_once_whatever_the_store_and_the_partitions() {
         );
         let counts = ctx.metrics.counts();
         assert!(counts.gets <= 3 && counts.rows_in == 100_000, "{counts:?}");
-        let read = read_index(&store, job(), STAGE, 0, 0)
+        let read = read_index(store, job(), STAGE, 0, 0)
             .await
             .expect("a footer");
         assert_eq!(read, index);
@@ -202,7 +202,7 @@ async fn rows_come_back_once_whatever_the_store_and_the_partitions() {
             .delete_job(job(), &[(STAGE, 0, 0), (STAGE, 1, 0)])
             .await
             .expect("deleted");
-        let gone = read_index(&store, job(), STAGE, 0, 0)
+        let gone = read_index(store, job(), STAGE, 0, 0)
             .await
             .expect_err("deleted");
         assert_eq!(gone.kind(), ErrorKind::Corrupt);
@@ -297,7 +297,7 @@ async fn every_type_survives() {
             let found = read(&ctx, 0..partitions, sources, &whole.schema())
                 .await
                 .expect("read");
-            assert_eq!(rows(&found), rows(&[whole.clone()]), "{compression:?}");
+            assert_eq!(rows(&found), rows(std::slice::from_ref(&whole)), "{compression:?}");
         }
     }
 }
