@@ -58,3 +58,8 @@ pub use dataframe::{DataFrame, GroupBy};
 pub use inputs::Inputs;
 pub use job::{Job, Watch, WriteSummary, outcome, written};
 pub use session::{Session, SessionBuilder};
+
+/// The code blocks of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
