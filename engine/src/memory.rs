@@ -93,8 +93,8 @@ impl Reservation {
             return Ok(());
         }
         Err(Error::exhausted(format!(
-            "{} needs more memory than the budget has left: raise --memory or use more \
-             partitions requested={bytes} held={} used={} limit={}",
+            "{} needs more memory than the budget has left: raise --memory \
+             requested={bytes} held={} used={} limit={}",
             self.owner,
             self.bytes,
             self.budget.used(),
