@@ -132,7 +132,8 @@ pub(crate) struct GlobalResources {
     #[arg(long, value_name = "N", global = true, display_order = 101, value_parser = parse_count)]
     pub(crate) threads: Option<usize>,
     /// Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-    #[arg(long, value_name = "SIZE", global = true, display_order = 102, value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", global = true, display_order = 102)]
+    #[arg(value_parser = parse_bytes)]
     pub(crate) memory: Option<u64>,
 }
 

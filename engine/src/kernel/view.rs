@@ -130,7 +130,8 @@ pub(crate) fn string_array(
     }
     // SAFETY: the callers (`kernel::words`, `source::text`, `operator::aggregate`,
     // `shuffle::gather`) make views only of text that was validated as UTF-8, cut at character
-    // boundaries, and pass the buffers that hold it; builds with debug assertions check each array above.
+    // boundaries, and pass the buffers that hold it; builds with debug assertions check each
+    // array above.
     unsafe { StringViewArray::new_unchecked(views, buffers.into(), nulls) }
 }
 

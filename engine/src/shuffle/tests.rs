@@ -297,7 +297,11 @@ async fn every_type_survives() {
             let found = read(&ctx, 0..partitions, sources, &whole.schema())
                 .await
                 .expect("read");
-            assert_eq!(rows(&found), rows(std::slice::from_ref(&whole)), "{compression:?}");
+            assert_eq!(
+                rows(&found),
+                rows(std::slice::from_ref(&whole)),
+                "{compression:?}"
+            );
         }
     }
 }
