@@ -143,11 +143,11 @@ mod tests {
             vec!["日本".to_owned(), "20".to_owned()],
         ];
         expect![[r#"
-            word                                                                                                       n
-            ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-            \u{1b}[31mred\n                                                                                            1
-            xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…   1000
-            日本                                                                                                      20
+            word                                                                                                      n
+            ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+            \u{1b}[31mred\n                                                                                           1
+            xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…  1000
+            日本                                                                                                     20
         "#]].assert_eq(&lines(&["word", "n"], &[false, true], rows));
     }
 }

@@ -382,17 +382,17 @@ pub(crate) mod tests {
         expect![[r#"
             job 000000000abc  wordcount  running
 
-            stage   tasks   attempts     rows in   bytes in   rows out   bytes out   time
-            ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-            s0        1/2          2   1,234,567     100 MB      1,000     10.0 MB          scan text words → aggregate partial → shuffle hash(word) × 8
-            s1        0/2          0   1,234,567        0 B      1,000         0 B          shuffle s0 → aggregate final → top 20 → shuffle single
+            stage  tasks  attempts    rows in  bytes in  rows out  bytes out  time  what
+            ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+            s0       1/2         2  1,234,567    100 MB     1,000    10.0 MB        scan text words → aggregate partial → shuffle hash(word) × 8
+            s1       0/2         0  1,234,567       0 B     1,000        0 B        shuffle s0 → aggregate final → top 20 → shuffle single
 
             shuffle: 2 objects written, 2 PUT and 8 GET requests, 10.0 MB out, 0 B in
 
             attempts that were lost, failed or stopped:
-            attempt    state   executor   after   why
-            ──────────────────────────────────────────────────────────
-            s0/t0-a0   lost    host:17    1.5 s   the executor is gone
+            attempt   state  executor  after  why
+            ──────────────────────────────────────────────────────
+            s0/t0-a0  lost   host:17   1.5 s  the executor is gone
 
             warning: /data/a.txt: 3 times invalid UTF-8 replaced
         "#]].assert_eq(&text);
