@@ -1,6 +1,6 @@
 //! The planner: from what a user asked for to stages that can be scheduled.
 //!
-//! [`plan`] checks the logical plan, rewrites it ([`optimize`]), finds its input files and cuts
+//! [`plan`] checks the logical plan, rewrites it (`optimize`), finds its input files and cuts
 //! them into tasks (`inputs`), and cuts the plan into stages at its shuffles (`stages`). Only the
 //! finding of files does I/O; everything else is a function of plan, files and cluster, so the
 //! same job on the same files and the same cluster is the same graph.
