@@ -81,6 +81,20 @@ fn the_repository_is_tidy() {
         complaints.extend(check_direction(folder, &files, &test_modules));
     }
     complaints.extend(check_members(&read(&root.join("Cargo.toml"))));
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "benches/README.md",
+        "examples/README.md",
+    ] {
+        let folder = root
+            .join(page)
+            .parent()
+            .expect("a page is in a folder")
+            .to_owned();
+        let exists = |name: &str| root.join(name).exists() || folder.join(name).exists();
+        complaints.extend(check_names(page, &read(&root.join(page)), exists));
+    }
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -133,6 +147,31 @@ fn check_unwraps(path: &str, text: &str, is_test: bool) -> Vec<String> {
     production_lines(text)
         .filter(|(_, line)| line.contains(UNWRAP))
         .map(|(number, _)| format!("{path}:{number}: {UNWRAP} outside of tests"))
+        .collect()
+}
+
+/// Files that a page names, as links or as paths of this repository in backquotes, are there.
+fn check_names(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let is_ours = |name: &str| {
+        let first = name.split('/').next().unwrap_or_default();
+        let ours = CRATES.iter().any(|(folder, ..)| *folder == first);
+        name.contains('/') && (ours || ["src", "tests", "docs", "examples"].contains(&first))
+    };
+    let quoted = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| is_ours(name));
+    let linked = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#']).next());
+    let linked = linked.filter(|name| !name.is_empty() && !name.contains("://"));
+    quoted
+        .map(|name| name.trim_end_matches('*'))
+        .chain(linked)
+        .filter(|name| !name.contains(char::is_whitespace) && !exists(name))
+        .map(|name| format!("{page}: names a file that is not there: {name}"))
         .collect()
 }
 
@@ -485,6 +524,16 @@ fn unwraps_are_found_outside_of_tests_only() {
     );
     assert!(is_in("a/b/d.rs", "a/b/d") && is_in("a/b/d/e.rs", "a/b/d"));
     assert!(!is_in("a/b/de.rs", "a/b/d"));
+}
+
+#[test]
+fn pages_name_only_files_that_are_there() {
+    let page =
+        "See `src/a.rs`, `src/b.rs`, `a/b`, [c](docs/c.md#d), [e](https://e/f) and [g](g.md).";
+    let exists = |name: &str| name == "src/a.rs" || name == "g.md";
+    let expected = ["src/b.rs", "docs/c.md"]
+        .map(|name| format!("A.md: names a file that is not there: {name}"));
+    assert_eq!(check_names("A.md", page, exists), expected);
 }
 
 #[test]
