@@ -5,6 +5,7 @@
 //! well it is compressed. Members, frames and streams that follow one another are one text.
 
 use std::io::{self, BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::mpsc;
 
+use crate::context::panic_message;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::metrics::TaskMetrics;
@@ -77,7 +79,11 @@ pub(super) fn blocks(scan: &Arc<Scan>, split: Split) -> BoxStream<'static, Resul
         Ok(tokio::task::spawn_blocking(move || {
             TaskMetrics::count(&scan.ctx.metrics.gets, 1);
             let mut decode = Decode::new(&scan, &split, &sender);
-            if let Err(error) = decode.run(encoded) {
+            // That the channel closes does not say that the file has ended: a decoder that
+            // panics closes it too, and what it has not sent would be missing unnoticed.
+            let outcome = catch_unwind(AssertUnwindSafe(|| decode.run(encoded)));
+            let outcome = outcome.unwrap_or_else(|panic| Err(decode.panicked(&*panic)));
+            if let Err(error) = outcome {
                 // If nobody listens any more, nobody wants to know.
                 let _ = sender.blocking_send(Err(error));
             } else {
@@ -175,6 +181,14 @@ impl<'a> Decode<'a> {
         last_end(bytes, self.scan.options.record).map(|position| position + 1)
     }
 
+    fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Error {
+        Error::invalid(format!(
+            "cannot read compressed text: the decoder failed: {} file={}",
+            panic_message(panic),
+            self.file
+        ))
+    }
+
     fn failed(&self, codec: Codec, error: io::Error) -> Error {
         let inner = match error.downcast::<Error>() {
             Ok(own) => return own,
@@ -210,16 +224,18 @@ fn read_full(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
 /// A file as it is stored.
 enum Encoded {
     Local(std::path::PathBuf),
-    Remote(mpsc::Receiver<Result<Bytes>>),
+    /// Chunks of a file of so many bytes.
+    Remote(mpsc::Receiver<Result<Bytes>>, u64),
 }
 
 impl Encoded {
     fn open(self) -> Result<Box<dyn Read + Send>> {
         Ok(match self {
             Encoded::Local(path) => Box::new(open_local(&path)?),
-            Encoded::Remote(chunks) => Box::new(Chunks {
+            Encoded::Remote(chunks, bytes) => Box::new(Chunks {
                 chunks,
                 current: Bytes::new(),
+                left: bytes,
             }),
         })
     }
@@ -233,7 +249,7 @@ fn encoded(scan: &Scan, split: &Split) -> Result<Encoded> {
     let (sender, chunks) = mpsc::channel(WAITING_MAX);
     let url = split.url.clone();
     tokio::spawn(async move { send_chunks(store, path, url, sender).await });
-    Ok(Encoded::Remote(chunks))
+    Ok(Encoded::Remote(chunks, split.file_bytes))
 }
 
 async fn send_chunks(
@@ -258,14 +274,21 @@ async fn send_chunks(
 struct Chunks {
     chunks: mpsc::Receiver<Result<Bytes>>,
     current: Bytes,
+    /// Bytes that have yet to arrive.
+    left: u64,
 }
 
 impl Read for Chunks {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
             match self.chunks.blocking_recv() {
-                None => return Ok(0),
-                Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
+                None if self.left == 0 => return Ok(0),
+                // Where one stream ends and another could begin, a decoder would not notice.
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(chunk) => {
+                    self.current = chunk.map_err(io::Error::other)?;
+                    self.left = self.left.saturating_sub(self.current.len() as u64);
+                }
             }
         }
         let len = into.len().min(self.current.len());

@@ -359,6 +359,34 @@ fn damaged_streams_name_file_and_compression() {
 }
 
 #[test]
+fn a_compressed_object_that_lost_whole_members_is_refused() {
+    for (name, encode) in CODECS {
+        let ctx = context();
+        let url = format!("memory:///in/{name}");
+        let member = encode(b"a few words\n");
+        put(&ctx, &url, &member);
+        let file_bytes = 2 * member.len() as u64;
+        let split = Split {
+            url,
+            file_bytes,
+            start: 0,
+            end: file_bytes,
+        };
+        let spec = spec(TextRecord::Line, false, &[2]);
+        // A file that is small is read as it was listed, a larger one from end to end.
+        let small = read(&spec, vec![split.clone()], &ctx).expect_err("half of it is missing");
+        assert_eq!(small.kind(), ErrorKind::Invalid, "{name}: {small}");
+        let padded = Split {
+            file_bytes: 2 << 20,
+            end: 2 << 20,
+            ..split
+        };
+        let large = read(&spec, vec![padded], &ctx).expect_err("most of it is missing");
+        assert!(large.message().contains("ends early"), "{name}: {large}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let here = directory.path();
