@@ -60,11 +60,11 @@ impl Operator for Explode {
         for row in 0..lists.len() {
             let mut elements = elements(lists, row);
             while !elements.is_empty() {
-                let taken = rows.take(row, elements.clone());
-                elements.start += taken;
+                // Elements of a null list may lie in between: these are nobody's.
                 if rows.repeated.len() == limits::BATCH_ROWS || !rows.continues_at(elements.start) {
                     self.emit(&batch, lists, &mut rows, emit)?;
                 }
+                elements.start += rows.take(row, elements.clone());
             }
         }
         self.emit(&batch, lists, &mut rows, emit)
@@ -129,5 +129,49 @@ impl Explode {
         let columns = batch.columns().iter().enumerate().map(column);
         let columns = columns.collect::<Result<Vec<_>>>()?;
         emit(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int32Array;
+    use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+
+    #[test]
+    fn elements_behind_a_null_list_are_nobodys() {
+        let element = Arc::new(Field::new_list_field(DataType::Int32, true));
+        let list = ListArray::new(
+            Arc::clone(&element),
+            OffsetBuffer::new(ScalarBuffer::from(vec![0, 2, 5, 6, 6, 8])),
+            Arc::new(Int32Array::from_iter_values(0..8)),
+            Some(NullBuffer::from(vec![true, false, true, true, true])),
+        );
+        let fields = [
+            Field::new("row", DataType::Int32, false),
+            Field::new("list", DataType::List(element), true),
+        ];
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let rows = Arc::new(Int32Array::from_iter_values(0..5));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![rows, Arc::new(list)]);
+        let mut found = Vec::new();
+        let mut emit = |batch: RecordBatch| {
+            let column = |index| {
+                batch
+                    .column(index)
+                    .as_primitive::<Int32Type>()
+                    .values()
+                    .to_vec()
+            };
+            found.extend(column(0).into_iter().zip(column(1)));
+            Ok(())
+        };
+        let mut explode = new("list", &schema).expect("a list column");
+        explode
+            .push(batch.expect("columns of the schema"), &mut emit)
+            .expect("lists explode");
+        assert_eq!(found, [(0, 0), (0, 1), (2, 5), (4, 6), (4, 7)]);
     }
 }
