@@ -2,14 +2,22 @@
 //!
 //! Buffers are used again: a fresh megabyte costs more in page faults than reading it does in
 //! copying. A buffer returns when the last array that points into it is dropped.
+//!
+//! How many buffers there are is bounded, and so is a buffer as long as records are of usual
+//! length. One that grows beyond that, for a huge record, reserves what it grows by.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 
+use crate::error::Result;
 use crate::kernel::view::{PADDING_BYTES, Padded};
 use crate::limits;
+use crate::memory::{MemoryBudget, Reservation};
+
+/// What a buffer may hold without a reservation: a morsel, and the end of its last record.
+const UNRESERVED_BYTES: u64 = 2 * limits::TEXT_MORSEL_BYTES;
 
 /// Whole records of one file.
 pub(super) struct Block {
@@ -60,14 +68,16 @@ impl Text {
 pub(super) struct BufferPool {
     free: Mutex<Vec<Vec<u8>>>,
     buffers_max: usize,
+    memory: Arc<MemoryBudget>,
 }
 
 impl BufferPool {
     /// A pool that keeps at most `buffers_max` free buffers.
-    pub(super) fn new(buffers_max: usize) -> Arc<Self> {
+    pub(super) fn new(buffers_max: usize, memory: &Arc<MemoryBudget>) -> Arc<Self> {
         Arc::new(BufferPool {
             free: Mutex::new(Vec::new()),
             buffers_max,
+            memory: Arc::clone(memory),
         })
     }
 
@@ -81,6 +91,7 @@ impl BufferPool {
         TextBuffer {
             bytes: bytes.unwrap_or_default(),
             filled: 0,
+            reservation: self.memory.reserve("a text record"),
             pool: Arc::clone(self),
         }
     }
@@ -91,6 +102,7 @@ impl BufferPool {
 pub(super) struct TextBuffer {
     bytes: Vec<u8>,
     filled: usize,
+    reservation: Reservation,
     pool: Arc<BufferPool>,
 }
 
@@ -101,12 +113,18 @@ impl TextBuffer {
     }
 
     /// Room for `len` more bytes, and padding behind it.
-    pub(super) fn room(&mut self, len: usize) -> &mut [u8] {
+    ///
+    /// # Errors
+    /// `Exhausted` if the buffer becomes larger than usual and the budget has not got that.
+    pub(super) fn room(&mut self, len: usize) -> Result<&mut [u8]> {
         let wanted = self.filled + len + PADDING_BYTES;
         if self.bytes.len() < wanted {
+            let beyond = (wanted as u64).saturating_sub(UNRESERVED_BYTES);
+            self.reservation
+                .grow(beyond.saturating_sub(self.reservation.bytes()))?;
             self.bytes.resize(wanted, 0);
         }
-        &mut self.bytes[self.filled..self.filled + len]
+        Ok(&mut self.bytes[self.filled..self.filled + len])
     }
 
     /// Says that the first `len` bytes of the room have been read.
@@ -119,14 +137,20 @@ impl TextBuffer {
     }
 
     /// Appends `bytes`.
-    pub(super) fn append(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).copy_from_slice(bytes);
+    ///
+    /// # Errors
+    /// As for `room`.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.room(bytes.len())?.copy_from_slice(bytes);
         self.advance(bytes.len());
+        Ok(())
     }
 
     /// As a buffer of an array; what is behind the padding may be cut off or not.
     pub(super) fn freeze(mut self) -> Buffer {
-        self.room(0);
+        if self.bytes.is_empty() {
+            self.bytes.resize(PADDING_BYTES, 0);
+        }
         Buffer::from(Bytes::from_owner(self))
     }
 }
@@ -140,7 +164,7 @@ impl AsRef<[u8]> for TextBuffer {
 impl Drop for TextBuffer {
     fn drop(&mut self) {
         // One huge record must not pin memory for the rest of the task.
-        if self.bytes.len() as u64 > 2 * limits::TEXT_MORSEL_BYTES {
+        if self.bytes.len() as u64 > UNRESERVED_BYTES {
             return;
         }
         let mut free = self

@@ -20,7 +20,7 @@ use crate::metrics::TaskMetrics;
 use crate::plan::Split;
 use crate::source::text::block::Block;
 use crate::source::text::fetch::open_local;
-use crate::source::text::piece::{last_end, too_long};
+use crate::source::text::piece::{last_end, no_memory, too_long};
 use crate::source::text::{Scan, display_name};
 use crate::storage::{self, storage_error};
 
@@ -141,7 +141,9 @@ impl<'a> Decode<'a> {
         loop {
             self.scan.ctx.cancel.check()?;
             let wanted = block_bytes - buffer.filled().len();
-            let read = read_full(&mut decoder, buffer.room(wanted));
+            let room = buffer.room(wanted);
+            let room = room.map_err(|error| no_memory(error, &self.file, self.offset))?;
+            let read = read_full(&mut decoder, room);
             let read = read.map_err(|error| self.failed(codec, error))?;
             buffer.advance(read);
             let filled = buffer.filled();
@@ -159,7 +161,8 @@ impl<'a> Decode<'a> {
                 continue;
             };
             let mut next = self.scan.buffers.take();
-            next.append(&filled[cut..]);
+            let kept = next.append(&filled[cut..]);
+            kept.map_err(|error| no_memory(error, &self.file, self.offset))?;
             let sent = std::mem::replace(&mut buffer, next);
             let (file, offset) = (Arc::clone(&self.file), self.offset);
             let block = Block {

@@ -78,8 +78,8 @@ fn local_pieces(scan: &Scan, pieces: Vec<Split>) -> Result<(Vec<Block>, Vec<Spli
         while let Some(range) = piece.wanted()? {
             TaskMetrics::count(&scan.ctx.metrics.gets, 1);
             let len = (range.end - range.start) as usize;
-            read_local(&mut file, &path, range, piece.buffer().room(len))?;
-            piece.buffer().advance(len);
+            read_local(&mut file, &path, range, piece.room(len)?)?;
+            piece.advance(len);
             if is_whole(&split) && is_compressed(piece.first_bytes()) {
                 break;
             }
@@ -98,7 +98,8 @@ async fn remote_piece(scan: &Scan, split: &Split) -> Result<Option<Block>> {
     while let Some(range) = piece.wanted()? {
         TaskMetrics::count(&scan.ctx.metrics.gets, 1);
         let bytes = get(store.as_ref(), &path, range, &split.url).await?;
-        piece.buffer().append(&bytes);
+        piece.room(bytes.len())?.copy_from_slice(&bytes);
+        piece.advance(bytes.len());
         if is_whole(split) && is_compressed(piece.first_bytes()) {
             break;
         }

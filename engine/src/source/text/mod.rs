@@ -57,7 +57,7 @@ pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<Mo
         projection: spec.projection.clone(),
         schema: Arc::new(projected(&spec.file_schema, &spec.projection)?),
         ctx: ctx.clone(),
-        buffers: BufferPool::new(2 * requests),
+        buffers: BufferPool::new(2 * requests, &ctx.memory),
     });
     let resolving = Arc::clone(&scan);
     let fetching = Arc::clone(&scan);

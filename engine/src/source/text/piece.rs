@@ -85,14 +85,25 @@ impl Piece {
             return Err(too_long(&self.file, record_start, self.record));
         }
         self.lookahead *= 2;
-        Ok(Some(
-            read..read.saturating_add(self.lookahead).min(file_bytes),
-        ))
+        // One byte beyond the longest record is enough to refuse it.
+        let most = record_start + limits::TEXT_RECORD_BYTES_MAX + 1;
+        let until = read.saturating_add(self.lookahead).min(most);
+        Ok(Some(read..until.min(file_bytes)))
     }
 
-    /// Where to put the bytes that were wanted.
-    pub(super) fn buffer(&mut self) -> &mut TextBuffer {
-        &mut self.buffer
+    /// Where to put the `len` bytes that were wanted; [`advance`](Self::advance) follows.
+    ///
+    /// # Errors
+    /// `Exhausted`, naming file and place, if a record needs more memory than there is.
+    pub(super) fn room(&mut self, len: usize) -> Result<&mut [u8]> {
+        let (file, base) = (&self.file, self.base);
+        let room = self.buffer.room(len);
+        room.map_err(|error| no_memory(error, file, base))
+    }
+
+    /// Says that the room was filled.
+    pub(super) fn advance(&mut self, len: usize) {
+        self.buffer.advance(len);
     }
 
     /// What the file starts with, for a piece that is a whole file.
@@ -158,6 +169,11 @@ pub(super) fn last_end(bytes: &[u8], record: TextRecord) -> Option<usize> {
 /// character.
 fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | 0x09..=0x0d)
+}
+
+/// The error for a record that memory is refused for.
+pub(super) fn no_memory(error: Error, file: &str, offset: u64) -> Error {
+    error.context(format!("cannot read text file={file} offset={offset}"))
 }
 
 /// The error for a record over the limit.

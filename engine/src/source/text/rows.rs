@@ -7,7 +7,7 @@ use arrow::buffer::Buffer;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result};
-use crate::kernel::view::{PADDING_BYTES, make_view, string_array, view_of};
+use crate::kernel::view::{make_view, string_array, view_of};
 use crate::kernel::words::Tokenizer;
 use crate::limits;
 use crate::metrics::TaskMetrics;
@@ -15,6 +15,7 @@ use crate::operator::Emit;
 use crate::plan::TextRecord;
 use crate::source::text::Scan;
 use crate::source::text::block::{Block, Text};
+use crate::source::text::piece::no_memory;
 
 const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
@@ -218,18 +219,21 @@ fn validate(scan: &Scan, mut block: Block) -> Result<(Text, Shifts)> {
 
 fn replace_invalid(scan: &Scan, block: &Block) -> Result<(Text, Shifts)> {
     const REPLACEMENT: &str = "\u{fffd}";
-    let mut text = Vec::with_capacity(block.len + block.len / 8 + PADDING_BYTES);
+    let refused = |error| no_memory(error, &block.file, block.offset);
+    let mut text = scan.buffers.take();
+    text.room(block.len + block.len / 8).map_err(refused)?;
     let mut shifts = Vec::new();
     let mut read = 0;
     for chunk in block.bytes().utf8_chunks() {
-        text.extend_from_slice(chunk.valid().as_bytes());
+        text.append(chunk.valid().as_bytes()).map_err(refused)?;
         read += chunk.valid().len() + chunk.invalid().len();
         if !chunk.invalid().is_empty() {
-            text.extend_from_slice(REPLACEMENT.as_bytes());
-            shifts.push((text.len(), read as i64 - text.len() as i64));
+            text.append(REPLACEMENT.as_bytes()).map_err(refused)?;
+            let written = text.filled().len();
+            shifts.push((written, read as i64 - written as i64));
         }
     }
-    let len = text.len();
+    let len = text.filled().len();
     if len > i32::MAX as usize {
         return Err(Error::invalid(format!(
             "text is too long once invalid UTF-8 is replaced file={} offset={}",
@@ -239,10 +243,9 @@ fn replace_invalid(scan: &Scan, block: &Block) -> Result<(Text, Shifts)> {
     scan.ctx
         .metrics
         .warn(&block.file, "invalid UTF-8 replaced", shifts.len() as u64);
-    text.resize(len + PADDING_BYTES, 0);
     Ok((
         Text {
-            buffer: Buffer::from_vec(text),
+            buffer: text.freeze(),
             start: 0,
             len,
             offset: block.offset,

@@ -387,6 +387,35 @@ fn a_compressed_object_that_lost_whole_members_is_refused() {
 }
 
 #[test]
+fn a_huge_record_is_reserved_or_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let line = [vec![b'x'; 8 << 20], b"\nend\n".to_vec()].concat();
+    let content = [b"start\n", &line[..]].concat();
+    for (name, bytes) in [("plain", content.clone()), ("gzip", gzip(&content))] {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).expect("the file is written");
+        let with = |memory| TaskContext {
+            memory: MemoryBudget::new(memory),
+            ..context()
+        };
+        let spec = spec(TextRecord::Line, false, &[1, 2]);
+        let ctx = with(1 << 20);
+        let error = read(&spec, vec![whole(&path)], &ctx).expect_err("it does not fit");
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        let place = format!("file={} offset=", path.display());
+        assert!(error.message().contains(&place), "{error}");
+
+        let ctx = with(64 << 20);
+        let found = read(&spec, vec![whole(&path)], &ctx).expect("it fits");
+        let lines = found.iter().map(RecordBatch::num_rows).sum::<usize>();
+        assert_eq!(lines, 3, "{name}");
+        assert!(ctx.memory.used() >= 6 << 20, "{name}: the line is held");
+        drop(found);
+        assert_eq!(ctx.memory.used(), 0, "{name}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let here = directory.path();
