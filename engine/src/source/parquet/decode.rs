@@ -12,7 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::push_decoder::ParquetPushDecoderBuilder;
 use parquet::errors::ParquetError;
 
-use super::footer::{Footer, contain};
+use super::footer::{Footer, contain, unreadable};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::metrics::TaskMetrics;
@@ -104,6 +104,7 @@ impl Columns {
             decoder.push_ranges(ranges, data)?;
             Ok(decoder)
         })?;
+        let mut rows: u64 = 0;
         // Only the decoder runs contained; what the chain does with a batch is its own affair.
         while let Some(batch) = contain(file, &place, || match decoder.try_decode()? {
             DecodeResult::Data(batch) => Ok(Some(batch)),
@@ -112,8 +113,17 @@ impl Columns {
                 "pages lie outside of their column".into(),
             )),
         })? {
+            rows += batch.num_rows() as u64;
             TaskMetrics::count(&file.metrics().rows_in, batch.num_rows() as u64);
             emit(self.reorder(&batch)?)?;
+        }
+        // Where a column's pages end early, the decoder takes that for the end of the rows.
+        let expected = self.footer.row_group(row_group).num_rows();
+        if u64::try_from(expected) != Ok(rows) {
+            let reason = format!(
+                "{place} has other rows than the footer says rows={rows} footer={expected}"
+            );
+            return Err(unreadable(file, &reason));
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Footer {
             tail = (wanted, [rest, tail.1].concat().into());
         }
         let metadata = contain(&file, "the footer", || parse(size, tail.0..size, tail.1))?;
-        check_ranges(&file, &metadata)?;
+        check_claims(&file, &metadata)?;
         let metadata = Arc::new(metadata);
         let metadata = contain(&file, "the schema", || with_views(metadata))?;
         Ok(Footer { file, metadata })
@@ -143,8 +143,9 @@ fn parse(size: u64, range: Range<u64>, tail: Bytes) -> Result<ParquetMetaData, P
     }
 }
 
-/// Compares every claim about places and sizes with the size of the file.
-fn check_ranges(file: &InputFile, metadata: &ParquetMetaData) -> Result<()> {
+/// Compares every claim about places and sizes with the size of the file, and those about rows
+/// with one another.
+fn check_claims(file: &InputFile, metadata: &ParquetMetaData) -> Result<()> {
     for (index, row_group) in metadata.row_groups().iter().enumerate() {
         let rows = u64::try_from(row_group.num_rows());
         let inside = row_group
@@ -155,6 +156,26 @@ fn check_ranges(file: &InputFile, metadata: &ParquetMetaData) -> Result<()> {
             let reason = format!("row group {index} does not lie within the file");
             return Err(unreadable(file, &reason));
         }
+        let mut flat = row_group
+            .columns()
+            .iter()
+            .filter(|column| column.column_descr().max_rep_level() == 0);
+        if let Some(column) = flat.find(|column| column.num_values() != row_group.num_rows()) {
+            let reason = format!(
+                "row group {index} has a column of another length column={:?} rows={} values={}",
+                column.column_path().string(),
+                row_group.num_rows(),
+                column.num_values()
+            );
+            return Err(unreadable(file, &reason));
+        }
+    }
+    let rows = metadata.row_groups().iter().map(RowGroupMetaData::num_rows);
+    let rows = rows.map(i128::from).sum::<i128>();
+    let expected = metadata.file_metadata().num_rows();
+    if rows != i128::from(expected) {
+        let reason = format!("its row groups have other rows than it rows={rows} file={expected}");
+        return Err(unreadable(file, &reason));
     }
     Ok(())
 }

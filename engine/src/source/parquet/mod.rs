@@ -2,13 +2,15 @@
 //!
 //! The footer of each file is read first ([`footer`]); it says which row groups start in the
 //! task's splits and where the wanted columns lie in the file. Their bytes are fetched ahead, as
-//! far as the limits allow, and decoded by the lane that takes the morsel ([`decode`]).
+//! far as the limits allow, and decoded by the lane that takes the morsel ([`decode`]). They are
+//! reserved from the fetch until they have been decoded ([`held`]).
 //!
 //! Nothing in a file is trusted: what its footer claims is compared with the file's size before
 //! anything is read or allocated, and a panic of the decoder is an error of the file.
 
 mod decode;
 mod footer;
+mod held;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,7 @@ use crate::plan::{ScanSpec, Split};
 use crate::source::MorselStream;
 use crate::source::input::InputFile;
 use footer::Footer;
+use held::Holders;
 
 /// Bytes that one permit of the prefetch budget stands for.
 const PERMIT_BYTES: u64 = 4 << 10;
@@ -46,6 +49,7 @@ pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<Mo
         })?),
         ctx: ctx.clone(),
         ahead: Arc::new(Semaphore::new(permits(limits::PREFETCH_BYTES) as usize)),
+        holders: Arc::default(),
     });
     let mut files: BTreeMap<String, Vec<Split>> = BTreeMap::new();
     for split in splits {
@@ -86,6 +90,8 @@ struct Scan {
     ctx: TaskContext,
     /// What may still be fetched ahead.
     ahead: Arc<Semaphore>,
+    /// The row groups whose bytes are in memory.
+    holders: Arc<Holders>,
 }
 
 struct RowGroup {
@@ -126,11 +132,18 @@ async fn fetched(scan: Arc<Scan>, row_group: Result<RowGroup>) -> Result<Morsel>
         let ranges = columns.ranges(index);
         let bytes = ranges.iter().map(|range| range.end - range.start).sum();
         let permit = ahead(&scan, bytes).await?;
+        let held = Holders::reserve(&scan.holders, &scan.ctx.memory, bytes).await;
+        let held = held.map_err(|error| {
+            let file = columns.footer().file().url();
+            error.context(format!("cannot read row group {index} file={file}"))
+        })?;
         let data = columns.footer().file().read_all(ranges.clone()).await?;
         let morsel: Morsel = Box::new(move |emit| {
             // From here on the bytes are computed on, and others may be fetched.
             drop(permit);
-            columns.decode(index, ranges, data, emit)
+            let decoded = columns.decode(index, ranges, data, emit);
+            drop(held);
+            decoded
         });
         Ok(morsel)
     });
