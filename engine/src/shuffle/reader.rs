@@ -39,6 +39,9 @@ const PERMIT_BYTES: u64 = 1 << 10;
 
 const PERMITS: u32 = (PREFETCH_BYTES / PERMIT_BYTES) as u32;
 
+/// A piece beyond this share of the memory budget (1 / this) is not fetched without a reservation.
+const UNRESERVED_SHARE: u64 = 8;
+
 /// Consecutive partitions of one object: one request.
 #[derive(Debug, Clone)]
 struct Piece {
@@ -162,8 +165,7 @@ struct Fetcher {
 
 impl Fetcher {
     async fn morsel(self, piece: Piece) -> Result<Morsel> {
-        let bytes = piece.range.end - piece.range.start;
-        let room = self.room(bytes).await?;
+        let room = self.room(&piece).await?;
         self.ctx.cancel.check()?;
         let metrics = Arc::clone(&self.ctx.metrics);
         let count = |bytes: u64| {
@@ -180,9 +182,12 @@ impl Fetcher {
         }))
     }
 
-    /// Waits until there is room for `bytes`: within the task's prefetch, and within the memory
-    /// budget. Where the budget has none left, requests go one at a time without it.
-    async fn room(&self, bytes: u64) -> Result<(OwnedSemaphorePermit, Reservation)> {
+    /// Waits until there is room for `piece`: within the task's prefetch, and within the memory
+    /// budget. Where the budget has none left, requests go one at a time without it, unless the
+    /// piece is a large share of it: such a piece is one partition, which cannot be cut since it
+    /// is compared with its checksum as a whole.
+    async fn room(&self, piece: &Piece) -> Result<(OwnedSemaphorePermit, Reservation)> {
+        let bytes = piece.range.end - piece.range.start;
         let mut reservation = self.ctx.memory.reserve("shuffle read");
         let wanted = bytes.div_ceil(PERMIT_BYTES).clamp(1, u64::from(PERMITS)) as u32;
         let permits = if reservation.try_grow(bytes) {
@@ -192,6 +197,12 @@ impl Fetcher {
         };
         let permit = Arc::clone(&self.permits).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the prefetch budget was closed"))?;
+        let unreserved_max = PREFETCH_BYTES.max(self.ctx.memory.limit() / UNRESERVED_SHARE);
+        if bytes > unreserved_max && reservation.bytes() == 0 {
+            // Nothing else of this task is in flight now.
+            let grown = reservation.grow(bytes);
+            grown.map_err(|error| error.context(piece.place()))?;
+        }
         Ok((permit, reservation))
     }
 }
@@ -236,8 +247,11 @@ impl Piece {
     }
 
     fn blame(&self, error: Error) -> Error {
-        let place = format!("shuffle object {} bytes {:?}", self.path, self.range);
-        error.context(place).with_lost(self.lost)
+        error.context(self.place()).with_lost(self.lost)
+    }
+
+    fn place(&self) -> String {
+        format!("shuffle object {} bytes {:?}", self.path, self.range)
     }
 }
 

@@ -550,3 +550,26 @@ async fn the_example_of_the_format_page_is_true() {
     );
     assert_eq!(bytes[bytes.len() - 8..], *b"KLNSHUF1");
 }
+
+#[tokio::test]
+async fn a_partition_larger_than_memory_is_refused_before_it_is_fetched() {
+    let ctx = context(in_memory(), 1 << 20);
+    let source = ShuffleSource {
+        task: 3,
+        attempt: 1,
+        offset: 0,
+        partitions: vec![PartitionMeta {
+            bytes: 1 << 30,
+            rows: 1,
+            checksum: 0,
+        }],
+    };
+    let schema = Arc::new(arrow::datatypes::Schema::empty());
+    let mut morsels =
+        open(StageId(0), JobId::new(7), 0..1, vec![source], schema, &ctx).expect("a source");
+    let error = morsels.try_next().await.err();
+    let error = error.expect("a gigabyte does not fit");
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    assert!(error.message().contains("t3-a1"), "{error}");
+    assert_eq!(ctx.metrics.counts().gets, 0);
+}
