@@ -3,10 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::storage::{ShuffleStore, Stores};
@@ -54,6 +56,22 @@ impl CancelToken {
             Ok(())
         }
     }
+
+    /// Waits for `work`, and drops it where it is once somebody asks to stop: storage that does
+    /// not answer must not keep an attempt.
+    ///
+    /// # Errors
+    /// `Cancelled` once somebody asked; what `work` answered.
+    pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.check()?;
+            let wait = Duration::from_millis(limits::CANCEL_POLL_MS);
+            if let Ok(outcome) = tokio::time::timeout(wait, &mut work).await {
+                return outcome;
+            }
+        }
+    }
 }
 
 /// Runs `work` on the task's rayon threads and waits for it without holding a thread.
@@ -86,4 +104,22 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn a_cancelled_wait_ends_though_its_work_does_not() {
+        let cancel = CancelToken::default();
+        let answer = cancel.guard(async { Ok(7) }).await;
+        assert_eq!(answer.expect("nobody cancelled"), 7);
+        let other = cancel.clone();
+        let guarded = cancel.guard(std::future::pending::<Result<()>>());
+        let (outcome, ()) = tokio::join!(guarded, async { other.cancel() });
+        let error = outcome.expect_err("somebody cancelled");
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    }
 }

@@ -95,6 +95,9 @@ pub const ATTEMPTS_MAX: u32 = 4;
 /// Wait before the second attempt, in milliseconds; doubled for every further one.
 pub const RETRY_BACKOFF_MS: u64 = 50;
 
+/// How often a wait for storage looks at whether its attempt was cancelled, in milliseconds.
+pub const CANCEL_POLL_MS: u64 = 200;
+
 /// Longest wait before another attempt, in milliseconds.
 pub const RETRY_BACKOFF_MS_MAX: u64 = 5_000;
 

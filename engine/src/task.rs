@@ -38,7 +38,7 @@ pub use chain::output_schema;
 pub async fn run(spec: TaskSpec, ctx: TaskContext) -> Result<TaskSuccess> {
     let sink = open_sink(&spec, &ctx)?;
     let finished = match run_lanes(&spec, &ctx, &sink).await {
-        Ok(()) => sink.close().await,
+        Ok(()) => ctx.cancel.guard(sink.close()).await,
         Err(error) => Err(error),
     };
     match finished {
@@ -147,12 +147,12 @@ impl PhaseRun<'_> {
         let stopped = || failed.load(Ordering::Relaxed) || self.blueprint.is_full(self.phase.entry);
         if let Some(source) = source {
             while !stopped() {
-                self.ctx.cancel.check()?;
-                let Some(morsel) = source.lock().await.next().await else {
+                let next = async { source.lock().await.next().await.transpose() };
+                let Some(morsel) = self.ctx.cancel.guard(next).await? else {
                     break;
                 };
-                chain = self.step(chain, morsel?).await?;
-                self.sink.flush().await?;
+                chain = self.step(chain, morsel).await?;
+                self.flush().await?;
             }
         }
         if failed.load(Ordering::Relaxed) {
@@ -160,8 +160,12 @@ impl PhaseRun<'_> {
         }
         let phase = Arc::clone(&self.phase);
         chain = self.timed(chain, move |chain| chain.finish(&phase)).await?;
-        self.sink.flush().await?;
+        self.flush().await?;
         Ok(chain)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.ctx.cancel.guard(self.sink.flush()).await
     }
 
     async fn step(&self, chain: Chain, morsel: Morsel) -> Result<Chain> {

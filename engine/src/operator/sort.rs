@@ -5,6 +5,7 @@
 //! only when a lane takes them, so the sorted copy never exists as a whole. Memory is reserved
 //! for what is held; where it is refused, the attempt fails and says so.
 
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -12,7 +13,7 @@ use arrow::record_batch::RecordBatch;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use crate::context::TaskContext;
+use crate::context::{CancelToken, TaskContext};
 use crate::error::Result;
 use crate::expr::SortKey;
 use crate::limits;
@@ -29,6 +30,7 @@ pub struct Sort(Arc<Shared>);
 struct Shared {
     order: Order,
     memory: Arc<MemoryBudget>,
+    cancel: CancelToken,
     collected: Mutex<Vec<Collected>>,
 }
 
@@ -44,7 +46,8 @@ impl Sort {
     /// # Errors
     /// `Invalid` if a key does not fit the schema.
     pub fn new(keys: &[SortKey], schema: &SchemaRef, ctx: &TaskContext) -> Result<Arc<Self>> {
-        Ok(Arc::new(Sort::within(keys, schema, &ctx.memory)?))
+        let cancel = ctx.cancel.clone();
+        Ok(Arc::new(Sort::with(keys, schema, &ctx.memory, cancel)?))
     }
 
     /// The same, with no more of a context than the memory to reserve from.
@@ -56,9 +59,19 @@ impl Sort {
         schema: &SchemaRef,
         memory: &Arc<MemoryBudget>,
     ) -> Result<Self> {
+        Sort::with(keys, schema, memory, CancelToken::default())
+    }
+
+    fn with(
+        keys: &[SortKey],
+        schema: &SchemaRef,
+        memory: &Arc<MemoryBudget>,
+        cancel: CancelToken,
+    ) -> Result<Self> {
         Ok(Sort(Arc::new(Shared {
             order: Order::new(keys, schema)?,
             memory: Arc::clone(memory),
+            cancel,
             collected: Mutex::new(Vec::new()),
         })))
     }
@@ -84,6 +97,7 @@ impl Breaker for Sort {
             reservations.push(lane.reservation);
         }
         let with_keys = |batch: RecordBatch| {
+            shared.cancel.check()?;
             let columns = shared.order.columns(&batch)?;
             let keys = shared.order.converter()?.convert_columns(&columns)?;
             let mut reservation = shared.memory.reserve("sort");
@@ -100,7 +114,13 @@ impl Breaker for Sort {
             reservations.push(reservation);
         }
         let mut places = rows.places();
-        places.par_sort_unstable_by(|a, b| rows.compare(a, b));
+        // Once the attempt is cancelled all rows are equal, which soon ends the longest sort.
+        let compare = |a: &Place, b: &Place| match shared.cancel.is_cancelled() {
+            true => Ordering::Equal,
+            false => rows.compare(a, b),
+        };
+        places.par_sort_unstable_by(compare);
+        shared.cancel.check()?;
         let sorted = Arc::new(Sorted {
             rows,
             places,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
-use crate::context::TaskContext;
+use crate::context::{CancelToken, TaskContext};
 use crate::error::{Error, Result};
 use crate::expr::typing;
 use crate::operator::aggregate;
@@ -24,6 +24,7 @@ use crate::sink::Sink;
 pub(super) struct Blueprint {
     steps: Vec<Step>,
     schema: SchemaRef,
+    cancel: CancelToken,
 }
 
 enum Step {
@@ -58,6 +59,7 @@ impl Blueprint {
         let mut blueprint = Blueprint {
             steps: Vec::new(),
             schema: Arc::clone(schema),
+            cancel: ctx.cancel.clone(),
         };
         for spec in operators {
             let step = blueprint.step(spec, ctx, lanes)?;
@@ -118,7 +120,10 @@ impl Blueprint {
             });
         }
         operators.push(sink.lane(lane)?);
-        Ok(Chain(operators))
+        Ok(Chain {
+            operators,
+            cancel: self.cancel.clone(),
+        })
     }
 
     /// The phases of a chain, in order; the last one ends in the sink.
@@ -155,7 +160,10 @@ impl Blueprint {
 }
 
 /// One lane's operators, the sink's last.
-pub(super) struct Chain(Vec<Box<dyn Operator>>);
+pub(super) struct Chain {
+    operators: Vec<Box<dyn Operator>>,
+    cancel: CancelToken,
+}
 
 impl Chain {
     /// Runs `morsel`, its batches entering at position `entry`.
@@ -163,8 +171,9 @@ impl Chain {
     /// # Errors
     /// What the first operator to fail answered.
     pub(super) fn run(&mut self, entry: usize, morsel: Morsel) -> Result<()> {
-        let operators = &mut self.0[entry..];
-        morsel(&mut |batch| push(operators, batch))
+        let operators = &mut self.operators[entry..];
+        let cancel = &self.cancel;
+        morsel(&mut |batch| push(operators, cancel, batch))
     }
 
     /// Ends the input of a phase: its operators finish one after the other.
@@ -173,17 +182,24 @@ impl Chain {
     /// As for `run`.
     pub(super) fn finish(&mut self, phase: &Phase) -> Result<()> {
         for position in phase.entry..=phase.last {
-            if let Some((operator, rest)) = self.0[position..].split_first_mut() {
-                operator.finish(&mut |batch| push(rest, batch))?;
+            if let Some((operator, rest)) = self.operators[position..].split_first_mut() {
+                operator.finish(&mut |batch| push(rest, &self.cancel, batch))?;
             }
         }
         Ok(())
     }
 }
 
-fn push(operators: &mut [Box<dyn Operator>], batch: RecordBatch) -> Result<()> {
+/// Every batch passes here on its way to every operator, so this is where a lane notices that its
+/// attempt was cancelled, whatever the size of its morsel.
+fn push(
+    operators: &mut [Box<dyn Operator>],
+    cancel: &CancelToken,
+    batch: RecordBatch,
+) -> Result<()> {
+    cancel.check()?;
     match operators.split_first_mut() {
-        Some((operator, rest)) => operator.push(batch, &mut |batch| push(rest, batch)),
+        Some((operator, rest)) => operator.push(batch, &mut |batch| push(rest, cancel, batch)),
         None => Err(Error::internal("a sink emitted rows")),
     }
 }

@@ -194,6 +194,7 @@ pub(super) fn emit_part(
     let mut states: Vec<States> = states.iter_mut().map(|s| s.take_part(number)).collect();
     let mut first = 0;
     for chunk in 0..part.chunks() {
+        shared.cancel.check()?;
         for rows in part.chunk(chunk).chunks(limits::BATCH_ROWS) {
             let range = first..first + rows.len();
             first = range.end;
