@@ -2,6 +2,7 @@
 //!
 //! Each test runs many seeds; a failure names its seed, and running that seed alone repeats it.
 
+mod aggregates;
 mod data;
 mod oracle;
 

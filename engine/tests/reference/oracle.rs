@@ -4,8 +4,11 @@
 //! row is an error of the whole; only AND and OR look at their right side where they need it.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
-use kiln_engine::expr::{BinaryOp, Expr, Function, Literal, SortKey};
+use kiln_engine::expr::{
+    AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
+};
 
 /// One value of one row.
 #[derive(Debug, Clone)]
@@ -245,4 +248,87 @@ fn nulls(a: &Value, b: &Value, first: bool) -> Option<Ordering> {
         _ => return None,
     };
     Some(if first { order } else { order.reverse() })
+}
+
+/// One row for each distinct key: the key, then the aggregates of its rows.
+pub(crate) fn aggregate(
+    group_by: &[Expr],
+    aggregates: &[AggregateExpr],
+    names: &[&str],
+    rows: &[Row],
+) -> Result<Vec<Row>, Failed> {
+    let mut groups: BTreeMap<String, (Row, Vec<&Row>)> = BTreeMap::new();
+    if group_by.is_empty() {
+        groups.insert(String::new(), Default::default());
+    }
+    for row in rows {
+        let key = group_by.iter().map(|key| evaluate(key, names, row));
+        let key: Row = key
+            .map(|value| value.map(one_zero))
+            .collect::<Result<_, _>>()?;
+        let name = match key.is_empty() {
+            true => String::new(),
+            false => format!("{key:?}"),
+        };
+        let group = groups.entry(name).or_insert_with(|| (key, Vec::new()));
+        group.1.push(row);
+    }
+    let result = |(key, rows): (Row, Vec<&Row>)| {
+        let mut result = key;
+        for aggregate in aggregates {
+            result.push(fold(aggregate, names, &rows)?);
+        }
+        Ok(result)
+    };
+    groups.into_values().map(result).collect()
+}
+
+/// As a key, 0 and -0 are one number.
+fn one_zero(value: Value) -> Value {
+    match value {
+        Float(0.0) => Float(0.0),
+        other => other,
+    }
+}
+
+fn fold(aggregate: &AggregateExpr, names: &[&str], rows: &[&Row]) -> Result<Value, Failed> {
+    let Some(argument) = &aggregate.argument else {
+        return Ok(Int(rows.len() as i64));
+    };
+    let mut values = Vec::new();
+    for row in rows {
+        match evaluate(argument, names, row)? {
+            Null => {}
+            value => values.push(value),
+        }
+    }
+    if aggregate.function == AggregateFunction::Count {
+        return Ok(Int(values.len() as i64));
+    }
+    let count = values.len() as f64;
+    let ints = || {
+        values.iter().map(|value| match value {
+            Int(value) => i128::from(*value),
+            other => panic!("the generator does not add up {other:?}"),
+        })
+    };
+    Ok(match (aggregate.function, values.first()) {
+        (_, None) => Null,
+        (AggregateFunction::Min, _) => values.into_iter().min_by(compare).unwrap_or(Null),
+        (AggregateFunction::Max, _) => values.into_iter().max_by(compare).unwrap_or(Null),
+        (AggregateFunction::Sum, Some(Int(_))) => {
+            Int(i64::try_from(ints().sum::<i128>()).map_err(|_| Failed)?)
+        }
+        (AggregateFunction::Sum, _) => Float(sum_floats(&values)),
+        (_, Some(Int(_))) => Float(ints().sum::<i128>() as f64 / count),
+        _ => Float(sum_floats(&values) / count),
+    })
+}
+
+/// From the first value on, since -0 is the neutral one.
+fn sum_floats(values: &[Value]) -> f64 {
+    values
+        .iter()
+        .map(float)
+        .fold(-0.0, |sum, value| sum + value)
 }

@@ -421,10 +421,10 @@ fn fold_integers(kind: StateKind, held: i128, value: i128) -> Option<i128> {
     }
 }
 
-/// NaN is greater than every number.
+/// NaN is greater than every number, and 0 than -0, so that the order of rows decides nothing.
 fn fold_floats(kind: StateKind, held: f64, value: f64) -> f64 {
     let value_is_less = match (held.is_nan(), value.is_nan()) {
-        (false, false) => value < held,
+        (false, false) => value.total_cmp(&held).is_lt(),
         (held_is_nan, value_is_nan) => held_is_nan && !value_is_nan,
     };
     match kind {
