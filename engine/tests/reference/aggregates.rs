@@ -140,7 +140,7 @@ impl Query {
 
 /// Some batches of rows, and the rows; empty ones among them.
 fn input(random: &mut Rng, seed: u64) -> (Vec<Row>, Vec<RecordBatch>) {
-    let most = if seed % 10 == 0 { 3000 } else { 40 };
+    let most = if seed.is_multiple_of(10) { 3000 } else { 40 };
     let skewed = [0, 0, 9, 10][random.usize(..4)];
     let (mut rows, mut batches) = (Vec::new(), Vec::new());
     for _ in 0..random.usize(..6) {

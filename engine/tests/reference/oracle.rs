@@ -286,7 +286,7 @@ pub(crate) fn aggregate(
 /// As a key, 0 and -0 are one number.
 fn one_zero(value: Value) -> Value {
     match value {
-        Float(0.0) => Float(0.0),
+        Float(value) => Float(if value == 0.0 { 0.0 } else { value }),
         other => other,
     }
 }
