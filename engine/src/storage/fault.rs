@@ -70,8 +70,10 @@ fn classify_chain(error: &object_store::Error) -> (ErrorKind, &'static str) {
     }
     // The status is not public, only its text is.
     let text = error.to_string();
-    let refused = text.contains("non-2xx status code: 4") || text.contains("without LOCATION");
-    if refused {
+    let status = |code: &str| text.contains(&format!("non-2xx status code: {code}"));
+    // A request that took too long (408) or came too soon (429) may be made again.
+    let may_pass = status("408") || status("429");
+    if status("4") && !may_pass || text.contains("without LOCATION") {
         return (ErrorKind::Invalid, REFUSED);
     }
     (
@@ -151,6 +153,11 @@ mod tests {
             (generic(os(110)), ErrorKind::Unavailable, "timed out"),
             (
                 status(503),
+                ErrorKind::Unavailable,
+                "storage did not answer",
+            ),
+            (
+                status(429),
                 ErrorKind::Unavailable,
                 "storage did not answer",
             ),
