@@ -158,6 +158,8 @@ impl EventLoop {
 
     /// Runs until it is told to stop or until nobody holds a handle any more.
     pub(crate) async fn run(mut self) {
+        // However the loop ends, nobody waits for it any longer.
+        let _closing = Closing(self.board.clone());
         let answer = loop {
             let due = self.due();
             let wait = async {
@@ -482,6 +484,15 @@ impl EventLoop {
             }
             self.publish();
         }
+    }
+}
+
+/// Tells those who watch jobs, when it is dropped, that there is no more to come.
+struct Closing(SharedBoard);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.lock().close();
     }
 }
 

@@ -17,7 +17,7 @@ use kiln_proto::message::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::board::SharedBoard;
+use crate::board::{SharedBoard, stopped};
 use crate::event_loop::{EventLoop, INBOX_MAX, Input};
 use crate::scheduler::{Detail, ResultLocation, Scheduler};
 use crate::settings::DriverSettings;
@@ -253,8 +253,10 @@ impl DriverHandle {
     }
 }
 
-fn stopped() -> Error {
-    Error::unavailable("the driver has stopped")
+fn dropped(job: JobId) -> Error {
+    Error::unavailable(format!(
+        "the result was removed while it was read job={job}"
+    ))
 }
 
 /// Brings the messages of one attachment to the loop until it is dropped, then says so.
