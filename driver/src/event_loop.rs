@@ -64,8 +64,8 @@ pub(crate) enum Input {
         executor: ExecutorId,
         attachment: u64,
     },
-    /// The result of a job has been read.
-    ResultFetched { job: JobId },
+    /// The whole result of a job has been read.
+    ResultRead { job: JobId },
     /// The driver is to stop.
     Stop { answer: oneshot::Sender<()> },
 }
@@ -276,7 +276,7 @@ impl EventLoop {
                     self.step(Event::ExecutorGone { executor });
                 }
             }
-            Input::ResultFetched { job } => self.step(Event::ResultFetched { job }),
+            Input::ResultRead { job } => self.step(Event::ResultRead { job }),
             Input::Stop { .. } => {}
         }
     }
@@ -466,10 +466,12 @@ impl EventLoop {
     /// Cancels what runs, removes what is kept, and waits for that a while.
     async fn stop(&mut self) {
         self.inbox.close();
-        let jobs = self.board.lock().scheduler.jobs();
-        for job in jobs {
-            self.step(Event::CancelRequested { job });
-            self.step(Event::ResultFetched { job });
+        self.step(Event::Stopping);
+        // What executors have reported meanwhile names objects that have to go as well.
+        while let Ok(input) = self.inbox.try_recv() {
+            if matches!(input, Input::Heard { .. }) {
+                self.take(input);
+            }
         }
         self.publish();
         let patience = tokio::time::sleep(STOP_PATIENCE);

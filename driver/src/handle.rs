@@ -46,8 +46,7 @@ pub struct DriverHandle {
 pub struct JobResult {
     /// Its columns.
     pub schema: SchemaRef,
-    /// Its rows: blocks as [`kiln_engine::shuffle::decode_blocks`] takes them, in order. When the
-    /// stream has been read to its end without an error the result is gone from storage.
+    /// Its rows: blocks as [`kiln_engine::shuffle::decode_blocks`] takes them, in order.
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
 
@@ -148,7 +147,7 @@ impl DriverHandle {
     ///
     /// # Errors
     /// The job's failure; `Cancelled` if it was cancelled; `Invalid` if there is no such job, if
-    /// it wrote files, or if its result has been fetched already.
+    /// it wrote files, or if its result is not kept any more; `Unavailable` if the driver stops.
     pub async fn result(&self, job: JobId) -> Result<JobResult> {
         let mut status = self.watch(job)?;
         let ended = status.wait_for(|status| status.state.is_final()).await;
@@ -161,7 +160,7 @@ impl DriverHandle {
         let location = self.board.lock().scheduler.result(job);
         let location = location.ok_or_else(|| {
             Error::invalid(format!(
-                "the result was written to files or fetched before job={job}"
+                "the job wrote files, or its result is not kept any more job={job}"
             ))
         })?;
         Ok(JobResult {
@@ -178,19 +177,27 @@ impl DriverHandle {
             let shuffle = shuffle.clone();
             async move { fetch_partitions(&shuffle, job, stage, &source).await }
         });
-        let note = Arc::clone(&failed);
+        let (note, board) = (Arc::clone(&failed), self.board.clone());
         let chunks = fetches
             .buffered(RESULT_FETCHES)
             .map_ok(|parts| stream::iter(parts.into_iter().map(Ok)))
             .try_flatten()
             .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
-            .inspect_err(move |_| note.store(true, Ordering::Relaxed));
+            .map_err(move |error| {
+                note.store(true, Ordering::Relaxed);
+                let is_kept = board.lock().scheduler.result(job).is_some();
+                if is_kept {
+                    error
+                } else {
+                    dropped(job).with_source(error)
+                }
+            });
         // The handle goes with the stream, so that the driver does not stop while it is read.
         let handle = self.clone();
         let end = stream::once(async move {
             if !failed.load(Ordering::Relaxed) {
-                // A driver that has stopped has removed the result.
-                let _ = handle.inbox.send(Input::ResultFetched { job }).await;
+                // A driver that has stopped keeps no results.
+                let _ = handle.inbox.send(Input::ResultRead { job }).await;
             }
         });
         chunks
@@ -234,7 +241,7 @@ impl DriverHandle {
         })
     }
 
-    /// Stops the driver: jobs that run are cancelled, results that nobody fetched are removed.
+    /// Stops the driver: jobs that run are cancelled, results are removed.
     pub async fn shutdown(&self) {
         let (answer, stopped) = oneshot::channel();
         if self.inbox.send(Input::Stop { answer }).await.is_ok() {

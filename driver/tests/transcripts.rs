@@ -10,7 +10,7 @@
 //!     STAGE: (scan TASKS | read STAGE | gather STAGE) -> (hash PARTITIONS | single | files)
 //! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
 //! fail e1 ATTEMPT KIND [lost=s0/t1-a0] [seq=N] MESSAGE
-//! cancel j1    committed j1 [KIND MESSAGE]    fetched j1    tick
+//! cancel j1    committed j1 [KIND MESSAGE]    read j1    stopping    tick
 //! status j1    deadline    executors    result j1             (look, without a step)
 //! ```
 //! An ATTEMPT is written `j1/s0/t2-a0`.
@@ -341,7 +341,8 @@ impl World {
                 };
                 Event::Committed { job, outcome }
             }
-            "fetched" => Event::ResultFetched { job: words.job()? },
+            "read" => Event::ResultRead { job: words.job()? },
+            "stopping" => Event::Stopping,
             "done" | "fail" => self.report(command == "done", words)?,
             other => return Err(format!("not a command: {other}")),
         })

@@ -130,3 +130,11 @@ pub const JOBS_ACTIVE_MAX: usize = 1_000;
 
 /// Jobs that have ended and are still known; the oldest is dropped with its result.
 pub const JOBS_ENDED_MAX: usize = 1_000;
+
+/// Bytes, as stored, of results that have been read and are kept in case somebody reads them again.
+/// The one that was read last does not count; one that nobody has read does not go for this.
+pub const RESULTS_READ_BYTES_MAX: u64 = 256 << 20;
+
+/// How long a result is kept after it was made or last read, in milliseconds: a day, so that a job
+/// that was left overnight can be looked at in the morning.
+pub const RESULT_KEPT_MS: u64 = 24 * 60 * 60 * 1_000;

@@ -181,6 +181,8 @@ impl World {
                 break;
             }
         }
+        // Results are kept until the driver stops.
+        self.tell(Event::Stopping);
         self.check_end();
         self.seen.log_hash = self.hasher.finish();
         self.seen
