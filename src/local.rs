@@ -58,7 +58,7 @@ impl Local {
             .build()
             .map_err(|error| Error::exhausted("cannot start threads").with_source(error))?;
         let driver = Driver::start(
-            DriverSettings::default(),
+            DriverSettings::embedded(),
             kiln_driver::Components {
                 stores: Arc::clone(&stores),
                 shuffle: shuffle.clone(),

@@ -120,11 +120,13 @@ fn shape(capacity: Capacity) -> ClusterShape {
         executors,
         threads,
         memory,
+        may_grow,
     } = capacity;
     ClusterShape {
         executors,
         threads,
         memory,
+        may_grow,
     }
 }
 

@@ -24,6 +24,7 @@ const EMBEDDED: ClusterShape = ClusterShape {
     executors: 1,
     threads: 2,
     memory: 8 << 30,
+    may_grow: false,
 };
 const SMALL_MEMORY: ClusterShape = ClusterShape {
     memory: 1 << 30,
@@ -33,6 +34,12 @@ const CLUSTER: ClusterShape = ClusterShape {
     executors: 2,
     threads: 8,
     memory: 8 << 30,
+    may_grow: true,
+};
+/// A cluster of which the first executor is there.
+const GROWING: ClusterShape = ClusterShape {
+    may_grow: true,
+    ..EMBEDDED
 };
 
 /// A directory of input files of given sizes, without bytes in them.
@@ -213,6 +220,15 @@ async fn word_count_on_a_cluster_is_shuffled() {
     let plan = top(word_counts(inputs.lines()), 20);
     inputs
         .check(plan, &CLUSTER, expect_file!["plans/word_count_cluster.txt"])
+        .await;
+}
+
+#[tokio::test]
+async fn word_count_on_one_executor_leaves_tasks_for_others() {
+    let inputs = Inputs::new([600, 3, 40]);
+    let plan = top(word_counts(inputs.lines()), 20);
+    inputs
+        .check(plan, &GROWING, expect_file!["plans/word_count_growing.txt"])
         .await;
 }
 

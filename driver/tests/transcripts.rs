@@ -292,6 +292,7 @@ impl World {
             lease_ms: words.number("lease", default.lease_ms)?,
             reconnect_ms: words.number("reconnect", default.reconnect_ms)?,
             grace_ms: words.number("grace", default.grace_ms)?,
+            ..default
         };
         self.scheduler = Scheduler::new(settings);
         self.graphs.clear();

@@ -29,6 +29,9 @@ pub struct ClusterShape {
     pub threads: u32,
     /// Memory budget of the smallest executor, in bytes.
     pub memory: u64,
+    /// Executors may join while the job runs, so it is cut such that they find work; false for the
+    /// one executor of an embedded session, whose jobs need no exchange.
+    pub may_grow: bool,
 }
 
 /// The stages of `plan` on a cluster of that shape.

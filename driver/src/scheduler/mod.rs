@@ -80,6 +80,8 @@ pub struct Capacity {
     pub threads: u32,
     /// Memory budget of the smallest, in bytes.
     pub memory: u64,
+    /// Others may join them.
+    pub may_grow: bool,
 }
 
 impl Scheduler {
@@ -402,6 +404,7 @@ impl Scheduler {
             executors: 0,
             threads: 0,
             memory: 0,
+            may_grow: !self.settings.embedded,
         };
         for (_, executor) in self.executors.accepting() {
             sum.executors += 1;

@@ -88,6 +88,7 @@ impl World {
             lease_ms: 1_000,
             reconnect_ms: 300,
             grace_ms: 5_000,
+            embedded: false,
         };
         let spotless = seed.is_multiple_of(10);
         let mut world = World {
