@@ -1,13 +1,14 @@
 //! How everybody else talks to a driver: the service for remote clients and executors, a session
 //! for an embedded job. Both use the same handle, so there is one way through the driver.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::plan::LogicalPlan;
 use kiln_engine::shuffle::fetch_partitions;
@@ -81,6 +82,18 @@ impl Driver {
             components,
             _alive: Arc::new(alive),
         })
+    }
+}
+
+impl Attachment {
+    /// Brings `messages` to the driver until they end or the driver gives the executor up.
+    pub async fn carry(self, messages: impl Stream<Item = FromExecutor>) {
+        let mut messages = pin!(messages);
+        while let Some(message) = messages.next().await {
+            if self.from_executor.send(message).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
