@@ -292,6 +292,13 @@ impl EventLoop {
             if let Some(job) = board.keyed(key) {
                 return Ok(job);
             }
+            if name.len() > limits::JOB_NAME_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "a job's name is too long bytes={} bytes_max={}",
+                    name.len(),
+                    limits::JOB_NAME_BYTES_MAX
+                )));
+            }
             let active = board.scheduler.active_jobs();
             if active >= limits::JOBS_ACTIVE_MAX {
                 return Err(Error::exhausted(format!(

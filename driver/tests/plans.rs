@@ -16,7 +16,7 @@ use kiln_engine::plan::{
     FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, schema_of,
 };
 use kiln_engine::storage::{Stores, local_url};
-use kiln_engine::{ErrorKind, Result};
+use kiln_engine::{ErrorKind, Result, limits};
 
 const MIB: u64 = 1 << 20;
 
@@ -363,4 +363,23 @@ async fn what_does_not_fit_together_is_invalid() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.message().contains(expected), "{}", error.report());
     }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_too_deep_is_refused_before_anything_recurses_into_it() {
+    let inputs = Inputs::new([1]);
+    let deep = |filters| {
+        let grow = |plan, _| filter(plan, col("line").is_not_null());
+        (0..filters).fold(inputs.lines(), grow)
+    };
+    let most = limits::PLAN_DEPTH_MAX;
+    let planned = inputs.explain(&deep(most), &EMBEDDED).await;
+    planned.expect("a plan at the limit");
+    let error = inputs.explain(&deep(most + 1), &EMBEDDED).await;
+    let error = error.expect_err("a plan past the limit");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(
+        error.message(),
+        format!("the plan is nested too deeply depth_max={most}")
+    );
 }

@@ -9,7 +9,7 @@ use kiln_engine::plan::{
     LogicalPlan, Stage, StageGraph, StageSource, explain_logical, explain_stages,
 };
 use kiln_engine::storage::Stores;
-use kiln_engine::{Error, Result};
+use kiln_engine::{Error, Result, limits};
 
 mod rewrite;
 mod rules;
@@ -90,9 +90,17 @@ fn reads_backwards(stage: &Stage) -> bool {
 /// Whether `plan` fits together; everything behind this check relies on it.
 fn check(plan: &LogicalPlan) -> Result<()> {
     kiln_engine::plan::schema_of(plan)?;
-    let mut node = plan;
+    let (mut node, mut depth) = (plan, 0);
     while let Some(input) = node.input() {
         node = input;
+        depth += 1;
+        // A session in this process sends nothing, so no decoder has looked at the plan before.
+        if depth > limits::PLAN_DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "the plan is nested too deeply depth_max={}",
+                limits::PLAN_DEPTH_MAX
+            )));
+        }
         if let LogicalPlan::Write { output, .. } = node {
             return Err(Error::invalid(format!(
                 "write has to be the last step of a plan url={}",
