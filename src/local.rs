@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use arrow::array::RecordBatch;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use kiln_driver::{Driver, DriverHandle, DriverSettings};
 use kiln_engine::id::JobId;
 use kiln_engine::memory::{self, MemoryBudget};
@@ -58,7 +58,7 @@ impl Local {
             .build()
             .map_err(|error| Error::exhausted("cannot start threads").with_source(error))?;
         let driver = Driver::start(
-            DriverSettings::default(),
+            DriverSettings::embedded(),
             kiln_driver::Components {
                 stores: Arc::clone(&stores),
                 shuffle: shuffle.clone(),
@@ -153,9 +153,7 @@ async fn introduce(
     };
     // The driver ends when nobody has a handle of it any more.
     drop(driver);
-    while let Some(message) = said.recv().await {
-        if attachment.from_executor.send(message).await.is_err() {
-            return;
-        }
-    }
+    attachment
+        .carry(stream::poll_fn(|context| said.poll_recv(context)))
+        .await;
 }

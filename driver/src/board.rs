@@ -20,6 +20,8 @@ pub(crate) struct Board {
     /// Jobs by the key that they were submitted with, and back.
     keys: BTreeMap<u64, JobId>,
     jobs: BTreeMap<JobId, u64>,
+    /// The loop has ended: nothing changes any more.
+    closed: bool,
 }
 
 /// A board behind its lock.
@@ -33,6 +35,7 @@ impl SharedBoard {
             watches: BTreeMap::new(),
             keys: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            closed: false,
         })))
     }
 
@@ -48,11 +51,14 @@ impl Board {
         status.map(Arc::new).ok_or_else(|| unknown(job))
     }
 
-    /// Follows a job until it has ended.
+    /// Follows a job until it has ended or the driver has.
     pub(crate) fn watch(&mut self, job: JobId) -> Result<watch::Receiver<Arc<JobStatus>>> {
         let state = self.scheduler.state(job).ok_or_else(|| unknown(job))?;
         if state.is_final() {
             return Ok(watch::channel(self.status(job, Detail::Attempts)?).1);
+        }
+        if self.closed {
+            return Err(stopped());
         }
         if let Some(sender) = self.watches.get(&job) {
             return Ok(sender.subscribe());
@@ -90,6 +96,12 @@ impl Board {
         told.is_some() && told != state
     }
 
+    /// Nothing changes any more, so nobody has anything to wait for.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.watches.clear();
+    }
+
     /// The job that was submitted with that key.
     pub(crate) fn keyed(&self, key: u64) -> Option<JobId> {
         self.keys.get(&key).copied()
@@ -108,6 +120,11 @@ impl Board {
             self.keys.remove(&key);
         }
     }
+}
+
+/// The answer of a driver that has stopped.
+pub(crate) fn stopped() -> Error {
+    Error::unavailable("the driver has stopped")
 }
 
 /// The answer to a question about a job that nobody knows.

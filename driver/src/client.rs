@@ -163,7 +163,7 @@ impl Client {
     /// Waits for a job to end; then its columns, and its rows as they arrive.
     ///
     /// # Errors
-    /// The job's failure; `Invalid` if it wrote files or its rows were fetched before.
+    /// The job's failure; `Invalid` if it wrote files or its rows are not kept any more.
     pub async fn rows(
         &self,
         id: JobId,

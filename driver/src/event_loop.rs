@@ -64,8 +64,8 @@ pub(crate) enum Input {
         executor: ExecutorId,
         attachment: u64,
     },
-    /// The result of a job has been read.
-    ResultFetched { job: JobId },
+    /// The whole result of a job has been read.
+    ResultRead { job: JobId },
     /// The driver is to stop.
     Stop { answer: oneshot::Sender<()> },
 }
@@ -158,6 +158,8 @@ impl EventLoop {
 
     /// Runs until it is told to stop or until nobody holds a handle any more.
     pub(crate) async fn run(mut self) {
+        // However the loop ends, nobody waits for it any longer.
+        let _closing = Closing(self.board.clone());
         let answer = loop {
             let due = self.due();
             let wait = async {
@@ -274,7 +276,7 @@ impl EventLoop {
                     self.step(Event::ExecutorGone { executor });
                 }
             }
-            Input::ResultFetched { job } => self.step(Event::ResultFetched { job }),
+            Input::ResultRead { job } => self.step(Event::ResultRead { job }),
             Input::Stop { .. } => {}
         }
     }
@@ -289,6 +291,13 @@ impl EventLoop {
             let mut board = self.board.lock();
             if let Some(job) = board.keyed(key) {
                 return Ok(job);
+            }
+            if name.len() > limits::JOB_NAME_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "a job's name is too long bytes={} bytes_max={}",
+                    name.len(),
+                    limits::JOB_NAME_BYTES_MAX
+                )));
             }
             let active = board.scheduler.active_jobs();
             if active >= limits::JOBS_ACTIVE_MAX {
@@ -464,10 +473,12 @@ impl EventLoop {
     /// Cancels what runs, removes what is kept, and waits for that a while.
     async fn stop(&mut self) {
         self.inbox.close();
-        let jobs = self.board.lock().scheduler.jobs();
-        for job in jobs {
-            self.step(Event::CancelRequested { job });
-            self.step(Event::ResultFetched { job });
+        self.step(Event::Stopping);
+        // What executors have reported meanwhile names objects that have to go as well.
+        while let Ok(input) = self.inbox.try_recv() {
+            if matches!(input, Input::Heard { .. }) {
+                self.take(input);
+            }
         }
         self.publish();
         let patience = tokio::time::sleep(STOP_PATIENCE);
@@ -482,6 +493,15 @@ impl EventLoop {
             }
             self.publish();
         }
+    }
+}
+
+/// Tells those who watch jobs, when it is dropped, that there is no more to come.
+struct Closing(SharedBoard);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.lock().close();
     }
 }
 

@@ -1,13 +1,14 @@
 //! How everybody else talks to a driver: the service for remote clients and executors, a session
 //! for an embedded job. Both use the same handle, so there is one way through the driver.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::plan::LogicalPlan;
 use kiln_engine::shuffle::fetch_partitions;
@@ -17,7 +18,7 @@ use kiln_proto::message::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::board::SharedBoard;
+use crate::board::{SharedBoard, stopped};
 use crate::event_loop::{EventLoop, INBOX_MAX, Input};
 use crate::scheduler::{Detail, ResultLocation, Scheduler};
 use crate::settings::DriverSettings;
@@ -46,8 +47,7 @@ pub struct DriverHandle {
 pub struct JobResult {
     /// Its columns.
     pub schema: SchemaRef,
-    /// Its rows: blocks as [`kiln_engine::shuffle::decode_blocks`] takes them, in order. When the
-    /// stream has been read to its end without an error the result is gone from storage.
+    /// Its rows: blocks as [`kiln_engine::shuffle::decode_blocks`] takes them, in order.
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
 
@@ -82,6 +82,18 @@ impl Driver {
             components,
             _alive: Arc::new(alive),
         })
+    }
+}
+
+impl Attachment {
+    /// Brings `messages` to the driver until they end or the driver gives the executor up.
+    pub async fn carry(self, messages: impl Stream<Item = FromExecutor>) {
+        let mut messages = pin!(messages);
+        while let Some(message) = messages.next().await {
+            if self.from_executor.send(message).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -148,7 +160,7 @@ impl DriverHandle {
     ///
     /// # Errors
     /// The job's failure; `Cancelled` if it was cancelled; `Invalid` if there is no such job, if
-    /// it wrote files, or if its result has been fetched already.
+    /// it wrote files, or if its result is not kept any more; `Unavailable` if the driver stops.
     pub async fn result(&self, job: JobId) -> Result<JobResult> {
         let mut status = self.watch(job)?;
         let ended = status.wait_for(|status| status.state.is_final()).await;
@@ -161,7 +173,7 @@ impl DriverHandle {
         let location = self.board.lock().scheduler.result(job);
         let location = location.ok_or_else(|| {
             Error::invalid(format!(
-                "the result was written to files or fetched before job={job}"
+                "the job wrote files, or its result is not kept any more job={job}"
             ))
         })?;
         Ok(JobResult {
@@ -178,19 +190,27 @@ impl DriverHandle {
             let shuffle = shuffle.clone();
             async move { fetch_partitions(&shuffle, job, stage, &source).await }
         });
-        let note = Arc::clone(&failed);
+        let (note, board) = (Arc::clone(&failed), self.board.clone());
         let chunks = fetches
             .buffered(RESULT_FETCHES)
             .map_ok(|parts| stream::iter(parts.into_iter().map(Ok)))
             .try_flatten()
             .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
-            .inspect_err(move |_| note.store(true, Ordering::Relaxed));
+            .map_err(move |error| {
+                note.store(true, Ordering::Relaxed);
+                let is_kept = board.lock().scheduler.result(job).is_some();
+                if is_kept {
+                    error
+                } else {
+                    dropped(job).with_source(error)
+                }
+            });
         // The handle goes with the stream, so that the driver does not stop while it is read.
         let handle = self.clone();
         let end = stream::once(async move {
             if !failed.load(Ordering::Relaxed) {
-                // A driver that has stopped has removed the result.
-                let _ = handle.inbox.send(Input::ResultFetched { job }).await;
+                // A driver that has stopped keeps no results.
+                let _ = handle.inbox.send(Input::ResultRead { job }).await;
             }
         });
         chunks
@@ -234,7 +254,7 @@ impl DriverHandle {
         })
     }
 
-    /// Stops the driver: jobs that run are cancelled, results that nobody fetched are removed.
+    /// Stops the driver: jobs that run are cancelled, results are removed.
     pub async fn shutdown(&self) {
         let (answer, stopped) = oneshot::channel();
         if self.inbox.send(Input::Stop { answer }).await.is_ok() {
@@ -253,8 +273,10 @@ impl DriverHandle {
     }
 }
 
-fn stopped() -> Error {
-    Error::unavailable("the driver has stopped")
+fn dropped(job: JobId) -> Error {
+    Error::unavailable(format!(
+        "the result was removed while it was read job={job}"
+    ))
 }
 
 /// Brings the messages of one attachment to the loop until it is dropped, then says so.

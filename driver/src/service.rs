@@ -145,26 +145,23 @@ async fn registration(messages: &mut Streaming<wire::ExecutorMessage>) -> Result
 /// Brings an executor's messages to the driver until either ends, or a message makes no sense.
 /// Dropping the attachment tells the driver.
 async fn forward(
-    mut messages: Streaming<wire::ExecutorMessage>,
+    messages: Streaming<wire::ExecutorMessage>,
     attachment: Attachment,
     closed: watch::Receiver<bool>,
 ) {
-    let carry = async {
-        while let Ok(Some(message)) = messages.message().await {
-            match control::decode_from_executor(message) {
-                Ok(message) => {
-                    if attachment.from_executor.send(message).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    return tracing::error!(reason = error.report(), "an executor is given up");
-                }
-            }
-        }
-    };
+    let decoded = messages.map(|message| {
+        let message = control::decode_from_executor(message.ok()?);
+        message
+            .inspect_err(|error| {
+                tracing::error!(reason = error.report(), "an executor is given up");
+            })
+            .ok()
+    });
+    let decoded = decoded
+        .take_while(|message| ready(message.is_some()))
+        .filter_map(ready);
     tokio::select! {
-        () = carry => {}
+        () = attachment.carry(decoded) => {}
         () = is_set(closed) => {}
     }
 }

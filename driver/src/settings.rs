@@ -15,6 +15,8 @@ pub struct DriverSettings {
     pub reconnect_ms: u64,
     /// How long a job waits while there is no executor at all before it fails, in milliseconds.
     pub grace_ms: u64,
+    /// The driver has one executor, in its own process, and no other will come.
+    pub embedded: bool,
 }
 
 impl Default for DriverSettings {
@@ -24,6 +26,7 @@ impl Default for DriverSettings {
             lease_ms: 10_000,
             reconnect_ms: 3_000,
             grace_ms: 60_000,
+            embedded: false,
         }
     }
 }
@@ -31,6 +34,19 @@ impl Default for DriverSettings {
 impl DriverSettings {
     /// Longest time that any setting may name: a day.
     const MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+    /// For a driver whose one executor shares its process. Silence says nothing about that one: a
+    /// process that was stopped for a while and goes on must not take itself for lost. An executor
+    /// that has ended does not come back, so nobody waits for it.
+    pub fn embedded() -> Self {
+        DriverSettings {
+            lease_ms: Self::MS_MAX,
+            reconnect_ms: 0,
+            grace_ms: 5_000,
+            embedded: true,
+            ..Self::default()
+        }
+    }
 
     /// Refuses values that cannot work together.
     ///
@@ -86,6 +102,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused_by_name() {
         check(|_| (), Ok(()));
+        check(|s| *s = DriverSettings::embedded(), Ok(()));
         check(
             |s| s.heartbeat_ms = 0,
             Err("the heartbeat interval must not be zero heartbeat_ms=0"),

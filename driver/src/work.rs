@@ -5,12 +5,14 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{LogicalPlan, Output, OutputFile, TaskFailure};
 use kiln_engine::storage::{ShuffleStore, Stores};
-use kiln_engine::{Error, Result};
+use kiln_engine::{Error, Result, limits};
+use tokio::time::timeout;
 
 use crate::planner::ClusterShape;
 use crate::scheduler::{Capacity, Event};
@@ -40,7 +42,11 @@ pub(crate) async fn plan(
         _ => None,
     };
     if let Some(output) = output
-        && let Err(error) = commit::prepare(&parts.stores, job, output).await
+        && let Err(error) = contain(
+            "preparing the output",
+            commit::prepare(&parts.stores, job, output),
+        )
+        .await
     {
         return Some(plan_failed(job, &error));
     }
@@ -120,21 +126,35 @@ fn shape(capacity: Capacity) -> ClusterShape {
         executors,
         threads,
         memory,
+        may_grow,
     } = capacity;
     ClusterShape {
         executors,
         threads,
         memory,
+        may_grow,
     }
 }
 
-/// Runs `work`; a panic becomes an error that names it.
+/// Runs `work`, which ends whatever happens: a panic becomes an error that names it, and so does
+/// a store that never answers. That one is no reason to try again.
 async fn contain<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(outcome) => outcome,
-        Err(panic) => Err(Error::internal(format!(
+    contain_within(Duration::from_millis(limits::JOB_STEP_MS_MAX), what, work).await
+}
+
+async fn contain_within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(Error::internal(format!(
             "{what} panicked: {}",
             message(&*panic)
+        ))),
+        Err(_) => Err(Error::exhausted(format!(
+            "{what} took too long limit={limit:?}"
         ))),
     }
 }
@@ -143,4 +163,24 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_engine::ErrorKind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_ends_though_it_panics_or_is_never_answered() {
+        let panics = contain::<()>("planning", async { panic!("a defect") }).await;
+        let error = panics.expect_err("it panics");
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert_eq!(error.message(), "planning panicked: a defect");
+        let silence = std::future::pending::<Result<()>>();
+        let error = contain_within(Duration::from_millis(1), "committing", silence).await;
+        let error = error.expect_err("nobody answers");
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert_eq!(error.message(), "committing took too long limit=1ms");
+    }
 }

@@ -16,7 +16,7 @@ use kiln_engine::plan::{
     FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, schema_of,
 };
 use kiln_engine::storage::{Stores, local_url};
-use kiln_engine::{ErrorKind, Result};
+use kiln_engine::{ErrorKind, Result, limits};
 
 const MIB: u64 = 1 << 20;
 
@@ -24,6 +24,7 @@ const EMBEDDED: ClusterShape = ClusterShape {
     executors: 1,
     threads: 2,
     memory: 8 << 30,
+    may_grow: false,
 };
 const SMALL_MEMORY: ClusterShape = ClusterShape {
     memory: 1 << 30,
@@ -33,6 +34,12 @@ const CLUSTER: ClusterShape = ClusterShape {
     executors: 2,
     threads: 8,
     memory: 8 << 30,
+    may_grow: true,
+};
+/// A cluster of which the first executor is there.
+const GROWING: ClusterShape = ClusterShape {
+    may_grow: true,
+    ..EMBEDDED
 };
 
 /// A directory of input files of given sizes, without bytes in them.
@@ -217,6 +224,15 @@ async fn word_count_on_a_cluster_is_shuffled() {
 }
 
 #[tokio::test]
+async fn word_count_on_one_executor_leaves_tasks_for_others() {
+    let inputs = Inputs::new([600, 3, 40]);
+    let plan = top(word_counts(inputs.lines()), 20);
+    inputs
+        .check(plan, &GROWING, expect_file!["plans/word_count_growing.txt"])
+        .await;
+}
+
+#[tokio::test]
 async fn word_count_of_a_small_file_is_one_task_anywhere() {
     let inputs = Inputs::new([1]);
     let plan = write(word_counts(inputs.lines()));
@@ -347,4 +363,23 @@ async fn what_does_not_fit_together_is_invalid() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.message().contains(expected), "{}", error.report());
     }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_too_deep_is_refused_before_anything_recurses_into_it() {
+    let inputs = Inputs::new([1]);
+    let deep = |filters| {
+        let grow = |plan, _| filter(plan, col("line").is_not_null());
+        (0..filters).fold(inputs.lines(), grow)
+    };
+    let most = limits::PLAN_DEPTH_MAX;
+    let planned = inputs.explain(&deep(most), &EMBEDDED).await;
+    planned.expect("a plan at the limit");
+    let error = inputs.explain(&deep(most + 1), &EMBEDDED).await;
+    let error = error.expect_err("a plan past the limit");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(
+        error.message(),
+        format!("the plan is nested too deeply depth_max={most}")
+    );
 }

@@ -10,7 +10,7 @@
 //!     STAGE: (scan TASKS | read STAGE | gather STAGE) -> (hash PARTITIONS | single | files)
 //! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
 //! fail e1 ATTEMPT KIND [lost=s0/t1-a0] [seq=N] MESSAGE
-//! cancel j1    committed j1 [KIND MESSAGE]    fetched j1    tick
+//! cancel j1    committed j1 [KIND MESSAGE]    read j1    stopping    tick
 //! status j1    deadline    executors    result j1             (look, without a step)
 //! ```
 //! An ATTEMPT is written `j1/s0/t2-a0`.
@@ -292,6 +292,7 @@ impl World {
             lease_ms: words.number("lease", default.lease_ms)?,
             reconnect_ms: words.number("reconnect", default.reconnect_ms)?,
             grace_ms: words.number("grace", default.grace_ms)?,
+            ..default
         };
         self.scheduler = Scheduler::new(settings);
         self.graphs.clear();
@@ -341,7 +342,8 @@ impl World {
                 };
                 Event::Committed { job, outcome }
             }
-            "fetched" => Event::ResultFetched { job: words.job()? },
+            "read" => Event::ResultRead { job: words.job()? },
+            "stopping" => Event::Stopping,
             "done" | "fail" => self.report(command == "done", words)?,
             other => return Err(format!("not a command: {other}")),
         })

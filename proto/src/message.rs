@@ -162,6 +162,10 @@ pub struct StageStatus {
     pub id: StageId,
     /// What it does, e.g. `scan text → aggregate partial → shuffle hash(word) × 8`.
     pub description: String,
+    /// Its input is what an earlier stage wrote to the shuffle store, not files.
+    pub reads_shuffle: bool,
+    /// Its output goes to the shuffle store, not into files.
+    pub writes_shuffle: bool,
     /// Its tasks; 0 while their number is not known yet.
     pub tasks: u32,
     /// Tasks that are done.

@@ -19,19 +19,17 @@ pub(crate) struct ShuffleFigures {
 }
 
 impl ShuffleFigures {
-    /// Adds up what stages wrote for later ones and read of earlier ones. A stage whose sink is
-    /// files wrote none, a stage whose source is files read none.
+    /// Adds up what stages wrote for later ones or a client, and read of earlier ones.
     pub(crate) fn of(status: &JobStatus) -> Self {
         let mut figures = ShuffleFigures::default();
-        let last = status.stages.len().saturating_sub(1);
-        for (at, stage) in status.stages.iter().enumerate() {
+        for stage in &status.stages {
             let counts = &stage.counts;
-            if at < last || status.output.is_none() {
+            if stage.writes_shuffle {
                 figures.objects += counts.objects;
                 figures.puts += counts.puts;
                 figures.bytes_written += counts.bytes_out;
             }
-            if !stage.description.starts_with("scan ") {
+            if stage.reads_shuffle {
                 figures.gets += counts.gets;
                 figures.bytes_read += counts.bytes_in;
             }
@@ -330,6 +328,8 @@ pub(crate) mod tests {
         let stage = |id, description: &str, attempts| StageStatus {
             id: StageId(id),
             description: description.to_owned(),
+            reads_shuffle: id > 0,
+            writes_shuffle: true,
             tasks: 2,
             done: 1 - id,
             input_bytes: 200_000_000 * u64::from(1 - id),

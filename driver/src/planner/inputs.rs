@@ -1,7 +1,9 @@
 //! Input files become tasks: slices of files, packed so that tasks are few, large and alike.
 //!
 //! A task uses all threads of its executor, so there are as many tasks as make each a few hundred
-//! megabytes, and at least two for each executor where that leaves them something to do. Files
+//! megabytes. On a cluster there are more than run at once, where that leaves each something to
+//! do, so that an executor that joins or is done early finds work. Not many more: the less text a
+//! task covers the less map-side combining saves, so each adds rows to the shuffle. Files
 //! larger than a task's share are cut where their format allows it; the pieces are dealt out,
 //! largest first, always to the task that has least.
 
@@ -32,6 +34,13 @@ pub(super) struct Input {
     pub(super) bytes: u64,
 }
 
+/// Tasks for each executor of a cluster, where the input is worth it: one more than run at once.
+const TASKS_PER_EXECUTOR: u64 = limits::TASKS_AT_ONCE as u64 + 1;
+
+/// Tasks on a cluster however small it is, where the input is worth it: what one executor runs at
+/// once and as many for the next.
+const TASKS_LEAST: u64 = 2 * limits::TASKS_AT_ONCE as u64;
+
 /// Finds the files of `scan` and makes tasks of them.
 ///
 /// # Errors
@@ -39,8 +48,8 @@ pub(super) struct Input {
 pub(super) async fn resolve(scan: &Scan, cluster: &ClusterShape, stores: &Stores) -> Result<Input> {
     let files = list_files(stores, &scan.locations).await?;
     let bytes = decoded_bytes(&files, scan);
-    // One executor that can hold whatever grouping leaves needs no exchange.
-    if cluster.executors <= 1 && bytes <= cluster.memory / 2 {
+    // One executor that stays alone and can hold whatever grouping leaves needs no exchange.
+    if !cluster.may_grow && bytes <= cluster.memory / 2 {
         let tasks = vec![files.iter().map(whole).collect()];
         return Ok(Input {
             files,
@@ -48,7 +57,7 @@ pub(super) async fn resolve(scan: &Scan, cluster: &ClusterShape, stores: &Stores
             bytes,
         });
     }
-    let count = task_count(total_cost(&files), cluster.executors);
+    let count = task_count(total_cost(&files), cluster);
     let share = total_cost(&files).div_ceil(count).max(1);
     let compressed = compressed_files(&files, share, &scan.format, stores).await?;
     let mut compressed = compressed.into_iter().peekable();
@@ -96,14 +105,15 @@ fn total_cost(files: &[FileMeta]) -> u64 {
 }
 
 /// How many tasks read input that costs `cost`.
-fn task_count(cost: u64, executors: u32) -> u64 {
-    let executors = u64::from(executors.max(1));
+fn task_count(cost: u64, cluster: &ClusterShape) -> u64 {
+    let executors = u64::from(cluster.executors.max(1));
     let by_size = cost.div_ceil(limits::TASK_INPUT_BYTES).max(1);
-    if executors == 1 {
+    if !cluster.may_grow {
         return by_size;
     }
+    let least = (executors * TASKS_PER_EXECUTOR).max(TASKS_LEAST);
     // As many for each executor, so that they end together.
-    let even = by_size.max(executors * 2).next_multiple_of(executors);
+    let even = by_size.max(least).next_multiple_of(executors);
     even.min((cost / limits::TASK_INPUT_BYTES_MIN).max(1))
 }
 
@@ -209,17 +219,21 @@ mod tests {
 
     #[test]
     fn tasks_are_large_and_every_executor_gets_as_many() {
-        let count = |mib: u64, executors| task_count(mib * MIB, executors);
-        assert_eq!(
-            [0, 1, 256, 257, 1200].map(|mib| count(mib, 1)),
-            [1, 1, 1, 2, 5]
-        );
-        assert_eq!(
-            [0, 7, 15, 16, 31, 32, 1200].map(|mib| count(mib, 2)),
-            [1, 1, 1, 2, 3, 4, 6]
-        );
-        assert_eq!([1200, 100_000].map(|mib| count(mib, 4)), [8, 392]);
-        assert_eq!(count(100, 0), 1);
+        let check = |executors, may_grow, mib: &[u64], expected: &[u64]| {
+            let cluster = ClusterShape {
+                executors,
+                threads: executors,
+                memory: 0,
+                may_grow,
+            };
+            let counts = mib.iter().map(|mib| task_count(mib * MIB, &cluster));
+            assert_eq!(counts.collect::<Vec<_>>(), expected, "{cluster:?}");
+        };
+        check(1, false, &[0, 1, 256, 257, 1200], &[1, 1, 1, 2, 5]);
+        check(0, true, &[0, 15, 16, 1200], &[1, 1, 2, 5]);
+        check(1, true, &[0, 15, 16, 32, 256, 1200], &[1, 1, 2, 4, 4, 5]);
+        check(2, true, &[0, 15, 31, 32, 64, 1200], &[1, 1, 3, 4, 6, 6]);
+        check(4, true, &[1200, 100_000], &[12, 392]);
     }
 
     #[test]

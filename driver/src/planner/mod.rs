@@ -9,7 +9,7 @@ use kiln_engine::plan::{
     LogicalPlan, Stage, StageGraph, StageSource, explain_logical, explain_stages,
 };
 use kiln_engine::storage::Stores;
-use kiln_engine::{Error, Result};
+use kiln_engine::{Error, Result, limits};
 
 mod rewrite;
 mod rules;
@@ -29,6 +29,9 @@ pub struct ClusterShape {
     pub threads: u32,
     /// Memory budget of the smallest executor, in bytes.
     pub memory: u64,
+    /// Executors may join while the job runs, so it is cut such that they find work; false for the
+    /// one executor of an embedded session, whose jobs need no exchange.
+    pub may_grow: bool,
 }
 
 /// The stages of `plan` on a cluster of that shape.
@@ -87,9 +90,17 @@ fn reads_backwards(stage: &Stage) -> bool {
 /// Whether `plan` fits together; everything behind this check relies on it.
 fn check(plan: &LogicalPlan) -> Result<()> {
     kiln_engine::plan::schema_of(plan)?;
-    let mut node = plan;
+    let (mut node, mut depth) = (plan, 0);
     while let Some(input) = node.input() {
         node = input;
+        depth += 1;
+        // A session in this process sends nothing, so no decoder has looked at the plan before.
+        if depth > limits::PLAN_DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "the plan is nested too deeply depth_max={}",
+                limits::PLAN_DEPTH_MAX
+            )));
+        }
         if let LogicalPlan::Write { output, .. } = node {
             return Err(Error::invalid(format!(
                 "write has to be the last step of a plan url={}",

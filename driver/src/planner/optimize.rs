@@ -72,6 +72,7 @@ mod tests {
             executors: 2,
             threads: 8,
             memory: 1 << 30,
+            may_grow: true,
         };
         stages::cut(plan, input, &cluster).expect("stages")
     }

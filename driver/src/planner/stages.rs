@@ -241,6 +241,7 @@ mod tests {
                 executors,
                 threads,
                 memory: 0,
+                may_grow: true,
             };
             partitions(gib << 30, &cluster)
         };

@@ -76,11 +76,13 @@ pub enum Event {
         /// Whether the output is in place.
         outcome: Result<(), TaskFailure>,
     },
-    /// The whole result of a job has been read; it is not needed any more.
-    ResultFetched {
+    /// The whole result of a job has been read. It stays for others, within limits.
+    ResultRead {
         /// Which job.
         job: JobId,
     },
+    /// The driver ends: so does every job, and nothing is kept.
+    Stopping,
 }
 
 /// Something to be done.

@@ -14,7 +14,10 @@ use kiln_engine::plan::{PartitionMeta, ShuffleSource};
 /// partitions, in order; there is always at least one.
 pub(super) fn group(sizes: &[u64], slots: u32) -> Vec<Range<u32>> {
     let count = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
-    let total: u64 = sizes.iter().sum();
+    // Sizes are an executor's word: they must not overflow whatever it says.
+    let total = sizes
+        .iter()
+        .fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
     let tasks = u128::from(wanted(total, slots));
     let mut ranges = Vec::new();
     let (mut start, mut before, mut current) = (0, 0_u128, 0_u128);
@@ -57,7 +60,7 @@ pub(super) fn slice(
     let offset = partitions[..start]
         .iter()
         .map(|partition| partition.bytes)
-        .sum();
+        .fold(0, u64::saturating_add);
     Some(ShuffleSource {
         task,
         attempt,

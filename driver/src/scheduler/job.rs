@@ -44,7 +44,7 @@ pub(super) struct Job {
     starved_since: Option<Millis>,
     commits: u32,
     commit_again: Option<Millis>,
-    /// The result is in the shuffle store and has not been fetched.
+    /// The result is in the shuffle store, for clients to fetch.
     result_kept: bool,
 }
 
@@ -293,7 +293,7 @@ impl Job {
         self.clean(objects, turn);
     }
 
-    /// Nobody needs the result any more.
+    /// The result is kept no longer.
     pub(super) fn drop_result(&mut self, turn: &mut Turn<'_>) {
         if !std::mem::take(&mut self.result_kept) {
             return;
@@ -314,6 +314,12 @@ impl Job {
     /// Whether the result can still be fetched.
     pub(super) fn keeps_result(&self) -> bool {
         self.result_kept
+    }
+
+    /// The size of the result, as stored; nothing if there is none to be fetched.
+    pub(super) fn result_bytes(&self) -> Option<u64> {
+        let run = self.stages.last().filter(|_| self.result_kept)?;
+        Some(run.output_bytes())
     }
 
     fn clean(&self, objects: Vec<(StageId, u32, u32)>, turn: &mut Turn<'_>) {

@@ -10,7 +10,7 @@
 //! - an attempt runs if and only if it is in the table of its executor;
 //! - only executors that have a stream are told anything;
 //! - whatever shuffle object may exist is named in a `Cleanup` once, when its job ends, or when
-//!   its result has been fetched, or when its attempt turns out to have succeeded even later.
+//!   its result is kept no longer, or when its attempt turns out to have succeeded even later.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,6 +28,7 @@ mod executors;
 mod grouping;
 mod job;
 mod placement;
+mod results;
 mod retry;
 mod stage;
 mod status;
@@ -39,6 +40,7 @@ pub use status::Detail;
 use attempt::Loss;
 use executors::Executors;
 use job::{Job, Turn};
+use results::Results;
 
 /// Decides for all jobs of one driver.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub struct Scheduler {
     active: BTreeMap<u64, JobId>,
     /// Jobs that have, in the order in which they did.
     ended: VecDeque<JobId>,
+    results: Results,
     submissions: u64,
     /// When the last step was.
     stepped: Millis,
@@ -77,6 +80,8 @@ pub struct Capacity {
     pub threads: u32,
     /// Memory budget of the smallest, in bytes.
     pub memory: u64,
+    /// Others may join them.
+    pub may_grow: bool,
 }
 
 impl Scheduler {
@@ -88,6 +93,7 @@ impl Scheduler {
             jobs: BTreeMap::new(),
             active: BTreeMap::new(),
             ended: VecDeque::new(),
+            results: Results::default(),
             submissions: 0,
             stepped: 0,
             changed: BTreeSet::new(),
@@ -141,7 +147,8 @@ impl Scheduler {
             Event::Committed { job, outcome } => {
                 self.with_job(job, now, actions, |job, turn| job.committed(outcome, turn));
             }
-            Event::ResultFetched { job } => self.with_job(job, now, actions, Job::drop_result),
+            Event::ResultRead { job } => self.results.read(now, job),
+            Event::Stopping => self.stop(now, actions),
         }
     }
 
@@ -307,22 +314,41 @@ impl Scheduler {
         next.map(|(job, (stage, task, executor))| (job, stage, task, executor))
     }
 
-    /// Files away jobs that have ended, and drops the oldest of them.
+    /// Ends what runs and gives up every result.
+    fn stop(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        for job in self.jobs() {
+            self.with_job(job, now, actions, Job::cancel);
+            self.drop_result(now, job, actions);
+        }
+    }
+
+    fn drop_result(&mut self, now: Millis, job: JobId, actions: &mut Vec<Action>) {
+        self.results.forget(job);
+        self.with_job(job, now, actions, Job::drop_result);
+    }
+
+    /// Files away jobs that have ended, and drops the oldest of them and results that are kept no
+    /// longer.
     fn retire(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        let jobs = &self.jobs;
-        let ended = &mut self.ended;
+        let (jobs, ended, results) = (&self.jobs, &mut self.ended, &mut self.results);
         self.active.retain(|_, id| {
-            let is_final = jobs.get(id).is_none_or(|job| job.state.is_final());
-            if is_final {
+            let job = jobs.get(id).filter(|job| !job.state.is_final());
+            if job.is_none() {
                 ended.push_back(*id);
+                if let Some(bytes) = jobs.get(id).and_then(Job::result_bytes) {
+                    results.add(now, *id, bytes);
+                }
             }
-            !is_final
+            job.is_some()
         });
+        while let Some(job) = self.results.surplus(now) {
+            self.drop_result(now, job, actions);
+        }
         while self.ended.len() > limits::JOBS_ENDED_MAX {
             let Some(job) = self.ended.pop_front() else {
                 break;
             };
-            self.with_job(job, now, actions, Job::drop_result);
+            self.drop_result(now, job, actions);
             self.jobs.remove(&job);
             self.changed.remove(&job);
             actions.push(Action::Drop { job });
@@ -335,7 +361,9 @@ impl Scheduler {
         let now = self.stepped;
         let jobs = self.active.values().filter_map(|id| self.jobs.get(id));
         let jobs = jobs.filter_map(|job| job.deadline(now, self.settings.grace_ms));
-        jobs.chain(self.executors.deadline(now)).min()
+        jobs.chain(self.executors.deadline(now))
+            .chain(self.results.deadline())
+            .min()
     }
 
     /// How far a job is; nothing if it is not known.
@@ -376,6 +404,7 @@ impl Scheduler {
             executors: 0,
             threads: 0,
             memory: 0,
+            may_grow: !self.settings.embedded,
         };
         for (_, executor) in self.executors.accepting() {
             sum.executors += 1;
@@ -390,7 +419,8 @@ impl Scheduler {
         sum
     }
 
-    /// Where the result of a job is that is done and made no files; nothing once it was fetched.
+    /// Where the result of a job is that is done and made no files; nothing once it is kept no
+    /// longer.
     pub fn result(&self, job: JobId) -> Option<ResultLocation> {
         let job = self
             .jobs

@@ -97,7 +97,7 @@ impl StageRun {
     /// Makes the tasks of a stage whose producer is done.
     pub(super) fn prepare_from(&mut self, producer: &StageRun, gather: bool, slots: u32) {
         let sizes = producer.partition_bytes();
-        self.input_bytes = sizes.iter().sum();
+        self.input_bytes = producer.output_bytes();
         let ranges = if gather {
             let all: Range<u32> = 0..u32::try_from(sizes.len()).unwrap_or(u32::MAX);
             vec![all]
@@ -112,10 +112,16 @@ impl StageRun {
         let mut sizes = vec![0; self.partition_count()];
         for (_, _, partitions) in self.winners() {
             for (size, partition) in sizes.iter_mut().zip(partitions) {
-                *size += partition.bytes;
+                *size = partition.bytes.saturating_add(*size);
             }
         }
         sizes
+    }
+
+    /// The bytes of all partitions over all winning attempts.
+    pub(super) fn output_bytes(&self) -> u64 {
+        let sizes = self.partition_bytes();
+        sizes.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Partitions that each attempt of this stage has to write; none if it writes files.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kiln_engine::limits;
 use kiln_engine::metrics::Warning;
-use kiln_engine::plan::describe_stage;
+use kiln_engine::plan::{SinkSpec, StageSource, describe_stage};
 use kiln_proto::message::{AttemptStatus, JobStatus, StageStatus};
 
 use super::job::Job;
@@ -41,6 +41,8 @@ fn stage(run: &StageRun, detail: Detail) -> StageStatus {
     StageStatus {
         id: run.stage.id,
         description: describe_stage(&run.stage),
+        reads_shuffle: matches!(run.stage.source, StageSource::Shuffle { .. }),
+        writes_shuffle: matches!(run.stage.sink, SinkSpec::Shuffle { .. }),
         tasks: u32::try_from(run.tasks.len()).unwrap_or(u32::MAX),
         done: run.done,
         input_bytes: run.input_bytes,

@@ -69,7 +69,7 @@ impl World {
                 assert!(!self.spotless, "failed without a reason: {status:?}");
             }
             if self.scheduler.result(id).is_some() {
-                self.later(5, Happening::Tell(Event::ResultFetched { job: id }, None));
+                self.later(5, Happening::Tell(Event::ResultRead { job: id }, None));
             }
         }
     }

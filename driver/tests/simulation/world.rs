@@ -88,6 +88,7 @@ impl World {
             lease_ms: 1_000,
             reconnect_ms: 300,
             grace_ms: 5_000,
+            embedded: false,
         };
         let spotless = seed.is_multiple_of(10);
         let mut world = World {
@@ -181,6 +182,8 @@ impl World {
                 break;
             }
         }
+        // Results are kept until the driver stops.
+        self.tell(Event::Stopping);
         self.check_end();
         self.seen.log_hash = self.hasher.finish();
         self.seen

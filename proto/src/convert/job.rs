@@ -59,6 +59,8 @@ fn encode_stage(stage: &StageStatus) -> wire::StageStatus {
     wire::StageStatus {
         id: stage.id.0,
         description: stage.description.clone(),
+        reads_shuffle: stage.reads_shuffle,
+        writes_shuffle: stage.writes_shuffle,
         tasks: stage.tasks,
         done: stage.done,
         input_bytes: stage.input_bytes,
@@ -73,6 +75,8 @@ fn decode_stage(stage: wire::StageStatus) -> Result<StageStatus> {
     Ok(StageStatus {
         id: StageId(stage.id),
         description: stage.description,
+        reads_shuffle: stage.reads_shuffle,
+        writes_shuffle: stage.writes_shuffle,
         tasks: stage.tasks,
         done: stage.done,
         input_bytes: stage.input_bytes,

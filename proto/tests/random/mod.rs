@@ -519,6 +519,8 @@ impl Random {
         StageStatus {
             id: StageId(self.u32()),
             description: self.text(),
+            reads_shuffle: self.bool(),
+            writes_shuffle: self.bool(),
             tasks: self.u32(),
             done: self.u32(),
             input_bytes: self.u64(),
