@@ -307,7 +307,8 @@ impl Job {
         if revoked > limits::OUTPUT_LOST_MAX {
             let id = self.task_id(lost.stage, lost.task);
             let message = format!(
-                "output of task {id} was unusable {revoked} times: {}",
+                "output of task {id} was unusable {revoked} times, do all executors reach the same \
+                 storage? {}",
                 failure.message
             );
             return self.fail(TaskFailure { message, ..failure }, turn);
