@@ -134,15 +134,16 @@ pub const JOBS_ACTIVE_MAX: usize = 1_000;
 /// Jobs that have ended and are still known; the oldest is dropped with its result.
 pub const JOBS_ENDED_MAX: usize = 1_000;
 
-/// Longest that planning a job or putting its output in place may take, in milliseconds: an hour,
-/// enough to list ten million objects or to copy a terabyte, and an end where a store never answers.
+/// Longest that planning a job or putting its output in place may take, in milliseconds: an hour.
+/// It is enough to list ten million objects or to copy a terabyte, and it ends the wait for a
+/// store that never answers.
 pub const JOB_STEP_MS_MAX: u64 = 60 * 60 * 1_000;
 
 /// Bytes of a job's name. It is in every status, and a driver keeps many.
 pub const JOB_NAME_BYTES_MAX: usize = 1 << 10;
 
-/// Bytes, as stored, of results that have been read and are kept in case somebody reads them again.
-/// The one that was read last does not count; one that nobody has read does not go for this.
+/// Bytes, as stored, of results that have been read and are kept in case somebody reads them
+/// again. The one that was read last always stays; one that nobody has read does not go for this.
 pub const RESULTS_READ_BYTES_MAX: u64 = 256 << 20;
 
 /// How long a result is kept after it was made or last read, in milliseconds: a day, so that a job
