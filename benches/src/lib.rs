@@ -1,1 +1,1 @@
-//! Measurements.
+//! Measurements of Kiln. The code is in `benches/`, figures and method in `README.md`.
