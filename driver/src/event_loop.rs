@@ -355,7 +355,14 @@ impl EventLoop {
     fn hear(&mut self, executor: ExecutorId, message: FromExecutor) {
         match message {
             FromExecutor::Heartbeat { running, .. } => {
-                self.step(Event::ExecutorHeard { executor, running });
+                let named = running.iter().map(|one| (one.task, one.attempt)).collect();
+                self.step(Event::ExecutorHeard {
+                    executor,
+                    running: named,
+                });
+                if !running.is_empty() {
+                    self.step(Event::Progressed { executor, running });
+                }
             }
             FromExecutor::Report(report) => self.step(Event::Reported { executor, report }),
             FromExecutor::Draining => self.step(Event::ExecutorDraining { executor }),

@@ -32,7 +32,7 @@ use kiln_engine::plan::{
     Split, Stage, StageGraph, StageSource, TaskFailure, TaskOutput, TaskSuccess, TextOptions,
 };
 use kiln_engine::{Error, ErrorKind};
-use kiln_proto::message::{PROTOCOL_VERSION, Registration, Report};
+use kiln_proto::message::{PROTOCOL_VERSION, Registration, Report, RunningAttempt};
 
 #[test]
 fn transcripts() {
@@ -311,6 +311,21 @@ impl World {
                     executor,
                     running: running.collect::<Result<_, _>>()?,
                 }
+            }
+            "progress" => {
+                let executor = words.executor()?;
+                let (task, attempt) = attempt(words.next()?)?;
+                let counts = Counts {
+                    rows_in: words.number("rows", 0)?,
+                    bytes_in: words.number("bytes", 0)?,
+                    ..Counts::default()
+                };
+                let running = vec![RunningAttempt {
+                    task,
+                    attempt,
+                    counts,
+                }];
+                Event::Progressed { executor, running }
             }
             "gone" => Event::ExecutorGone {
                 executor: words.executor()?,

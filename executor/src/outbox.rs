@@ -9,8 +9,9 @@
 use std::collections::VecDeque;
 
 use kiln_engine::id::TaskId;
+use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{TaskFailure, TaskSuccess};
-use kiln_proto::message::{FromExecutor, Registration, Report};
+use kiln_proto::message::{FromExecutor, Registration, Report, RunningAttempt};
 
 use crate::settings::REPORT_REPEAT_BEATS;
 
@@ -162,7 +163,10 @@ impl Outbox {
 
     /// What to say next. A heartbeat names the attempts in `running` and those whose reports are
     /// not acknowledged: none of them is lost.
-    pub(crate) fn next(&mut self, running: &[(TaskId, u32)]) -> Option<FromExecutor> {
+    pub(crate) fn next(
+        &mut self,
+        running: impl Iterator<Item = RunningAttempt>,
+    ) -> Option<FromExecutor> {
         match self.greeting {
             Greeting::Due => {
                 self.greeting = Greeting::Sent;
@@ -176,11 +180,13 @@ impl Outbox {
             return Some(FromExecutor::Report(entry.report.clone()));
         }
         if let Some(memory_used) = self.memory_used.take() {
-            let running = running
-                .iter()
-                .copied()
-                .chain(self.unacknowledged())
-                .collect();
+            let ended = self.reports.iter().map(|entry| RunningAttempt {
+                task: entry.report.task,
+                attempt: entry.report.attempt,
+                // Its report has them.
+                counts: Counts::default(),
+            });
+            let running = running.chain(ended).collect();
             return Some(FromExecutor::Heartbeat {
                 memory_used,
                 running,
@@ -196,6 +202,8 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use kiln_engine::ErrorKind;
     use kiln_engine::id::{ExecutorId, JobId, StageId};
 
@@ -235,14 +243,19 @@ mod tests {
     fn said(outbox: &mut Outbox) -> String {
         let mut said = Vec::new();
         while outbox.has_next() {
-            said.push(match outbox.next(&[]).expect("it said that it has") {
-                FromExecutor::Register(_) => "R".to_owned(),
-                FromExecutor::Heartbeat { running, .. } => format!("H{}", running.len()),
-                FromExecutor::Report(report) => report.sequence.to_string(),
-                FromExecutor::Draining => "D".to_owned(),
-            });
+            said.push(
+                match outbox.next(iter::empty()).expect("it said that it has") {
+                    FromExecutor::Register(_) => "R".to_owned(),
+                    FromExecutor::Heartbeat { running, .. } => format!("H{}", running.len()),
+                    FromExecutor::Report(report) => report.sequence.to_string(),
+                    FromExecutor::Draining => "D".to_owned(),
+                },
+            );
         }
-        assert!(outbox.next(&[]).is_none(), "more came than was announced");
+        assert!(
+            outbox.next(iter::empty()).is_none(),
+            "more came than was announced"
+        );
         said.join(" ")
     }
 

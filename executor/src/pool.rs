@@ -10,8 +10,10 @@ use futures::future::BoxFuture;
 use kiln_engine::context::{CancelToken, TaskContext, panic_message};
 use kiln_engine::error::in_task;
 use kiln_engine::id::TaskId;
+use kiln_engine::metrics::TaskMetrics;
 use kiln_engine::plan::{TaskFailure, TaskSpec, TaskSuccess};
 use kiln_engine::{Error, ErrorKind, Result};
+use kiln_proto::message::RunningAttempt;
 use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinError, JoinSet};
 
@@ -32,6 +34,7 @@ pub(crate) struct TaskPool {
 struct Held {
     id: Id,
     cancel: CancelToken,
+    metrics: Arc<TaskMetrics>,
 }
 
 /// An attempt that is over.
@@ -57,6 +60,7 @@ impl TaskPool {
             return;
         }
         let cancel = context.cancel.clone();
+        let metrics = Arc::clone(&context.metrics);
         let id = if self.held.len() < ATTEMPTS_HELD_MAX {
             let (run, slots) = (Arc::clone(&self.run), Arc::clone(&self.slots));
             self.attempts
@@ -68,7 +72,12 @@ impl TaskPool {
                 .spawn(async { Err(Error::exhausted(text)) })
                 .id()
         };
-        self.held.insert(attempt, Held { id, cancel });
+        let held = Held {
+            id,
+            cancel,
+            metrics,
+        };
+        self.held.insert(attempt, held);
     }
 
     /// Asks an attempt to stop. Its end will not be reported.
@@ -96,9 +105,20 @@ impl TaskPool {
         Some(Ended { attempt, outcome })
     }
 
-    /// The attempts that wait or run.
-    pub(crate) fn held(&self) -> impl Iterator<Item = (TaskId, u32)> {
-        self.held.keys().copied()
+    /// The attempts that wait or run, and how far they are.
+    pub(crate) fn running(&self) -> impl Iterator<Item = RunningAttempt> {
+        self.held
+            .iter()
+            .map(|(&(task, attempt), held)| RunningAttempt {
+                task,
+                attempt,
+                counts: held.metrics.counts(),
+            })
+    }
+
+    /// How many attempts wait or run.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
     }
 
     /// Whether nothing waits or runs.

@@ -166,8 +166,7 @@ impl Worker {
                 },
                 room = to_driver.reserve(), if self.outbox.has_next() => {
                     let Ok(room) = room else { return Ok(Exit::Disconnected) };
-                    let held: Vec<_> = self.tasks.held().collect();
-                    if let Some(message) = self.outbox.next(&held) {
+                    if let Some(message) = self.outbox.next(self.tasks.running()) {
                         room.send(message);
                     }
                 }
@@ -215,7 +214,7 @@ impl Worker {
 
     fn drain(&mut self) {
         tracing::info!(
-            running = self.tasks.held().count(),
+            running = self.tasks.len(),
             "finishing what runs, then leaving"
         );
         self.outbox.drain();

@@ -140,6 +140,15 @@ async fn a_launch_of_an_older_driver_is_ignored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn heartbeats_tell_how_far_attempts_are() {
+    let Stage { mut driver, .. } = start();
+    driver.welcome(1).await;
+    driver.say(launch(1, GATED, 0)).await;
+    while driver.running().await != [GATED] {}
+    assert_eq!(driver.progress().await, [(GATED, 7)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_executor_that_is_told_to_leave_finishes_and_sees_its_reports_acknowledged() {
     let Stage {
         mut driver,

@@ -21,7 +21,7 @@ pub enum FromExecutor {
         /// Memory reserved, in bytes.
         memory_used: u64,
         /// The attempts that are running, so that a reconnected driver knows.
-        running: Vec<(TaskId, u32)>,
+        running: Vec<RunningAttempt>,
     },
     /// An attempt has ended. Repeated until acknowledged.
     Report(Report),
@@ -44,6 +44,17 @@ pub struct Registration {
     pub slots: u32,
     /// Memory budget in bytes.
     pub memory: u64,
+}
+
+/// An attempt that has not ended, as a heartbeat names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningAttempt {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// What it has counted so far.
+    pub counts: Counts,
 }
 
 /// How an attempt ended.

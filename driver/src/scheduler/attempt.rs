@@ -9,7 +9,7 @@ use kiln_engine::id::{ExecutorId, StageId, TaskId};
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{TaskFailure, TaskOutput, TaskSpec, TaskSuccess};
 use kiln_engine::{Error, ErrorKind, limits};
-use kiln_proto::message::{AttemptState, JobState};
+use kiln_proto::message::{AttemptState, JobState, RunningAttempt};
 
 use super::event::{Action, Millis};
 use super::job::{Job, Turn};
@@ -111,6 +111,21 @@ impl Job {
         }
         entry.end(state, turn.now);
         Some(entry)
+    }
+
+    /// An attempt has come further. What is said of one that has ended is out of date.
+    pub(super) fn progressed(&mut self, executor: ExecutorId, running: RunningAttempt) {
+        let RunningAttempt {
+            task,
+            attempt,
+            counts,
+        } = running;
+        let entry = self
+            .stage_mut(task.stage)
+            .and_then(|run| run.tasks.get_mut(task.task as usize)?.attempt_mut(attempt));
+        if let Some(entry) = entry.filter(|one| one.executor == executor && one.runs()) {
+            entry.counts = counts;
+        }
     }
 
     /// An executor reports how an attempt ended.

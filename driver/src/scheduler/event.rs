@@ -7,7 +7,7 @@ use std::fmt;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::{Output, OutputFile, StageGraph, TaskFailure, TaskInput, TaskSpec};
-use kiln_proto::message::{Registration, Report};
+use kiln_proto::message::{Registration, Report, RunningAttempt};
 
 /// Milliseconds since the Unix epoch, as the caller of the scheduler counts them.
 pub type Millis = u64;
@@ -25,6 +25,13 @@ pub enum Event {
         executor: ExecutorId,
         /// The attempts that it runs.
         running: Vec<(TaskId, u32)>,
+    },
+    /// Attempts have come further. Nothing is decided by it: it is for people.
+    Progressed {
+        /// Who says so.
+        executor: ExecutorId,
+        /// The attempts, with what they have counted so far.
+        running: Vec<RunningAttempt>,
     },
     /// An executor's stream broke. It is not lost yet: it may come back for a while.
     ExecutorGone {

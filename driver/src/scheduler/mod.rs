@@ -18,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::limits;
 use kiln_engine::plan::ShuffleSource;
-use kiln_proto::message::{ExecutorStatus, JobState, JobStatus, Report};
+use kiln_proto::message::{ExecutorStatus, JobState, JobStatus, Report, RunningAttempt};
 
 use crate::settings::DriverSettings;
 
@@ -124,6 +124,7 @@ impl Scheduler {
             Event::ExecutorHeard { executor, running } => {
                 self.hear(now, executor, &running, actions);
             }
+            Event::Progressed { executor, running } => self.progress(executor, running),
             Event::ExecutorGone { executor } => {
                 self.executors.disconnect(now, executor);
                 self.forget_if_left(executor, actions);
@@ -225,6 +226,16 @@ impl Scheduler {
                 self.with_job(task.job, now, actions, |job, turn| {
                     job.lost(task, attempt, loss, turn);
                 });
+            }
+        }
+    }
+
+    /// Takes note of how far attempts are, for people.
+    fn progress(&mut self, executor: ExecutorId, running: Vec<RunningAttempt>) {
+        for one in running {
+            if let Some(job) = self.jobs.get_mut(&one.task.job) {
+                job.progressed(executor, one);
+                self.changed.insert(job.id);
             }
         }
     }

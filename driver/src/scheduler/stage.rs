@@ -237,6 +237,24 @@ impl StageRun {
         Some(number)
     }
 
+    /// What winning attempts counted, and those that run so far. Of two that race at a task, the
+    /// one that is further counts.
+    pub(super) fn counts_so_far(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        for &number in &self.running {
+            let attempts = self.tasks.get(number as usize).map(|task| &task.attempts);
+            let furthest = attempts
+                .into_iter()
+                .flatten()
+                .filter(|attempt| attempt.runs())
+                .max_by_key(|attempt| attempt.counts.bytes_in);
+            if let Some(attempt) = furthest {
+                counts.add(&attempt.counts);
+            }
+        }
+        counts
+    }
+
     /// An attempt that had been given up runs after all.
     pub(super) fn resume(&mut self, task: u32) {
         self.stop_waiting(task);

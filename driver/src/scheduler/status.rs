@@ -1,6 +1,7 @@
 //! What people see of a job: snapshots, made when somebody asks.
 //!
-//! Sums are kept by the stages, so a snapshot without attempts costs as much as there are stages.
+//! Sums over tasks that are done are kept by the stages, so a snapshot without attempts costs as
+//! much as there are stages and running tasks.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,7 @@ fn stage(run: &StageRun, detail: Detail) -> StageStatus {
         tasks: u32::try_from(run.tasks.len()).unwrap_or(u32::MAX),
         done: run.done,
         input_bytes: run.input_bytes,
-        counts: run.counts.clone(),
+        counts: run.counts_so_far(),
         started_ms: run.started,
         ended_ms: run.ended,
         attempts: match detail {

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use kiln_engine::Error;
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::memory::MemoryBudget;
-use kiln_engine::metrics::Counts;
+use kiln_engine::metrics::{Counts, TaskMetrics};
 use kiln_engine::plan::{
     Partitioning, ScanFormat, ScanSpec, SinkSpec, Stage, StageSource, TaskInput, TaskOutput,
     TaskSpec, TaskSuccess,
@@ -24,7 +24,7 @@ pub(crate) const FAIL: u32 = 2;
 pub(crate) const PANIC: u32 = 3;
 /// Runs until it is cancelled.
 pub(crate) const HANG: u32 = 4;
-/// Runs until the gate is opened for it.
+/// Reads 7 rows and runs until the gate is opened for it.
 pub(crate) const GATED: u32 = 5;
 
 pub(crate) fn success() -> TaskSuccess {
@@ -53,6 +53,7 @@ pub(crate) fn components(gate: &Arc<Semaphore>) -> Components {
                     Err(Error::cancelled("as asked"))
                 }
                 GATED => {
+                    TaskMetrics::count(&context.metrics.rows_in, 7);
                     gate.acquire().await.expect("never closed").forget();
                     Ok(success())
                 }
@@ -150,6 +151,12 @@ impl Driver {
 
     /// What the next heartbeat says is running: numbers of tasks.
     pub(crate) async fn running(&mut self) -> Vec<u32> {
+        let progress = self.progress().await;
+        progress.into_iter().map(|(task, _)| task).collect()
+    }
+
+    /// How far the next heartbeat says that tasks are: their numbers and rows read.
+    pub(crate) async fn progress(&mut self) -> Vec<(u32, u64)> {
         loop {
             let message = self
                 .from_executor
@@ -157,7 +164,10 @@ impl Driver {
                 .await
                 .expect("the executor is there");
             if let FromExecutor::Heartbeat { running, .. } = message {
-                return running.into_iter().map(|(task, _)| task.task).collect();
+                let progress = running.iter();
+                return progress
+                    .map(|one| (one.task.task, one.counts.rows_in))
+                    .collect();
             }
         }
     }

@@ -4,11 +4,11 @@ use kiln_engine::Result;
 use kiln_engine::id::{ExecutorId, TaskId};
 
 use crate::convert::task::{
-    decode_failure, decode_spec, decode_success, decode_task_id, encode_failure, encode_spec,
-    encode_success, encode_task_id,
+    decode_counts, decode_failure, decode_spec, decode_success, decode_task_id, encode_counts,
+    encode_failure, encode_spec, encode_success, encode_task_id,
 };
 use crate::convert::{malformed, need};
-use crate::message::{FromExecutor, Registration, Report, ToExecutor, Welcome};
+use crate::message::{FromExecutor, Registration, Report, RunningAttempt, ToExecutor, Welcome};
 use crate::wire;
 use crate::wire::report::Outcome;
 use crate::wire::{driver_message, executor_message};
@@ -24,9 +24,7 @@ pub fn encode_from_executor(message: FromExecutor) -> wire::ExecutorMessage {
             memory_used,
             running,
         } => {
-            let running = running
-                .into_iter()
-                .map(|(task, attempt)| encode_attempt(task, attempt));
+            let running = running.iter().map(encode_running);
             Message::Heartbeat(wire::Heartbeat {
                 memory_used,
                 running: running.collect(),
@@ -54,9 +52,7 @@ pub fn decode_from_executor(message: wire::ExecutorMessage) -> Result<FromExecut
             memory_used,
             running,
         }) => {
-            let running = running
-                .into_iter()
-                .map(|attempt| decode_attempt(Some(attempt)));
+            let running = running.into_iter().map(decode_running);
             FromExecutor::Heartbeat {
                 memory_used,
                 running: running.collect::<Result<_>>()?,
@@ -188,6 +184,22 @@ fn encode_attempt(task: TaskId, attempt: u32) -> wire::AttemptId {
 fn decode_attempt(attempt: Option<wire::AttemptId>) -> Result<(TaskId, u32)> {
     let wire::AttemptId { task, attempt } = need(attempt, "attempt")?;
     Ok((decode_task_id(task)?, attempt))
+}
+
+fn encode_running(running: &RunningAttempt) -> wire::RunningAttempt {
+    wire::RunningAttempt {
+        attempt: Some(encode_attempt(running.task, running.attempt)),
+        counts: Some(encode_counts(&running.counts)),
+    }
+}
+
+fn decode_running(running: wire::RunningAttempt) -> Result<RunningAttempt> {
+    let (task, attempt) = decode_attempt(running.attempt)?;
+    Ok(RunningAttempt {
+        task,
+        attempt,
+        counts: decode_counts(running.counts)?,
+    })
 }
 
 fn encode_report(report: &Report) -> wire::Report {

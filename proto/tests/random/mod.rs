@@ -455,7 +455,11 @@ impl Random {
         match self.below(4) {
             0 => FromExecutor::Register(self.registration()),
             1 => {
-                let running = self.several(4, |random| (random.task(), random.u32()));
+                let running = self.several(4, |random| RunningAttempt {
+                    task: random.task(),
+                    attempt: random.u32(),
+                    counts: random.counts(),
+                });
                 FromExecutor::Heartbeat {
                     memory_used: self.u64(),
                     running,
