@@ -32,10 +32,13 @@ pub const KEEPALIVE: Duration = Duration::from_secs(10);
 /// # Errors
 /// `Invalid` if that is no URL, `Unavailable` if nobody accepts the connection within `patience`.
 pub async fn connect(url: &str, patience: Duration) -> Result<Channel> {
-    let target = if url.contains("://") {
-        url.to_owned()
-    } else {
-        format!("http://{url}")
+    let target = match url.split_once("://") {
+        None => format!("http://{url}"),
+        Some(("http", _)) => url.to_owned(),
+        Some(_) => {
+            let text = format!("not a driver's URL, which is like http://host:port: {url:?}");
+            return Err(Error::invalid(text));
+        }
     };
     let endpoint = Endpoint::from_shared(target)
         .map_err(|error| Error::invalid(format!("not a driver's URL: {url:?}")).with_source(error))?

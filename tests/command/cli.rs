@@ -3,6 +3,16 @@
 use crate::support::{Driver, kiln, run, run_ok};
 use expect_test::{Expect, expect};
 
+#[test]
+fn a_driver_at_something_else_than_http_is_bad_usage() {
+    let said = run(["jobs", "--driver", "ftp://localhost:7440"]);
+    expect![[r#"
+        error: not a driver's URL, which is like http://host:port: "ftp://localhost:7440"
+    "#]]
+    .assert_eq(&said.stderr);
+    assert_eq!(said.code, Some(2));
+}
+
 fn check_help(command: &[&str], expected: &Expect) {
     let mut args = command.to_vec();
     args.push("--help");
