@@ -14,6 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     cli::logging::start();
+    cli::logging::contain_panics();
     cli::exit::code(match &arguments.command {
         Command::Run(args) => cli::run::run(args),
         Command::Submit(args) => cli::submit::run(args),

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use crate::support::{Said, kiln, make_text, run, run_ok, write};
 use expect_test::{Expect, expect};
-use kiln::arrow::array::{Int64Array, RecordBatch};
+use kiln::arrow::array::{Int64Array, RecordBatch, StringArray};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Encoding;
+use parquet::file::properties::WriterProperties;
 
 /// Compares what `said` says on stderr, the directory's path left out, and its exit code.
 fn check(directory: &Path, said: &Said, code: i32, expected: &Expect) {
@@ -196,8 +199,8 @@ fn parquet_cut_in_half() {
     let numbers = Arc::new(Int64Array::from_iter_values(0..100_000)) as _;
     let batch = RecordBatch::try_from_iter([("n", numbers)]).expect("a batch");
     let mut stored = Vec::new();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut stored, batch.schema(), None)
-        .expect("a Parquet writer");
+    let mut writer =
+        ArrowWriter::try_new(&mut stored, batch.schema(), None).expect("a Parquet writer");
     writer.write(&batch).expect("writing into memory");
     writer.close().expect("writing into memory");
     let input = write(directory.path(), "cut.parquet", &stored[..stored.len() / 2]);
@@ -210,6 +213,42 @@ fn parquet_cut_in_half() {
             error: bad Parquet file: it does not end in PAR1, so it was cut off or is something else file=DIR/cut.parquet bytes=501590
         "#]],
     );
+}
+
+/// A file of one page of strings that share prefixes, which are stored as lengths: damage there
+/// makes the decoder panic instead of finding a fault.
+fn delta_encoded_strings() -> Vec<u8> {
+    let words = (0..40).map(|n| format!("word-{n:03}"));
+    let words = Arc::new(StringArray::from_iter_values(words)) as _;
+    let batch = RecordBatch::try_from_iter([("w", words)]).expect("a batch");
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_encoding(Encoding::DELTA_BYTE_ARRAY)
+        .build();
+    let mut stored = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut stored, batch.schema(), Some(properties))
+        .expect("a Parquet writer");
+    writer.write(&batch).expect("writing into memory");
+    writer.close().expect("writing into memory");
+    stored
+}
+
+#[test]
+fn a_decoder_that_panics_is_one_line_too() {
+    let directory = scratch();
+    let sound = delta_encoded_strings();
+    let mut panics = 0;
+    for at in 4..100 {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x55;
+        let input = write(directory.path(), "damaged.parquet", &damaged);
+        let said = run(["run", "count", "--by", "w", &input]);
+        // Where values change and lengths do not there is nothing to see.
+        let lines = usize::from(said.code != Some(0));
+        assert_eq!(said.stderr.lines().count(), lines, "at={at} {said:?}");
+        panics += usize::from(said.stderr.contains("the decoder failed: "));
+    }
+    assert!(panics > 0, "none of this has made the decoder panic");
 }
 
 #[test]
