@@ -121,13 +121,18 @@ fn printable(text: &str) -> String {
             shown.push('…');
             break;
         }
-        if character.is_control() {
+        if character.is_control() || turns_text_around(character) {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);
         }
     }
     shown
+}
+
+/// Whether a terminal would show what follows in another order than it is written in.
+fn turns_text_around(character: char) -> bool {
+    matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -141,6 +146,7 @@ mod tests {
             vec!["\x1b[31mred\n".to_owned(), "1".to_owned()],
             vec!["x".repeat(200), "1000".to_owned()],
             vec!["日本".to_owned(), "20".to_owned()],
+            vec!["\u{202e}txt".to_owned(), "3".to_owned()],
         ];
         expect![[r#"
             word                                                                                                      n
@@ -148,6 +154,7 @@ mod tests {
             \u{1b}[31mred\n                                                                                           1
             xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…  1000
             日本                                                                                                     20
+            \u{202e}txt                                                                                               3
         "#]].assert_eq(&lines(&["word", "n"], &[false, true], rows));
     }
 }
