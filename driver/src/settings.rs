@@ -40,11 +40,12 @@ impl DriverSettings {
     /// that has ended does not come back, so nobody waits for it.
     pub fn embedded() -> Self {
         DriverSettings {
+            // Also how often people see how far their job is.
+            heartbeat_ms: 200,
             lease_ms: Self::MS_MAX,
             reconnect_ms: 0,
             grace_ms: 5_000,
             embedded: true,
-            ..Self::default()
         }
     }
 
