@@ -64,7 +64,11 @@ impl Stores {
             return Ok((Arc::clone(store), path));
         }
         let parsed = parse(url)?;
-        let (store, _) = object_store::parse_url_opts(&parsed, settings()).map_err(|error| {
+        // Whoever types `http` means it; for other schemes the environment may allow it.
+        let plain =
+            (parsed.scheme() == "http").then(|| ("allow_http".to_owned(), "true".to_owned()));
+        let settings = settings().into_iter().chain(plain);
+        let (store, _) = object_store::parse_url_opts(&parsed, settings).map_err(|error| {
             Error::invalid(format!(
                 "cannot open {url}: the store's settings are incomplete"
             ))
