@@ -204,21 +204,20 @@ fn open_source(spec: &TaskSpec, ctx: &TaskContext) -> Result<MorselStream> {
         (StageSource::Scan(scan), TaskInput::Splits(splits)) => {
             open_scan(scan, splits.clone(), ctx)
         }
-        (
-            StageSource::Shuffle { schema, .. },
-            TaskInput::Shuffle {
-                stage,
-                partitions,
-                sources,
-            },
-        ) => shuffle::open(
-            *stage,
-            spec.id.job,
-            partitions.clone(),
-            sources.clone(),
-            Arc::clone(schema),
-            ctx,
-        ),
+        (StageSource::Shuffle { schema, .. }, TaskInput::Shuffle(inputs)) => {
+            let streams = inputs.iter().map(|input| {
+                shuffle::open(
+                    input.stage,
+                    spec.id.job,
+                    input.partitions.clone(),
+                    input.sources.clone(),
+                    Arc::clone(schema),
+                    ctx,
+                )
+            });
+            let streams = streams.collect::<Result<Vec<_>>>()?;
+            Ok(futures::stream::iter(streams).flatten().boxed())
+        }
         _ => Err(Error::internal(format!(
             "task input does not fit its stage task={}",
             spec.id

@@ -127,6 +127,7 @@ impl AggregateExpr {
     /// An aggregate named by its own text, such as `sum(price)`.
     pub fn new(function: AggregateFunction, argument: Option<Expr>) -> Self {
         let mut aggregate = AggregateExpr {
+            filter: None,
             function,
             argument,
             name: String::new(),
@@ -188,6 +189,7 @@ impl Expr {
     #[must_use]
     pub fn cast(self, to: DataType) -> Expr {
         Expr::Cast {
+            lenient: false,
             expr: Box::new(self),
             to,
         }

@@ -8,11 +8,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringViewArray, new_empty_array,
-    new_null_array,
+    Array, ArrayRef, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float64Array,
+    Int64Array, IntervalMonthDayNanoArray, StringViewArray, TimestampMicrosecondArray,
+    new_empty_array, new_null_array,
 };
 use arrow::compute::{can_cast_types, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema};
 
 use super::eval::{Node, STRICT, Step, Value};
 use super::function;
@@ -73,6 +74,20 @@ fn nests_at_most(expr: &Expr, levels: usize) -> bool {
             nests_at_most(inner, levels)
         }
         Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => nests_at_most(expr, levels),
+        Expr::Case {
+            branches,
+            otherwise,
+        } => {
+            let pairs = branches.iter();
+            let mut parts = pairs.flat_map(|(condition, value)| [condition, value]);
+            parts.all(|part| nests_at_most(part, levels))
+                && otherwise
+                    .iter()
+                    .all(|otherwise| nests_at_most(otherwise, levels))
+        }
+        Expr::InList { expr, list } => {
+            nests_at_most(expr, levels) && list.iter().all(|item| nests_at_most(item, levels))
+        }
         Expr::Function { args, .. } => args.iter().all(|arg| nests_at_most(arg, levels)),
     }
 }
@@ -140,7 +155,7 @@ impl Compiler<'_> {
         match expr {
             Expr::Column(name) => self.column(name, expr),
             Expr::Literal(literal) => {
-                let (value, nullable) = (constant(literal), *literal == Literal::Null);
+                let (value, nullable) = (constant(literal)?, *literal == Literal::Null);
                 let data_type = value.data_type().clone();
                 Ok(Typed::new(Step::Constant(value), expr, data_type, nullable))
             }
@@ -181,7 +196,14 @@ impl Compiler<'_> {
                     false,
                 ))
             }
-            Expr::Cast { expr: inner, to } => self.expr(inner)?.cast(to, expr),
+            Expr::Cast {
+                expr: inner,
+                to,
+                lenient: false,
+            } => self.expr(inner)?.cast(to, expr),
+            Expr::Cast { lenient: true, .. } | Expr::Case { .. } | Expr::InList { .. } => {
+                Err(Error::internal(format!("{expr}: not compiled yet")))
+            }
             Expr::Alias { expr: inner, .. } => self.expr(inner),
             Expr::Function { function, args } => {
                 let args = args
@@ -208,14 +230,33 @@ impl Compiler<'_> {
     }
 }
 
-fn constant(literal: &Literal) -> ArrayRef {
-    match literal {
+fn constant(literal: &Literal) -> Result<ArrayRef> {
+    Ok(match literal {
         Literal::Null => new_null_array(&DataType::Null, 1),
         Literal::Boolean(value) => Arc::new(BooleanArray::from(vec![*value])),
         Literal::Int64(value) => Arc::new(Int64Array::from(vec![*value])),
         Literal::Float64(value) => Arc::new(Float64Array::from(vec![*value])),
         Literal::Utf8(value) => Arc::new(StringViewArray::from(vec![value.as_str()])),
-    }
+        Literal::Binary(value) => Arc::new(BinaryViewArray::from(vec![value.as_slice()])),
+        Literal::Decimal {
+            unscaled,
+            precision,
+            scale,
+        } => Arc::new(
+            Decimal128Array::from(vec![*unscaled]).with_precision_and_scale(*precision, *scale)?,
+        ),
+        Literal::Date(days) => Arc::new(Date32Array::from(vec![*days])),
+        Literal::Timestamp { micros, zone } => Arc::new(
+            TimestampMicrosecondArray::from(vec![*micros]).with_timezone_opt(zone.as_deref()),
+        ),
+        Literal::Interval {
+            months,
+            days,
+            nanos,
+        } => Arc::new(IntervalMonthDayNanoArray::from(vec![
+            IntervalMonthDayNano::new(*months, *days, *nanos),
+        ])),
+    })
 }
 
 /// Requires a boolean; an untyped null counts as one.

@@ -46,12 +46,29 @@ pub enum Expr {
     Negate(Box<Expr>),
     /// True where the operand is null; never null itself.
     IsNull(Box<Expr>),
-    /// The operand converted to another type; a value that does not fit is an error.
+    /// The operand converted to another type.
     Cast {
         /// What to convert.
         expr: Box<Expr>,
         /// The wanted type.
         to: DataType,
+        /// A value that does not fit becomes null instead of an error (`try_cast`).
+        lenient: bool,
+    },
+    /// The value beside the first condition that is true.
+    Case {
+        /// Conditions and values, at least one.
+        branches: Vec<(Expr, Expr)>,
+        /// The value where no condition is true; null where there is none.
+        otherwise: Option<Box<Expr>>,
+    },
+    /// Whether the operand equals one of the list: true if one is equal, else null if the operand
+    /// or one of the list is null, else false.
+    InList {
+        /// What is looked for.
+        expr: Box<Expr>,
+        /// What it may be.
+        list: Vec<Expr>,
     },
     /// A built-in function of its arguments.
     Function {
@@ -82,6 +99,35 @@ pub enum Literal {
     Float64(f64),
     /// A string.
     Utf8(String),
+    /// Bytes.
+    Binary(Vec<u8>),
+    /// A decimal number: `unscaled` / 10^`scale`.
+    Decimal {
+        /// All digits as a whole number.
+        unscaled: i128,
+        /// How many digits its type has.
+        precision: u8,
+        /// How many of them stand behind the point.
+        scale: i8,
+    },
+    /// Days since 1970-01-01.
+    Date(i32),
+    /// Microseconds since 1970-01-01 00:00, in UTC if there is a zone.
+    Timestamp {
+        /// Microseconds.
+        micros: i64,
+        /// The zone it is shown in, as `Europe/Berlin` or `+02:00`; none for a local time.
+        zone: Option<String>,
+    },
+    /// A span of time in three parts that do not convert into one another.
+    Interval {
+        /// Months.
+        months: i32,
+        /// Days.
+        days: i32,
+        /// Nanoseconds.
+        nanos: i64,
+    },
 }
 
 /// Operators with two operands.
@@ -145,6 +191,24 @@ pub enum AggregateFunction {
     Max,
     /// Arithmetic mean.
     Avg,
+    /// Different values that are not null.
+    CountDistinct,
+    /// Variance of a sample: null for fewer than two values.
+    Variance,
+    /// Variance of a whole population.
+    VariancePopulation,
+    /// Square root of [`AggregateFunction::Variance`].
+    StdDev,
+    /// Square root of [`AggregateFunction::VariancePopulation`].
+    StdDevPopulation,
+    /// The value of any row, null or not: which one is not said.
+    First,
+    /// The value of any row, null or not: which one is not said.
+    Last,
+    /// Whether a boolean is true for any row; null if it is null for all.
+    Any,
+    /// Whether a boolean is true for all rows that have one; null if none has.
+    All,
 }
 
 /// One aggregate in a group-by.
@@ -154,6 +218,8 @@ pub struct AggregateExpr {
     pub function: AggregateFunction,
     /// What of; none only for `count` of all rows.
     pub argument: Option<Expr>,
+    /// Only rows for which this is true count; all rows where there is none.
+    pub filter: Option<Expr>,
     /// Name of the resulting column.
     pub name: String,
 }

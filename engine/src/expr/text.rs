@@ -6,6 +6,10 @@
 
 use std::fmt;
 
+use arrow::array::{Array, Date32Array, TimestampMicrosecondArray};
+use arrow::datatypes::{Decimal128Type, DecimalType};
+use arrow::util::display::array_value_to_string;
+
 use super::{AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey};
 
 /// The name of the column that `expr` makes: the column's own, the alias, or the text.
@@ -40,9 +44,12 @@ impl Binding {
             Expr::Negate(_) => Binding::Unary,
             Expr::Literal(Literal::Int64(value)) if *value < 0 => Binding::Unary,
             Expr::Literal(Literal::Float64(value)) if value.is_sign_negative() => Binding::Unary,
-            Expr::Column(_) | Expr::Literal(_) | Expr::Cast { .. } | Expr::Function { .. } => {
-                Binding::Primary
-            }
+            Expr::InList { .. } => Binding::Compare,
+            Expr::Column(_)
+            | Expr::Literal(_)
+            | Expr::Cast { .. }
+            | Expr::Case { .. }
+            | Expr::Function { .. } => Binding::Primary,
         }
     }
 
@@ -107,20 +114,46 @@ pub(super) fn write(expr: &Expr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write_at(inner, Binding::Sum, f)?;
             f.write_str(" IS NULL")
         }
-        Expr::Cast { expr, to } => write!(f, "CAST({expr} AS {to})"),
-        Expr::Function { function, args } => {
-            write!(f, "{}(", function.name())?;
-            for (index, arg) in args.iter().enumerate() {
-                let comma = if index == 0 { "" } else { ", " };
-                write!(f, "{comma}{arg}")?;
+        Expr::Cast { expr, to, lenient } => {
+            let word = if *lenient { "TRY_CAST" } else { "CAST" };
+            write!(f, "{word}({expr} AS {to})")
+        }
+        Expr::Case {
+            branches,
+            otherwise,
+        } => {
+            f.write_str("CASE")?;
+            for (condition, value) in branches {
+                write!(f, " WHEN {condition} THEN {value}")?;
             }
-            f.write_str(")")
+            if let Some(value) = otherwise {
+                write!(f, " ELSE {value}")?;
+            }
+            f.write_str(" END")
+        }
+        Expr::InList { expr, list } => {
+            write_at(expr, Binding::Sum, f)?;
+            f.write_str(" IN ")?;
+            write_list(list, f)
+        }
+        Expr::Function { function, args } => {
+            f.write_str(function.name())?;
+            write_list(args, f)
         }
         Expr::Alias { expr, name } => {
             write_at(expr, Binding::Or, f)?;
             write!(f, " AS {}", Name(name))
         }
     }
+}
+
+fn write_list(list: &[Expr], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("(")?;
+    for (index, item) in list.iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        write!(f, "{comma}{item}")?;
+    }
+    f.write_str(")")
 }
 
 fn write_at(expr: &Expr, least: Binding, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,9 +167,13 @@ fn write_at(expr: &Expr, least: Binding, f: &mut fmt::Formatter<'_>) -> fmt::Res
 /// `sum(price)`: an aggregate without its name.
 pub(super) fn aggregate_call(aggregate: &AggregateExpr) -> String {
     let function = aggregate.function.name();
-    match &aggregate.argument {
+    let call = match &aggregate.argument {
         Some(argument) => format!("{function}({argument})"),
         None => format!("{function}(*)"),
+    };
+    match &aggregate.filter {
+        Some(filter) => format!("{call} FILTER (WHERE {filter})"),
+        None => call,
     }
 }
 
@@ -173,8 +210,38 @@ impl fmt::Display for Literal {
             // `{:?}` keeps the point, so that 1.0 and 1 stay apart.
             Literal::Float64(value) => write!(f, "{value:?}"),
             Literal::Utf8(value) => write!(f, "{value:?}"),
+            Literal::Binary(value) => {
+                f.write_str("X'")?;
+                value.iter().try_for_each(|byte| write!(f, "{byte:02X}"))?;
+                f.write_str("'")
+            }
+            // The type is shown with it: 0.05 is a float, and 1.5 of two types are two things.
+            Literal::Decimal {
+                unscaled,
+                precision,
+                scale,
+            } => {
+                let digits = Decimal128Type::format_decimal(*unscaled, *precision, *scale);
+                write!(f, "DECIMAL({precision}, {scale}) '{digits}'")
+            }
+            Literal::Date(days) => write!(f, "DATE '{}'", shown(&Date32Array::from(vec![*days]))),
+            Literal::Timestamp { micros, zone } => {
+                let array = TimestampMicrosecondArray::from(vec![*micros]);
+                let array = array.with_timezone_opt(zone.as_deref());
+                write!(f, "TIMESTAMP '{}'", shown(&array))
+            }
+            Literal::Interval {
+                months,
+                days,
+                nanos,
+            } => write!(f, "INTERVAL '{months} months {days} days {nanos} ns'"),
         }
     }
+}
+
+/// The only value of `array` as arrow prints it.
+fn shown(array: &dyn Array) -> String {
+    array_value_to_string(array, 0).unwrap_or_else(|_| "out of range".to_owned())
 }
 
 impl fmt::Display for BinaryOp {
@@ -226,6 +293,15 @@ impl AggregateFunction {
             AggregateFunction::Min => "min",
             AggregateFunction::Max => "max",
             AggregateFunction::Avg => "avg",
+            AggregateFunction::CountDistinct => "count_distinct",
+            AggregateFunction::Variance => "variance",
+            AggregateFunction::VariancePopulation => "variance_population",
+            AggregateFunction::StdDev => "stddev",
+            AggregateFunction::StdDevPopulation => "stddev_population",
+            AggregateFunction::First => "first",
+            AggregateFunction::Last => "last",
+            AggregateFunction::Any => "any",
+            AggregateFunction::All => "all",
         }
     }
 }

@@ -40,8 +40,16 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
     let AggregateExpr {
         function,
         argument,
+        filter,
         name,
     } = aggregate;
+    if let Some(filter) = filter
+        && data_type(filter, schema)? != DataType::Boolean
+    {
+        return Err(Error::invalid(format!(
+            "{aggregate}: the filter has to be a boolean"
+        )));
+    }
     let argument = match (function, argument) {
         (AggregateFunction::Count, None) => return Ok(Field::new(name, DataType::Int64, false)),
         (_, Some(argument)) => data_type(argument, schema)?,
@@ -59,6 +67,7 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
         AggregateFunction::Min | AggregateFunction::Max => {
             coerce::is_ordered(&argument).then(|| coerce::plain(&argument))
         }
+        _ => None,
     };
     let Some(result) = result else {
         return Err(Error::invalid(format!(
@@ -82,6 +91,22 @@ fn sum_type(argument: &DataType) -> Option<DataType> {
         }
         _ => None,
     }
+}
+
+/// Whether the two keys of a join can be compared: each over its own side.
+///
+/// # Errors
+/// As for [`data_type`], and for two types that are not equal to one another or have no order.
+pub fn check_keys(left: &Expr, lefts: &Schema, right: &Expr, rights: &Schema) -> Result<DataType> {
+    let (left_type, right_type) = (data_type(left, lefts)?, data_type(right, rights)?);
+    coerce::common(&left_type, &right_type)
+        .filter(coerce::is_ordered)
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "{left} = {right}: a join does not compare these types left={left_type} \
+                 right={right_type}"
+            ))
+        })
 }
 
 /// Whether values of this type are in an order, so that they can be sorted by.

@@ -4,6 +4,7 @@
 //! [`view`] and [`space`], behind functions that are safe to call.
 
 pub mod hash;
+pub mod key_filter;
 pub mod space;
 pub mod view;
 pub mod words;

@@ -6,10 +6,10 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::expr::AggregateExpr;
+use crate::expr::{AggregateExpr, Expr};
 use crate::plan::{
-    AggregateMode, LogicalPlan, OperatorSpec, Partitioning, Scan, ScanFormat, ScanSpec, SinkSpec,
-    Stage, StageGraph, StageSource, TextRecord,
+    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Partitioning, Scan, ScanFormat,
+    ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
 };
 
 /// Locations of a scan that are printed before the rest is only counted.
@@ -18,12 +18,11 @@ const LOCATIONS_SHOWN: usize = 3;
 /// The tree of a logical plan, root first, each input two columns further in.
 pub fn explain_logical(plan: &LogicalPlan) -> String {
     let mut text = String::new();
-    let mut depth = 0;
-    let mut next = Some(plan);
-    while let Some(node) = next {
+    let mut open = vec![(plan, 0)];
+    while let Some((node, depth)) = open.pop() {
         line(&mut text, depth, logical_line(node));
-        depth += 1;
-        next = node.input().map(AsRef::as_ref);
+        let inputs = node.inputs().into_iter().rev();
+        open.extend(inputs.map(|input| (input.as_ref(), depth + 1)));
     }
     text
 }
@@ -38,6 +37,9 @@ pub fn explain_stages(graph: &StageGraph) -> String {
             format_args!("stage {}: {}", stage.id.0, extent(&stage.source)),
         );
         line(&mut text, 1, source_line(&stage.source));
+        for side in &stage.sides {
+            line(&mut text, 1, side_line(side));
+        }
         for operator in &stage.operators {
             line(&mut text, 1, operator_line(operator));
         }
@@ -57,6 +59,7 @@ pub fn describe_stage(stage: &Stage) -> String {
         OperatorSpec::Filter { .. } => "filter".to_owned(),
         OperatorSpec::Aggregate { mode, .. } => format!("aggregate {}", mode_word(*mode)),
         OperatorSpec::TopK { limit, .. } => format!("top {limit}"),
+        OperatorSpec::Join(join) => format!("join {}", step_word(join.kind)),
         OperatorSpec::Sort { .. } => "sort".to_owned(),
         OperatorSpec::Explode { .. } | OperatorSpec::Limit { .. } => operator_line(operator),
     }));
@@ -80,6 +83,10 @@ fn logical_line(plan: &LogicalPlan) -> String {
             List(&scan_columns(scan)),
             locations(&scan.locations)
         ),
+        LogicalPlan::Join {
+            kind, on, filter, ..
+        } => join_line(kind_word(*kind), &equalities(on), filter.as_ref()),
+        LogicalPlan::Union { .. } => "union".to_owned(),
         LogicalPlan::Project { exprs, .. } => format!("project {}", List(exprs)),
         LogicalPlan::Filter { predicate, .. } => format!("filter {predicate}"),
         LogicalPlan::Explode { column, .. } => format!("explode {column}"),
@@ -107,8 +114,66 @@ fn logical_line(plan: &LogicalPlan) -> String {
     }
 }
 
+fn kind_word(kind: JoinKind) -> &'static str {
+    match kind {
+        JoinKind::Inner => "inner",
+        JoinKind::Left => "left",
+        JoinKind::Right => "right",
+        JoinKind::Full => "full",
+        JoinKind::Semi => "semi",
+        JoinKind::Anti => "anti",
+    }
+}
+
+fn step_word(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Inner => "inner",
+        StepKind::ProbeOuter => "probe outer",
+        StepKind::BuildOuter => "build outer",
+        StepKind::FullOuter => "full outer",
+        StepKind::ProbeSemi => "probe semi",
+        StepKind::ProbeAnti => "probe anti",
+        StepKind::BuildSemi => "build semi",
+        StepKind::BuildAnti => "build anti",
+    }
+}
+
+/// `a = b` for each pair of keys.
+fn equalities<'a>(on: impl IntoIterator<Item = &'a (Expr, Expr)>) -> Vec<String> {
+    let pairs = on.into_iter();
+    pairs
+        .map(|(left, right)| format!("{left} = {right}"))
+        .collect()
+}
+
+fn join_line(kind: &str, on: &[String], filter: Option<&Expr>) -> String {
+    let on = match on {
+        [] => String::new(),
+        on => format!(" on {}", List(on)),
+    };
+    let filter = filter.map_or(String::new(), |filter| format!(" where {filter}"));
+    format!("join {kind}{on}{filter}")
+}
+
+fn side_line(side: &Side) -> String {
+    let how = if side.broadcast {
+        "broadcast"
+    } else {
+        "with partitions of"
+    };
+    format!("{how} stage {}", side.stage.0)
+}
+
 fn operator_line(operator: &OperatorSpec) -> String {
     match operator {
+        OperatorSpec::Join(join) => {
+            let keys = join.probe_keys.iter().zip(&join.build_keys);
+            let on: Vec<_> = keys
+                .map(|(probe, build)| format!("{probe} = {build}"))
+                .collect();
+            let line = join_line(step_word(join.kind), &on, join.filter.as_ref());
+            format!("{line} side {} [{}]", join.side, List(&join.output))
+        }
         OperatorSpec::Project { exprs } => format!("project {}", List(exprs)),
         OperatorSpec::Filter { predicate } => format!("filter {predicate}"),
         OperatorSpec::Explode { column } => format!("explode {column}"),
@@ -139,16 +204,15 @@ fn source_line(source: &StageSource) -> String {
                 .collect();
             format!("scan {} [{}]", format_words(&scan.format), List(&names))
         }
-        StageSource::Shuffle {
-            stage,
-            gather: true,
-            ..
-        } => format!("gather stage {}", stage.0),
-        StageSource::Shuffle {
-            stage,
-            gather: false,
-            ..
-        } => format!("read stage {}", stage.0),
+        StageSource::Shuffle { stages, deal, .. } => {
+            let numbers: Vec<u32> = stages.iter().map(|stage| stage.0).collect();
+            let word = match deal {
+                Deal::Gather => "gather",
+                Deal::Partitions => "read",
+                Deal::Producers => "pass on",
+            };
+            format!("{word} stage {}", List(&numbers))
+        }
     }
 }
 
@@ -172,8 +236,10 @@ fn sink_line(sink: &SinkSpec) -> String {
 fn extent(source: &StageSource) -> String {
     match source {
         StageSource::Scan(scan) => scan_extent(scan),
-        StageSource::Shuffle { gather: true, .. } => counted(1, "task"),
-        StageSource::Shuffle { gather: false, .. } => "tasks by shuffled size".to_owned(),
+        StageSource::Shuffle {
+            deal: Deal::Gather, ..
+        } => counted(1, "task"),
+        StageSource::Shuffle { .. } => "tasks by shuffled size".to_owned(),
     }
 }
 

@@ -62,6 +62,26 @@ pub enum LogicalPlan {
         /// Rows to keep at most.
         limit: u64,
     },
+    /// Rows of two inputs put side by side where they match. The columns of `left` come first; no
+    /// name may be on both sides. A semi or anti join has the columns of `left` only.
+    Join {
+        /// The one side.
+        left: Arc<LogicalPlan>,
+        /// The other side.
+        right: Arc<LogicalPlan>,
+        /// What becomes of rows without a match.
+        kind: JoinKind,
+        /// What has to be equal: expressions over `left` and over `right`. Null equals nothing.
+        /// With none, every row meets every row.
+        on: Vec<(Expr, Expr)>,
+        /// What else has to be true of a pair, over the columns of both sides.
+        filter: Option<Expr>,
+    },
+    /// The rows of all inputs, one after the other; their columns agree in number, name and type.
+    Union {
+        /// At least one.
+        inputs: Vec<Arc<LogicalPlan>>,
+    },
     /// The rows written to files. Only at the root.
     Write {
         /// Where rows come from.
@@ -69,6 +89,23 @@ pub enum LogicalPlan {
         /// Where they go.
         output: Output,
     },
+}
+
+/// What a join does with rows that match and those that do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JoinKind {
+    /// A row for each pair that matches.
+    Inner,
+    /// And rows of the left without a match, with nulls on the right.
+    Left,
+    /// And rows of the right without a match, with nulls on the left.
+    Right,
+    /// And rows of either side without a match.
+    Full,
+    /// Rows of the left that have a match, once each.
+    Semi,
+    /// Rows of the left that have no match.
+    Anti,
 }
 
 /// Rows of input files.
@@ -82,6 +119,9 @@ pub struct Scan {
     pub schema: SchemaRef,
     /// Names of the columns to produce, in order; all where none is given.
     pub projection: Option<Vec<String>>,
+    /// Only rows for which this is true; over the columns of the files, produced or not. Set by
+    /// the optimiser, for formats that can make use of it.
+    pub predicate: Option<Expr>,
 }
 
 /// How the bytes of a file become rows.
@@ -164,17 +204,19 @@ impl FileFormat {
 }
 
 impl LogicalPlan {
-    /// The operators that this one reads from.
-    pub fn input(&self) -> Option<&Arc<LogicalPlan>> {
+    /// The operators that this one reads from, left before right.
+    pub fn inputs(&self) -> Vec<&Arc<LogicalPlan>> {
         match self {
-            LogicalPlan::Scan(_) => None,
+            LogicalPlan::Scan(_) => Vec::new(),
             LogicalPlan::Project { input, .. }
             | LogicalPlan::Filter { input, .. }
             | LogicalPlan::Explode { input, .. }
             | LogicalPlan::Aggregate { input, .. }
             | LogicalPlan::Sort { input, .. }
             | LogicalPlan::Limit { input, .. }
-            | LogicalPlan::Write { input, .. } => Some(input),
+            | LogicalPlan::Write { input, .. } => vec![input],
+            LogicalPlan::Join { left, right, .. } => vec![left, right],
+            LogicalPlan::Union { inputs } => inputs.iter().collect(),
         }
     }
 }

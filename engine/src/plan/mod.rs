@@ -12,14 +12,15 @@ mod task;
 
 pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{
-    CsvOptions, FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, TextRecord,
+    CsvOptions, FileFormat, JoinKind, LogicalPlan, Output, Scan, ScanFormat, TextOptions,
+    TextRecord,
 };
 pub use schema::schema_of;
 pub use stage::{
-    AggregateMode, FileMeta, OperatorSpec, Partitioning, ScanSpec, SinkSpec, Split, Stage,
-    StageGraph, StageSource,
+    AggregateMode, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec, Partitioning, ScanSpec,
+    Side, SinkSpec, Split, Stage, StageGraph, StageSource, StepKind,
 };
 pub use task::{
-    OutputFile, PartitionMeta, ShuffleSource, TaskFailure, TaskInput, TaskOutput, TaskSpec,
-    TaskSuccess,
+    OutputFile, PartitionMeta, ShuffleInput, ShuffleSource, TaskFailure, TaskInput, TaskOutput,
+    TaskSpec, TaskSuccess,
 };

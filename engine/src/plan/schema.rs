@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateExpr, Expr, SortKey, typing};
 use crate::limits;
-use crate::plan::{LogicalPlan, Scan};
+use crate::plan::{JoinKind, LogicalPlan, Scan};
 
 /// The columns of the rows that `plan` makes.
 ///
@@ -19,30 +19,67 @@ use crate::plan::{LogicalPlan, Scan};
 /// `Invalid`, naming the expression: an unknown column (with the nearest name), types that do not
 /// fit, a bad pattern, two columns of one name, or a plan past its limits.
 pub fn schema_of(plan: &LogicalPlan) -> Result<SchemaRef> {
-    // A plan is a chain, walked in a loop: its length is the user's, the stack is ours.
-    let mut chain = vec![plan];
-    let mut node = plan;
-    while let Some(input) = node.input() {
-        if chain.len() == limits::PLAN_NODES_MAX {
+    check_size(plan)?;
+    schema_within(plan)
+}
+
+/// Walks in a loop, because how deep a plan is nested is the user's and the stack is ours.
+fn check_size(plan: &LogicalPlan) -> Result<()> {
+    let mut open = vec![(plan, 1)];
+    let mut nodes = 0;
+    while let Some((node, depth)) = open.pop() {
+        nodes += 1;
+        if nodes > limits::PLAN_NODES_MAX {
             return Err(Error::invalid(format!(
                 "the plan has too many operators limit={}",
                 limits::PLAN_NODES_MAX
             )));
         }
-        chain.push(input);
-        node = input;
+        if depth > limits::PLAN_DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "the plan is nested too deeply limit={}",
+                limits::PLAN_DEPTH_MAX
+            )));
+        }
+        open.extend(
+            node.inputs()
+                .into_iter()
+                .map(|input| (input.as_ref(), depth + 1)),
+        );
     }
-    let mut schema = Arc::new(Schema::empty());
-    for node in chain.into_iter().rev() {
-        schema = schema_over(node, schema)?;
-    }
-    Ok(schema)
+    Ok(())
 }
 
-/// The columns that `node` makes of an input with the columns `input`.
-fn schema_over(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
+/// The columns of a plan whose size is within the limits.
+fn schema_within(plan: &LogicalPlan) -> Result<SchemaRef> {
+    let inputs = plan.inputs().into_iter().map(|input| schema_within(input));
+    schema_over(plan, &inputs.collect::<Result<Vec<_>>>()?)
+}
+
+/// The columns that `node` makes of inputs with the columns `inputs`.
+fn schema_over(node: &LogicalPlan, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+    let input = || {
+        inputs
+            .first()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Schema::empty()))
+    };
     match node {
         LogicalPlan::Scan(scan) => scan_schema(scan),
+        LogicalPlan::Join {
+            kind, on, filter, ..
+        } => match inputs {
+            [left, right] => join_schema(*kind, on, filter.as_ref(), left, right),
+            _ => Err(Error::internal("a join has two inputs")),
+        },
+        LogicalPlan::Union { .. } => union_schema(inputs),
+        _ => schema_over_one(node, input()),
+    }
+}
+
+/// The columns that `node` makes of its only input.
+fn schema_over_one(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
+    match node {
         LogicalPlan::Project { exprs, .. } => {
             let fields = exprs.iter().map(|expr| typing::field(expr, &input));
             unique(fields.collect::<Result<_>>()?)
@@ -62,10 +99,81 @@ fn schema_over(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
             Ok(input)
         }
         LogicalPlan::Limit { .. } | LogicalPlan::Write { .. } => Ok(input),
+        LogicalPlan::Scan(_) | LogicalPlan::Join { .. } | LogicalPlan::Union { .. } => {
+            Err(Error::internal("an operator with one input was expected"))
+        }
     }
 }
 
+/// The columns of a join: those of both sides, or of the left for the kinds that only choose rows.
+fn join_schema(
+    kind: JoinKind,
+    on: &[(Expr, Expr)],
+    filter: Option<&Expr>,
+    left: &SchemaRef,
+    right: &SchemaRef,
+) -> Result<SchemaRef> {
+    for (left_key, right_key) in on {
+        typing::check_keys(left_key, left, right_key, right)?;
+    }
+    let nullable =
+        |field: &FieldRef, may: bool| own(field).with_nullable(field.is_nullable() || may);
+    let left_nulls = matches!(kind, JoinKind::Right | JoinKind::Full);
+    let right_nulls = matches!(kind, JoinKind::Left | JoinKind::Full);
+    let lefts = left
+        .fields()
+        .iter()
+        .map(|field| nullable(field, left_nulls));
+    let rights = right
+        .fields()
+        .iter()
+        .map(|field| nullable(field, right_nulls));
+    let both = unique(lefts.chain(rights).collect())?;
+    if let Some(filter) = filter {
+        check_predicate(filter, &both)?;
+    }
+    Ok(match kind {
+        JoinKind::Semi | JoinKind::Anti => Arc::clone(left),
+        JoinKind::Inner | JoinKind::Left | JoinKind::Right | JoinKind::Full => both,
+    })
+}
+
+/// The columns of a union: those of all inputs, which have to agree.
+fn union_schema(inputs: &[SchemaRef]) -> Result<SchemaRef> {
+    let Some((first, others)) = inputs.split_first() else {
+        return Err(Error::invalid("a union needs at least one input"));
+    };
+    let mut fields: Vec<Field> = first.fields().iter().map(own).collect();
+    for other in others {
+        if other.fields().len() != fields.len() {
+            return Err(Error::invalid(format!(
+                "a union of inputs with different numbers of columns first={} other={}",
+                fields.len(),
+                other.fields().len()
+            )));
+        }
+        for (field, other) in fields.iter_mut().zip(other.fields()) {
+            if field.name() != other.name() || field.data_type() != other.data_type() {
+                return Err(Error::invalid(format!(
+                    "a union of inputs with different columns first={:?} {} other={:?} {}",
+                    field.name(),
+                    field.data_type(),
+                    other.name(),
+                    other.data_type()
+                )));
+            }
+            *field = field
+                .clone()
+                .with_nullable(field.is_nullable() || other.is_nullable());
+        }
+    }
+    unique(fields)
+}
+
 fn scan_schema(scan: &Scan) -> Result<SchemaRef> {
+    if let Some(predicate) = &scan.predicate {
+        check_predicate(predicate, &scan.schema)?;
+    }
     let Some(projection) = &scan.projection else {
         return unique(scan.schema.fields().iter().map(own).collect());
     };

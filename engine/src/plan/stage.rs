@@ -8,12 +8,14 @@ use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::id::StageId;
 use crate::plan::{Output, ScanFormat};
 
-/// A job ready to be scheduled: stages in an order in which producers come before consumers. The
-/// last stage makes the job's result.
+/// What can be scheduled of a job: stages in an order in which producers come before consumers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageGraph {
     /// The stages; stage `i` has id `i`.
     pub stages: Vec<Arc<Stage>>,
+    /// The last stage makes the job's result. Otherwise more stages follow once these are done and
+    /// their sizes are known.
+    pub complete: bool,
 }
 
 /// A maximal piece of a plan without a shuffle.
@@ -23,6 +25,9 @@ pub struct Stage {
     pub id: StageId,
     /// Where its rows come from.
     pub source: StageSource,
+    /// Rows of earlier stages that its joins look up in, each read as a whole before the first row
+    /// of `source`.
+    pub sides: Vec<Side>,
     /// What is done to them, in order.
     pub operators: Vec<OperatorSpec>,
     /// Where they go.
@@ -36,15 +41,38 @@ pub struct Stage {
 pub enum StageSource {
     /// Input files.
     Scan(ScanSpec),
-    /// The output of an earlier stage.
+    /// The output of earlier stages.
     Shuffle {
-        /// The stage that wrote it.
-        stage: StageId,
-        /// Its columns.
+        /// The stages that wrote it, all with the same partitioning; several for a union.
+        stages: Vec<StageId>,
+        /// Their columns.
         schema: SchemaRef,
-        /// All partitions have to be read by one task (a global limit, order or aggregate).
-        gather: bool,
+        /// How it is dealt out to tasks.
+        deal: Deal,
     },
+}
+
+/// How the output of earlier stages is dealt out to the tasks of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Deal {
+    /// One task reads everything (a global limit, order or aggregate).
+    Gather,
+    /// A task reads a range of partitions of every producer: all rows of a key meet in it.
+    Partitions,
+    /// A task reads everything that some of the producing tasks wrote: rows in no order.
+    Producers,
+}
+
+/// Rows that a join of a stage looks up in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Side {
+    /// The stage that wrote them.
+    pub stage: StageId,
+    /// Their columns.
+    pub schema: SchemaRef,
+    /// Every task reads all partitions. Otherwise a task reads the range of partitions that it
+    /// reads of its source, which has the same keys and as many partitions.
+    pub broadcast: bool,
 }
 
 /// A scan whose files are known.
@@ -56,6 +84,10 @@ pub struct ScanSpec {
     pub file_schema: SchemaRef,
     /// Indices into `file_schema` of the columns to produce, in order.
     pub projection: Vec<usize>,
+    /// Only rows for which this is true, over `file_schema`.
+    pub predicate: Option<Expr>,
+    /// Columns whose rows no join keeps unless it knows the key.
+    pub key_filters: Vec<KeyFilterSpec>,
     /// The files, in listing order; empty in the copy that travels to executors, whose splits
     /// carry what they need.
     pub files: Vec<FileMeta>,
@@ -73,6 +105,17 @@ impl ScanSpec {
             .collect();
         Arc::new(Schema::new(fields))
     }
+}
+
+/// A scan may drop rows that a later join of its stage would drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFilterSpec {
+    /// Index into `file_schema` of the column that is the join's key.
+    pub column: usize,
+    /// Position of the join among the stage's operators.
+    pub operator: usize,
+    /// Which of the join's keys.
+    pub key: usize,
 }
 
 /// An input file.
@@ -124,6 +167,8 @@ pub enum OperatorSpec {
         /// What to compute.
         aggregates: Vec<AggregateExpr>,
     },
+    /// Look-ups in a side, a row at a time as far as anybody can tell.
+    Join(JoinStep),
     /// The first `limit` rows in order.
     TopK {
         /// Most significant first.
@@ -143,6 +188,69 @@ pub enum OperatorSpec {
         /// Rows to keep at most.
         limit: u64,
     },
+}
+
+/// A join as a step of a stage. The rows that flow through the stage are the *probe* rows, those
+/// of the side are the *build* rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JoinStep {
+    /// Index into the stage's sides.
+    pub side: usize,
+    /// What comes out.
+    pub kind: StepKind,
+    /// Keys over the probe rows; none where every row meets every row.
+    pub probe_keys: Vec<Expr>,
+    /// Keys over the build rows, as many and of the same types.
+    pub build_keys: Vec<Expr>,
+    /// What else has to be true of a pair, over the columns of both.
+    pub filter: Option<Expr>,
+    /// Names of the columns that come out, of either side (of the one side that is kept for the
+    /// semi and anti kinds), in order.
+    pub output: Vec<String>,
+}
+
+/// What a join step does with rows that match and those that do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepKind {
+    /// A row for each pair that matches.
+    Inner,
+    /// And probe rows without a match.
+    ProbeOuter,
+    /// And build rows without a match.
+    BuildOuter,
+    /// And rows of either side without a match.
+    FullOuter,
+    /// Probe rows with a match, once each.
+    ProbeSemi,
+    /// Probe rows without a match.
+    ProbeAnti,
+    /// Build rows with a match, once each.
+    BuildSemi,
+    /// Build rows without a match.
+    BuildAnti,
+}
+
+impl StepKind {
+    /// Whether a probe row without a match leaves no trace, so that a source may drop it.
+    pub fn drops_probe_rows(self) -> bool {
+        matches!(
+            self,
+            StepKind::Inner
+                | StepKind::BuildOuter
+                | StepKind::ProbeSemi
+                | StepKind::BuildSemi
+                | StepKind::BuildAnti
+        )
+    }
+
+    /// Whether build rows come out by themselves once all probe rows have been seen. Then only one
+    /// task may look up in the same build rows.
+    pub fn emits_build_rows(self) -> bool {
+        matches!(
+            self,
+            StepKind::BuildOuter | StepKind::FullOuter | StepKind::BuildSemi | StepKind::BuildAnti
+        )
+    }
 }
 
 /// Which part of an aggregation an operator does.

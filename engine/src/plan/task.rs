@@ -19,6 +19,8 @@ pub struct TaskSpec {
     pub stage: Arc<Stage>,
     /// Which part of the stage's input it covers.
     pub input: TaskInput,
+    /// What it reads of each of the stage's sides.
+    pub sides: Vec<ShuffleInput>,
 }
 
 /// The part of a stage's input that a task covers.
@@ -26,15 +28,19 @@ pub struct TaskSpec {
 pub enum TaskInput {
     /// Slices of input files.
     Splits(Vec<Split>),
-    /// A range of shuffle partitions, from every producer that has rows in it.
-    Shuffle {
-        /// The stage that wrote them.
-        stage: StageId,
-        /// The partitions.
-        partitions: Range<u32>,
-        /// Where they are. Object names follow from job, stage, task and attempt.
-        sources: Vec<ShuffleSource>,
-    },
+    /// Output of earlier stages, one entry for each of them.
+    Shuffle(Vec<ShuffleInput>),
+}
+
+/// A range of partitions that a stage wrote, from every producer that has rows in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShuffleInput {
+    /// The stage that wrote them.
+    pub stage: StageId,
+    /// The partitions.
+    pub partitions: Range<u32>,
+    /// Where they are. Object names follow from job, stage, task and attempt.
+    pub sources: Vec<ShuffleSource>,
 }
 
 /// What one producer's shuffle object holds of a range of partitions.

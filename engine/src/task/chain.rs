@@ -93,6 +93,7 @@ impl Blueprint {
                 ctx,
                 lanes,
             )?),
+            OperatorSpec::Join(_) => return Err(Error::internal("joins do not run yet")),
             OperatorSpec::TopK { keys, limit } => {
                 Step::Breaker(TopK::new(&keys, limit, &schema, ctx)?)
             }
@@ -235,6 +236,7 @@ pub fn output_schema(spec: &OperatorSpec, schema: &SchemaRef) -> Result<SchemaRe
             group_by,
             aggregates,
         } => aggregate::output_schema(*mode, schema, group_by, aggregates)?,
+        OperatorSpec::Join(_) => return Err(Error::internal("joins do not run yet")),
         OperatorSpec::Filter { .. }
         | OperatorSpec::TopK { .. }
         | OperatorSpec::Sort { .. }

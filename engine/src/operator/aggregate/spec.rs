@@ -144,6 +144,7 @@ impl Spec {
                 (StateKind::Sum, argument(&sum_column), sum_column),
                 (counting, argument(&count_column), count_column),
             ],
+            _ => return Err(Error::internal(format!("{aggregate}: does not run yet"))),
         };
         let first = self.states.len();
         for (kind, argument, column) in states {
