@@ -233,7 +233,7 @@ fn open_scan(
     match scan.format {
         ScanFormat::Text(_) => source::text::open(scan, splits, ctx),
         ScanFormat::Csv(_) => source::csv::open(scan, splits, ctx),
-        ScanFormat::Parquet => source::parquet::open(scan, splits, ctx),
+        ScanFormat::Parquet => source::parquet::open(scan, splits, Vec::new(), ctx),
     }
 }
 

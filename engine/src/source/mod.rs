@@ -9,10 +9,22 @@ pub mod csv;
 pub mod parquet;
 pub mod text;
 
+use std::sync::Arc;
+
 use futures::stream::BoxStream;
 
 use crate::error::Result;
+use crate::kernel::key_filter::KeyFilter;
 use crate::operator::Morsel;
 
 /// Morsels in the order in which their bytes arrive.
 pub type MorselStream = BoxStream<'static, Result<Morsel>>;
+
+/// A column of the files whose rows are of use only if a later join knows their value.
+#[derive(Debug, Clone)]
+pub struct ColumnFilter {
+    /// Index into the scan's `file_schema`.
+    pub column: usize,
+    /// The keys of the join's build rows.
+    pub keys: Arc<KeyFilter>,
+}

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{ScanSpec, Split};
-use crate::source::MorselStream;
+use crate::source::{ColumnFilter, MorselStream};
 use crate::source::input::InputFile;
 use footer::Footer;
 use held::Holders;
@@ -41,7 +41,13 @@ const PERMIT_BYTES: u64 = 4 << 10;
 ///
 /// # Errors
 /// `Internal` if the projection does not fit the schema. The stream's own errors name the file.
-pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<MorselStream> {
+pub fn open(
+    spec: &ScanSpec,
+    splits: Vec<Split>,
+    filters: Vec<ColumnFilter>,
+    ctx: &TaskContext,
+) -> Result<MorselStream> {
+    let _ = filters;
     let project = spec.file_schema.project(&spec.projection);
     let scan = Arc::new(Scan {
         schema: Arc::new(project.map_err(|error| {
