@@ -409,6 +409,7 @@ mod tests {
             }),
             schema: schema(&["path", "offset", "line"]),
             projection: Some(vec!["line".to_owned()]),
+            predicate: None,
         });
         let project = LogicalPlan::Project {
             input: scan.into(),
@@ -470,6 +471,8 @@ mod tests {
             }),
             file_schema: schema(&["word"]),
             projection: vec![0],
+            predicate: None,
+            key_filters: Vec::new(),
             files: vec![FileMeta {
                 url: "file:///a".to_owned(),
                 bytes: 3000,
@@ -484,6 +487,7 @@ mod tests {
         let first = Stage {
             id: StageId(0),
             source: StageSource::Scan(scan),
+            sides: Vec::new(),
             operators: vec![aggregate(AggregateMode::Partial)],
             sink: SinkSpec::Shuffle {
                 partitioning: Partitioning::Hash {
@@ -496,10 +500,11 @@ mod tests {
         let second = Stage {
             id: StageId(1),
             source: StageSource::Shuffle {
-                stage: StageId(0),
+                stages: vec![StageId(0)],
                 schema: schema(&["word", "count"]),
-                gather: false,
+                deal: Deal::Partitions,
             },
+            sides: Vec::new(),
             operators: vec![aggregate(AggregateMode::Final)],
             sink: SinkSpec::Files { output: output() },
             schema: schema(&["word", "count"]),
@@ -510,6 +515,7 @@ mod tests {
             .assert_eq(&describe_stage(&second));
         let graph = StageGraph {
             stages: vec![first.into(), second.into()],
+            complete: true,
         };
         expect![[r#"
             stage 0: 2 tasks, 2.9 KiB of 1 file

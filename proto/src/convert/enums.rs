@@ -3,7 +3,7 @@
 //! Zero is what a missing field decodes to; no enum gives it a meaning, so it is refused.
 
 use kiln_engine::expr::{AggregateFunction, BinaryOp, Function};
-use kiln_engine::plan::{AggregateMode, FileFormat, TextRecord};
+use kiln_engine::plan::{AggregateMode, Deal, FileFormat, JoinKind, StepKind, TextRecord};
 use kiln_engine::{ErrorKind, Result};
 
 use crate::convert::malformed;
@@ -45,15 +45,19 @@ macro_rules! twins {
 }
 
 twins! {
-    AggregateFunction: Count, Sum, Min, Max, Avg;
+    AggregateFunction: Count, Sum, Min, Max, Avg, CountDistinct, Variance, VariancePopulation, StdDev,
+        StdDevPopulation, First, Last, Any, All;
     AggregateMode: Single, Partial, Final;
     AttemptState: Running, Won, Failed, Lost, Cancelled;
     BinaryOp: Add, Subtract, Multiply, Divide, Modulo, Equal, NotEqual, Less, LessOrEqual, Greater,
         GreaterOrEqual, And, Or;
+    Deal: Gather, Partitions, Producers;
     ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal;
     FileFormat: Parquet, Csv, Json;
     Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike, Concat,
         Coalesce, Abs;
     JobState: Planning, Running, Committing, Done, Failed, Cancelled;
+    JoinKind: Inner, Left, Right, Full, Semi, Anti;
+    StepKind: Inner, ProbeOuter, BuildOuter, FullOuter, ProbeSemi, ProbeAnti, BuildSemi, BuildAnti;
     TextRecord: Line, Word;
 }

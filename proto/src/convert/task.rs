@@ -10,8 +10,8 @@ use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{
-    OutputFile, PartitionMeta, ShuffleSource, Split, Stage, StageSource, TaskFailure, TaskInput,
-    TaskOutput, TaskSpec, TaskSuccess,
+    OutputFile, PartitionMeta, ShuffleInput, ShuffleSource, Split, Stage, StageSource, TaskFailure,
+    TaskInput, TaskOutput, TaskSpec, TaskSuccess,
 };
 use kiln_engine::{ErrorKind, Result, limits};
 
@@ -60,15 +60,8 @@ pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
         TaskInput::Splits(splits) => Input::Splits(wire::Splits {
             splits: splits.iter().map(encode_split).collect(),
         }),
-        TaskInput::Shuffle {
-            stage,
-            partitions,
-            sources,
-        } => Input::Shuffle(wire::ShuffleInput {
-            stage: stage.0,
-            start: partitions.start,
-            end: partitions.end,
-            sources: sources.iter().map(encode_source).collect(),
+        TaskInput::Shuffle(inputs) => Input::Shuffle(wire::ShuffleInputs {
+            inputs: inputs.iter().map(encode_shuffle).collect(),
         }),
     };
     Ok(wire::TaskSpec {
@@ -76,6 +69,7 @@ pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
         attempt: spec.attempt,
         stage: Some(stage::encode(&spec.stage)?),
         input: Some(input),
+        sides: spec.sides.iter().map(encode_shuffle).collect(),
     })
 }
 
@@ -91,11 +85,17 @@ pub fn decode_spec(spec: wire::TaskSpec) -> Result<TaskSpec> {
     }
     let input = decode_input(need(spec.input, "input of a task")?)?;
     check_input(&stage, &input)?;
+    let sides = spec.sides.into_iter().map(decode_shuffle);
+    let sides = sides.collect::<Result<Vec<_>>>()?;
+    if !stages_of(&sides).eq(stage.sides.iter().map(|side| side.stage)) {
+        return Err(malformed("the sides of a task are not those of its stage"));
+    }
     Ok(TaskSpec {
         id,
         attempt: spec.attempt,
         stage: Arc::new(stage),
         input,
+        sides,
     })
 }
 
@@ -108,34 +108,57 @@ fn decode_input(input: Input) -> Result<TaskInput> {
                 .map(decode_split)
                 .collect::<Result<_>>()?,
         ),
-        Input::Shuffle(wire::ShuffleInput {
-            stage,
-            start,
-            end,
-            sources,
-        }) => {
-            if start > end || end > limits::SHUFFLE_PARTITIONS_MAX {
-                return Err(malformed(format_args!("partitions {start}..{end}")));
-            }
-            let count = (end - start) as usize;
-            let sources = sources
-                .into_iter()
-                .map(|source| decode_source(source, count));
-            let sources = sources.collect::<Result<_>>()?;
-            TaskInput::Shuffle {
-                stage: StageId(stage),
-                partitions: start..end,
-                sources,
-            }
+        Input::Shuffle(shuffle) => {
+            let inputs = shuffle.inputs.into_iter().map(decode_shuffle);
+            TaskInput::Shuffle(inputs.collect::<Result<_>>()?)
         }
     })
+}
+
+fn encode_shuffle(input: &ShuffleInput) -> wire::ShuffleInput {
+    let ShuffleInput {
+        stage,
+        partitions,
+        sources,
+    } = input;
+    wire::ShuffleInput {
+        stage: stage.0,
+        start: partitions.start,
+        end: partitions.end,
+        sources: sources.iter().map(encode_source).collect(),
+    }
+}
+
+fn decode_shuffle(input: wire::ShuffleInput) -> Result<ShuffleInput> {
+    let wire::ShuffleInput {
+        stage,
+        start,
+        end,
+        sources,
+    } = input;
+    if start > end || end > limits::SHUFFLE_PARTITIONS_MAX {
+        return Err(malformed(format_args!("partitions {start}..{end}")));
+    }
+    let count = (end - start) as usize;
+    let sources = sources
+        .into_iter()
+        .map(|source| decode_source(source, count));
+    Ok(ShuffleInput {
+        stage: StageId(stage),
+        partitions: start..end,
+        sources: sources.collect::<Result<_>>()?,
+    })
+}
+
+fn stages_of(inputs: &[ShuffleInput]) -> impl Iterator<Item = StageId> {
+    inputs.iter().map(|input| input.stage)
 }
 
 fn check_input(stage: &Stage, input: &TaskInput) -> Result<()> {
     match (&stage.source, input) {
         (StageSource::Scan(_), TaskInput::Splits(_)) => Ok(()),
-        (StageSource::Shuffle { stage: from, .. }, TaskInput::Shuffle { stage, .. })
-            if from == stage =>
+        (StageSource::Shuffle { stages, .. }, TaskInput::Shuffle(inputs))
+            if stages_of(inputs).eq(stages.iter().copied()) =>
         {
             Ok(())
         }
