@@ -78,10 +78,13 @@ fn line(text: &mut String, depth: usize, content: impl Display) {
 fn logical_line(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::Scan(scan) => format!(
-            "scan {} [{}] from {}",
+            "scan {} [{}] from {}{}",
             format_words(&scan.format),
             List(&scan_columns(scan)),
-            locations(&scan.locations)
+            locations(&scan.locations),
+            scan.predicate
+                .as_ref()
+                .map_or(String::new(), |predicate| format!(" where {predicate}"))
         ),
         LogicalPlan::Join {
             kind, on, filter, ..
@@ -406,6 +409,7 @@ mod tests {
             }),
             schema: schema(&["path", "offset", "line"]),
             projection: Some(vec!["line".to_owned()]),
+            predicate: None,
         });
         let project = LogicalPlan::Project {
             input: scan.into(),
@@ -467,6 +471,8 @@ mod tests {
             }),
             file_schema: schema(&["word"]),
             projection: vec![0],
+            predicate: None,
+            key_filters: Vec::new(),
             files: vec![FileMeta {
                 url: "file:///a".to_owned(),
                 bytes: 3000,
@@ -481,6 +487,7 @@ mod tests {
         let first = Stage {
             id: StageId(0),
             source: StageSource::Scan(scan),
+            sides: Vec::new(),
             operators: vec![aggregate(AggregateMode::Partial)],
             sink: SinkSpec::Shuffle {
                 partitioning: Partitioning::Hash {
@@ -493,10 +500,11 @@ mod tests {
         let second = Stage {
             id: StageId(1),
             source: StageSource::Shuffle {
-                stage: StageId(0),
+                stages: vec![StageId(0)],
                 schema: schema(&["word", "count"]),
-                gather: false,
+                deal: Deal::Partitions,
             },
+            sides: Vec::new(),
             operators: vec![aggregate(AggregateMode::Final)],
             sink: SinkSpec::Files { output: output() },
             schema: schema(&["word", "count"]),
@@ -507,6 +515,7 @@ mod tests {
             .assert_eq(&describe_stage(&second));
         let graph = StageGraph {
             stages: vec![first.into(), second.into()],
+            complete: true,
         };
         expect![[r#"
             stage 0: 2 tasks, 2.9 KiB of 1 file

@@ -15,7 +15,7 @@ pub use logical::{
     CsvOptions, FileFormat, JoinKind, LogicalPlan, Output, Scan, ScanFormat, TextOptions,
     TextRecord,
 };
-pub use schema::schema_of;
+pub use schema::{schema_of, schema_over};
 pub use stage::{
     AggregateMode, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec, Partitioning, ScanSpec,
     Side, SinkSpec, Split, Stage, StageGraph, StageSource, StepKind,

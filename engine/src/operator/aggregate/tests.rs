@@ -47,6 +47,7 @@ fn aggregates(calls: &str) -> Vec<AggregateExpr> {
         AggregateExpr {
             function,
             argument,
+            filter: None,
             name,
         }
     };
