@@ -166,6 +166,7 @@ fn write(input: Arc<LogicalPlan>) -> Arc<LogicalPlan> {
     let output = Output {
         url: "file:///out".to_owned(),
         format: FileFormat::Parquet,
+        options: Default::default(),
     };
     Arc::new(LogicalPlan::Write { input, output })
 }

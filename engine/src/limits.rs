@@ -63,6 +63,10 @@ pub const UPLOAD_PART_BYTES: usize = 8 << 20;
 /// piece of work, and the writer holds one in memory.
 pub const ROW_GROUP_BYTES: usize = 32 << 20;
 
+/// Bytes of the rows that a lane sorts into one output file, as they lie in memory, where nobody
+/// has asked for a size: some row groups in a file, and little memory on many lanes.
+pub const SORTED_FILE_BYTES: u64 = 64 << 20;
+
 /// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
 /// share of the memory budget (1 / this).
 pub const MEMORY_STORE_SHARE: u64 = 4;

@@ -226,6 +226,26 @@ impl Random {
         Output {
             url: self.text(),
             format,
+            options: OutputOptions {
+                row_group_rows: self.maybe(Self::u64),
+                compression: self.maybe(Self::compression),
+                sort_by: self.several(3, |random| ColumnOrder {
+                    column: random.text(),
+                    descending: random.bool(),
+                    nulls_first: random.bool(),
+                }),
+                file_bytes: self.maybe(Self::u64),
+            },
+        }
+    }
+
+    fn compression(&mut self) -> FileCompression {
+        match self.below(5) {
+            0 => FileCompression::None,
+            1 => FileCompression::Snappy,
+            2 => FileCompression::Lz4,
+            3 => FileCompression::Gzip,
+            _ => FileCompression::Zstd(self.0.u8(..)),
         }
     }
 
