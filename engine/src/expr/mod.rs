@@ -11,11 +11,19 @@ use arrow::datatypes::DataType;
 mod build;
 mod text;
 
-mod case;
 mod coerce;
+mod exact;
+mod literal;
+
+mod binary;
+mod choose;
 mod compile;
+mod decimal;
 pub mod eval;
 mod function;
+mod in_list;
+mod unify;
+
 pub mod typing;
 
 pub use build::{

@@ -180,6 +180,7 @@ mod tests {
             Field::new("big", DataType::UInt64, true),
             Field::new("x", DataType::Float32, true),
             Field::new("price", DataType::Decimal128(15, 2), true),
+            Field::new("narrow", DataType::Decimal64(15, 2), true),
             Field::new("day", DataType::Date32, true),
             Field::new("ok", DataType::Boolean, true),
         ])
@@ -201,8 +202,18 @@ mod tests {
         check(col("n") + 1, "Int64");
         check(col("n") + col("x"), "Float64?");
         check(col("x") * col("x"), "Float32?");
-        check(lit(1) - col("price"), "Decimal128(22, 2)?");
-        check(col("day") - col("day"), "Duration(s)?");
+        check(lit(1) - col("price"), "Decimal128(16, 2)?");
+        check(lit(1) - col("narrow"), "Decimal64(16, 2)?");
+        check(col("narrow") * col("narrow"), "Decimal128(30, 4)?");
+        check(col("narrow") * 0.05, "Decimal64(17, 4)?");
+        check(col("narrow") * col("x"), "Float64?");
+        check(col("narrow") / col("n"), "Float64?");
+        check(col("narrow") + col("n"), "Decimal64(16, 2)?");
+        check(col("narrow") % 7, "Decimal64(15, 2)?");
+        check(coalesce([col("narrow"), lit(0)]), "Decimal64(15, 2)");
+        check(coalesce([col("narrow"), lit(0.125)]), "Decimal64(16, 3)");
+        check(col("day") - col("day"), "Int64?");
+        check(col("narrow").gt(0.125), "Boolean?");
         check(-col("big"), "Int64?");
         check(col("n").gt(5), "Boolean");
         check(col("big").gt(col("n")), "Boolean?");
@@ -217,12 +228,12 @@ mod tests {
         check(
             col("wrod"),
             "unknown column \"wrod\": did you mean \"word\"? \
-             columns=word, n, big, x, price, day, ok",
+             columns=word, n, big, x, price, narrow, day, ok",
         );
         check(
             col("nothing"),
             "unknown column \"nothing\" \
-             columns=word, n, big, x, price, day, ok",
+             columns=word, n, big, x, price, narrow, day, ok",
         );
         check(
             col("word") + 1,
