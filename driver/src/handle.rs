@@ -380,6 +380,7 @@ mod tests {
 
     fn plan() -> LogicalPlan {
         LogicalPlan::Scan(Scan {
+            predicate: None,
             locations: vec!["memory:///nothing".to_owned()],
             format: ScanFormat::Text(TextOptions::default()),
             schema: Arc::new(Schema::empty()),
