@@ -169,6 +169,7 @@ impl Session {
         schema: SchemaRef,
     ) -> Result<DataFrame> {
         let scan = Scan {
+            predicate: None,
             locations,
             format,
             schema,

@@ -9,18 +9,30 @@ use std::fmt;
 use arrow::datatypes::DataType;
 
 mod build;
+mod build_aggregate;
 mod text;
 
-mod case;
 mod coerce;
+mod exact;
+mod literal;
+
+mod binary;
+mod choose;
 mod compile;
+mod decimal;
 pub mod eval;
 mod function;
+mod in_list;
+mod unify;
+
 pub mod typing;
 
 pub use build::{
     abs, avg, coalesce, col, concat, contains, count, count_all, ends_with, length, lit, lower,
     max, min, regexp_like, starts_with, sum, trim, upper, words,
+};
+pub use build_aggregate::{
+    all, any, count_distinct, first, last, stddev, stddev_population, variance, variance_population,
 };
 pub use text::output_name;
 

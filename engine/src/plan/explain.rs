@@ -78,10 +78,13 @@ fn line(text: &mut String, depth: usize, content: impl Display) {
 fn logical_line(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::Scan(scan) => format!(
-            "scan {} [{}] from {}",
+            "scan {} [{}] from {}{}",
             format_words(&scan.format),
             List(&scan_columns(scan)),
-            locations(&scan.locations)
+            locations(&scan.locations),
+            scan.predicate
+                .as_ref()
+                .map_or(String::new(), |predicate| format!(" where {predicate}"))
         ),
         LogicalPlan::Join {
             kind, on, filter, ..

@@ -56,8 +56,12 @@ fn schema_within(plan: &LogicalPlan) -> Result<SchemaRef> {
     schema_over(plan, &inputs.collect::<Result<Vec<_>>>()?)
 }
 
-/// The columns that `node` makes of inputs with the columns `inputs`.
-fn schema_over(node: &LogicalPlan, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+/// The columns that `node` makes of inputs with the columns `inputs`, for whoever goes through a
+/// plan from its scans to its root.
+///
+/// # Errors
+/// As for [`schema_of`], without the limits on the size of a plan.
+pub fn schema_over(node: &LogicalPlan, inputs: &[SchemaRef]) -> Result<SchemaRef> {
     let input = || {
         inputs
             .first()

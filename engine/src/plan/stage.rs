@@ -13,9 +13,11 @@ use crate::plan::{Output, ScanFormat};
 pub struct StageGraph {
     /// The stages; stage `i` has id `i`.
     pub stages: Vec<Arc<Stage>>,
-    /// The last stage makes the job's result. Otherwise more stages follow once these are done and
-    /// their sizes are known.
+    /// The last stage makes the job's result. Otherwise more stages follow when sizes are known of
+    /// what these write.
     pub complete: bool,
+    /// Where output files go, if that is what the job makes.
+    pub output: Option<Output>,
 }
 
 /// A maximal piece of a plan without a shuffle.
@@ -207,6 +209,13 @@ pub struct JoinStep {
     /// Names of the columns that come out, of either side (of the one side that is kept for the
     /// semi and anti kinds), in order.
     pub output: Vec<String>,
+}
+
+impl JoinStep {
+    /// Whether a column of that name comes out.
+    pub fn output_has(&self, name: &str) -> bool {
+        self.output.iter().any(|column| column == name)
+    }
 }
 
 /// What a join step does with rows that match and those that do not.

@@ -18,9 +18,12 @@ use regex::Regex;
 
 use super::compile::Typed;
 use super::eval::{Step, Value};
-use super::{Expr, Function, case, coerce};
+use super::unify::unify;
+use super::{Expr, Function, coerce};
 use crate::error::{Error, Result};
 use crate::kernel::words::words_list;
+
+mod letters;
 
 /// A function with everything that does not depend on rows.
 pub(super) enum Call {
@@ -97,24 +100,6 @@ fn strings(expr: &Expr, args: Vec<Typed>) -> Result<Vec<Typed>> {
     args.into_iter().map(one).collect()
 }
 
-/// Brings all arguments to one type.
-fn unify(expr: &Expr, args: Vec<Typed>) -> Result<(Vec<Typed>, DataType)> {
-    let mut common = DataType::Null;
-    for arg in &args {
-        common = coerce::common(&common, &arg.data_type).ok_or_else(|| {
-            Error::invalid(format!(
-                "{expr}: these types have nothing in common left={common} right={}",
-                arg.data_type
-            ))
-        })?;
-    }
-    let args = args
-        .into_iter()
-        .map(|arg| arg.cast(&common, expr))
-        .collect::<Result<_>>()?;
-    Ok((args, common))
-}
-
 /// What `abs` takes: the signed numbers as they are, anything else that can be made one.
 fn magnitude(expr: &Expr, args: Vec<Typed>) -> Result<(Vec<Typed>, DataType)> {
     use DataType::{Decimal32, Decimal64, Decimal128, Float16, Float32};
@@ -166,6 +151,10 @@ fn pattern(expr: &Expr, args: &[Typed]) -> Result<Regex> {
 }
 
 impl Call {
+    pub(super) fn can_fail(&self) -> bool {
+        matches!(self, Call::Simple(Function::Abs))
+    }
+
     /// Runs on `rows` rows; arguments that are single values may stand among columns.
     pub(super) fn run(&self, values: Vec<Value>, rows: usize) -> Result<ArrayRef> {
         let first = values
@@ -175,8 +164,8 @@ impl Call {
         Ok(match self {
             Call::RegexpLike(regex) => Arc::new(map_boolean(text(), |value| regex.is_match(value))),
             Call::Simple(Function::Words) => words(text())?,
-            Call::Simple(Function::Lower) => Arc::new(case::lower(text())?),
-            Call::Simple(Function::Upper) => Arc::new(case::upper(text())?),
+            Call::Simple(Function::Lower) => Arc::new(letters::lower(text())?),
+            Call::Simple(Function::Upper) => Arc::new(letters::upper(text())?),
             Call::Simple(Function::Length) => Arc::new(length(text())),
             Call::Simple(Function::Trim) => Arc::new(trim(text())),
             Call::Simple(Function::Contains) => {
