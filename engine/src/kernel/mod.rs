@@ -4,6 +4,8 @@
 //! [`view`] and [`space`], behind functions that are safe to call.
 
 pub mod hash;
+pub(crate) mod number;
+
 pub mod key_filter;
 pub mod space;
 pub mod view;

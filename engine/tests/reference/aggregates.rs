@@ -22,7 +22,7 @@ use crate::data::{self, NAMES};
 use crate::oracle::{self, Row, Value};
 use crate::{check, text};
 
-fn context(memory: u64) -> TaskContext {
+pub(crate) fn context(memory: u64) -> TaskContext {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     TaskContext {
         pool: Arc::new(pool.expect("one thread")),
@@ -31,6 +31,7 @@ fn context(memory: u64) -> TaskContext {
         shuffle: ShuffleStore::in_memory(OverflowStore::new(1 << 20, None, None)),
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 

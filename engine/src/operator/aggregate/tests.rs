@@ -29,6 +29,7 @@ fn context(memory: u64) -> TaskContext {
         shuffle: ShuffleStore::in_memory(OverflowStore::new(1 << 20, None, None)),
         metrics: Arc::default(),
         cancel: CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 
