@@ -180,7 +180,7 @@ pub(crate) fn decimals(random: &mut Rng, depth: usize) -> Expr {
         4 => some % decimals(random, 0),
         5 => lit(float(random).clamp(-9.0, 9.0).max(0.5)) * some,
         6 => some - random.i64(-9..10),
-        7 => case_when(booleans(random, depth), some).otherwise(0),
+        7 => case_when(booleans(random, depth), some).otherwise(decimal("0")),
         _ => coalesce([some, decimals(random, depth)]),
     }
 }

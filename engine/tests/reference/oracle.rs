@@ -64,6 +64,12 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
         Expr::Literal(Literal::Int64(value)) => Int(*value),
         Expr::Literal(Literal::Float64(value)) => Float(*value),
         Expr::Literal(Literal::Utf8(value)) => Text(value.clone()),
+        Expr::Literal(
+            other @ (Literal::Binary(_)
+            | Literal::Date(_)
+            | Literal::Timestamp { .. }
+            | Literal::Interval { .. }),
+        ) => panic!("the generator does not make {other}"),
         Expr::Literal(Literal::Decimal {
             unscaled, scale, ..
         }) => decimal(*unscaled, *scale as u32),
