@@ -420,7 +420,10 @@ mod tests {
         let refused = refused.expect("the executor is refused");
         assert_eq!(refused.kind(), ErrorKind::Invalid);
         assert!(
-            refused.message().contains("its=2 ours=1"),
+            refused.message().contains(&format!(
+                "its={} ours={PROTOCOL_VERSION}",
+                PROTOCOL_VERSION + 1
+            )),
             "{}",
             refused.message()
         );
