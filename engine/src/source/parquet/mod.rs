@@ -34,8 +34,8 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{ScanSpec, Split};
-use crate::source::{ColumnFilter, MorselStream};
 use crate::source::input::InputFile;
+use crate::source::{ColumnFilter, MorselStream};
 use footer::Footer;
 use held::Holders;
 
