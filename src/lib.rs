@@ -27,6 +27,7 @@
 pub mod display;
 
 mod inputs;
+mod merge;
 mod scan;
 
 mod local;
@@ -48,13 +49,15 @@ pub use kiln_engine::expr::{
     ends_with, length, lit, lower, max, min, regexp_like, starts_with, sum, trim, upper, words,
 };
 pub use kiln_engine::id::{JobId, StageId};
-pub use kiln_engine::plan::{CsvOptions, FileFormat, LogicalPlan, TextOptions, TextRecord};
+pub use kiln_engine::plan::{
+    CsvOptions, FileFormat, JoinKind, LogicalPlan, TextOptions, TextRecord,
+};
 pub use kiln_engine::{Error, ErrorKind, Result};
 pub use kiln_proto::message::{
     AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
 };
 
-pub use dataframe::{DataFrame, GroupBy};
+pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
 pub use inputs::Inputs;
 pub use job::{Job, Watch, WriteSummary, outcome, written};
 pub use session::{Session, SessionBuilder};

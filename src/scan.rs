@@ -1,15 +1,22 @@
 //! Looking into input files for their columns, as far as a plan has to know them.
 //!
-//! Text always has the same columns. For Parquet and CSV the first file decides; the others have
-//! to fit, which shows when they are read.
+//! Text always has the same columns. Of Parquet every file is asked, which costs its footer, and
+//! what they say is merged. For CSV the first file decides; the others have to fit, which shows
+//! when they are read.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kiln_engine::plan::{CsvOptions, FileMeta, ScanFormat};
 use kiln_engine::storage::{Stores, list_files};
 use kiln_engine::{Error, Result, source};
 use object_store::ObjectStoreExt as _;
+
+use crate::merge::merge_schemas;
+
+/// Footers that are asked for at once: enough that a distant store answers thousands in seconds.
+const FOOTERS_AT_ONCE: usize = 32;
 
 /// What a Parquet file begins with.
 const PARQUET_MAGIC: &[u8] = b"PAR1";
@@ -23,24 +30,50 @@ pub(crate) fn text_schema() -> SchemaRef {
     ]))
 }
 
-/// The columns of the first file at `locations`, which are of `format`.
+/// The columns of `schema` as jobs know them: strings are views.
+pub(crate) fn with_views(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => {
+            Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View))
+        }
+        _ => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The columns of the files at `locations`, which are of `format`.
 ///
 /// # Errors
-/// `Invalid` if there is no file or it is not of that format.
+/// `Invalid` if there is no file, it is not of that format, or the files are not one table.
 pub(crate) async fn infer_schema(
     stores: &Stores,
     locations: &[String],
     format: ScanFormat,
 ) -> Result<SchemaRef> {
-    let FileMeta { url, bytes } = first_file(stores, locations).await?;
-    let (store, path) = stores.get(&url)?;
     match format {
         ScanFormat::Text(_) => Ok(text_schema()),
         ScanFormat::Csv(options) => {
+            let FileMeta { url, bytes } = first_file(stores, locations).await?;
+            let (store, path) = stores.get(&url)?;
             source::csv::infer_schema(store, &path, &url, bytes, options).await
         }
-        ScanFormat::Parquet => source::parquet::infer_schema(store, &path, &url, bytes).await,
+        ScanFormat::Parquet => parquet_schema(stores, locations).await,
     }
+}
+
+/// The columns of all files together.
+async fn parquet_schema(stores: &Stores, locations: &[String]) -> Result<SchemaRef> {
+    let files = list_files(stores, locations).await?;
+    if files.is_empty() {
+        return Err(Error::invalid("there are no input files"));
+    }
+    let footers = stream::iter(files).map(|FileMeta { url, bytes }| async move {
+        let (store, path) = stores.get(&url)?;
+        let schema = source::parquet::infer_schema(store, &path, &url, bytes).await?;
+        Ok::<_, Error>((url, schema))
+    });
+    let schemas: Vec<_> = footers.buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    Ok(Arc::new(merge_schemas(&schemas)?))
 }
 
 /// Whether the files at `locations` are Parquet or CSV: by the ending of their names, or else by
