@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kiln_engine::plan::{CsvOptions, FileMeta, ScanFormat};
+use kiln_engine::plan::{CsvOptions, FileMeta, ScanFormat, TextOptions};
 use kiln_engine::storage::{Stores, list_files};
 use kiln_engine::{Error, Result, source};
 use object_store::ObjectStoreExt as _;
@@ -76,25 +76,41 @@ async fn parquet_schema(stores: &Stores, locations: &[String]) -> Result<SchemaR
     Ok(Arc::new(merge_schemas(&schemas)?))
 }
 
-/// Whether the files at `locations` are Parquet or CSV: by the ending of their names, or else by
-/// how the first one begins.
+/// Whether the files at `locations` are Parquet or CSV.
 ///
 /// # Errors
 /// `Invalid` if they are neither, or some the one and some the other.
 pub(crate) async fn table_format(stores: &Stores, locations: &[String]) -> Result<ScanFormat> {
-    let mut found: Option<(ScanFormat, &str)> = None;
+    match any_format(stores, locations).await? {
+        (ScanFormat::Text(_), file) => Err(Error::invalid(format!(
+            "neither Parquet nor CSV by its name or content: file={file}"
+        ))),
+        (format, _) => Ok(format),
+    }
+}
+
+/// What the files at `locations` are, by the ending of their names, or else by how the first one
+/// begins; text if they are nothing else. And a file that is of this format.
+///
+/// # Errors
+/// `Invalid` if they are of different formats.
+pub(crate) async fn any_format(
+    stores: &Stores,
+    locations: &[String],
+) -> Result<(ScanFormat, String)> {
+    let mut found: Option<((ScanFormat, String), &str)> = None;
     for location in locations {
-        let format = match by_name(location) {
-            Some(format) => format,
+        let (format, file) = match by_name(location) {
+            Some(format) => (format, location.clone()),
             None => by_content(stores, location).await?,
         };
         match found {
-            Some((other, first)) if other != format => {
+            Some(((other, _), first)) if other != format => {
                 return Err(Error::invalid(format!(
                     "inputs are of different formats: {first} and {location}"
                 )));
             }
-            _ => found = Some((format, location)),
+            _ => found = Some(((format, file), location)),
         }
     }
     found
@@ -111,26 +127,23 @@ fn by_name(location: &str) -> Option<ScanFormat> {
     }
 }
 
-async fn by_content(stores: &Stores, location: &str) -> Result<ScanFormat> {
-    let file = first_file(stores, &[location.to_owned()]).await?;
-    if let Some(format) = by_name(&file.url) {
-        return Ok(format);
+async fn by_content(stores: &Stores, location: &str) -> Result<(ScanFormat, String)> {
+    let FileMeta { url, bytes } = first_file(stores, &[location.to_owned()]).await?;
+    if let Some(format) = by_name(&url) {
+        return Ok((format, url));
     }
     let magic_bytes = PARQUET_MAGIC.len() as u64;
-    if file.bytes >= magic_bytes {
-        let (store, path) = stores.get(&file.url)?;
+    if bytes >= magic_bytes {
+        let (store, path) = stores.get(&url)?;
         let magic = store.get_range(&path, 0..magic_bytes).await;
         let magic = magic.map_err(|error| {
-            Error::unavailable(format!("cannot read file={}", file.url)).with_source(error)
+            Error::unavailable(format!("cannot read file={url}")).with_source(error)
         })?;
         if magic == PARQUET_MAGIC {
-            return Ok(ScanFormat::Parquet);
+            return Ok((ScanFormat::Parquet, url));
         }
     }
-    Err(Error::invalid(format!(
-        "neither Parquet nor CSV by its name or content: file={}",
-        file.url
-    )))
+    Ok((ScanFormat::Text(TextOptions::default()), url))
 }
 
 async fn first_file(stores: &Stores, locations: &[String]) -> Result<FileMeta> {

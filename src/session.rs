@@ -165,6 +165,20 @@ impl Session {
         self.read(locations, format)
     }
 
+    /// The rows of files of any kind: as [`Session::read_table`] if they are Parquet or CSV, the
+    /// lines as [`Session::read_text`] otherwise.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such file, or they are of different kinds.
+    pub fn read_files(&self, inputs: impl Inputs) -> Result<DataFrame> {
+        let locations = locations(inputs)?;
+        let (stores, looked_at) = (self.connection.stores(), locations.clone());
+        let (format, _) = self
+            .connection
+            .wait(async move { scan::any_format(&stores, &looked_at).await })?;
+        self.read(locations, format)
+    }
+
     fn read(&self, locations: Vec<String>, format: ScanFormat) -> Result<DataFrame> {
         let (stores, looked_at) = (self.connection.stores(), locations.clone());
         let wanted = format.clone();
@@ -181,7 +195,6 @@ impl Session {
         schema: SchemaRef,
     ) -> Result<DataFrame> {
         let scan = Scan {
-            predicate: None,
             locations,
             format,
             schema,

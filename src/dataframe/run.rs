@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use kiln_engine::expr::count_all;
-use kiln_engine::plan::{FileFormat, LogicalPlan, Output};
+use kiln_engine::plan::{FileFormat, LogicalPlan, Output, OutputOptions};
 use kiln_engine::storage::parse_location;
 use kiln_engine::{Error, Result};
 
@@ -97,6 +97,17 @@ impl DataFrame {
         self.write(url, FileFormat::Json)
     }
 
+    /// As [`DataFrame::write_parquet`], with the size of row groups and files, the compression and
+    /// the order of rows of one's own.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::write_parquet`]; `Invalid` if the rows have no such order.
+    pub fn write_parquet_with(&self, url: &str, options: OutputOptions) -> Result<WriteSummary> {
+        self.written_with(url, FileFormat::Parquet, options)?
+            .submit("write")?
+            .written()
+    }
+
     /// Runs the job and writes its rows to files in the directory `url`, which appears all at
     /// once or not at all.
     ///
@@ -112,9 +123,23 @@ impl DataFrame {
     /// # Errors
     /// `Invalid` if `url` is not a location.
     pub fn written_to(&self, url: &str, format: FileFormat) -> Result<Self> {
+        self.written_with(url, format, OutputOptions::default())
+    }
+
+    /// As [`DataFrame::written_to`], with options of one's own.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::written_to`].
+    pub fn written_with(
+        &self,
+        url: &str,
+        format: FileFormat,
+        options: OutputOptions,
+    ) -> Result<Self> {
         let output = Output {
             url: parse_location(url)?,
             format,
+            options,
         };
         self.then(LogicalPlan::Write {
             input: self.input(),
