@@ -45,8 +45,15 @@ mod session;
 
 pub use arrow;
 pub use kiln_engine::expr::{
-    AggregateExpr, Expr, SortKey, abs, avg, coalesce, col, concat, contains, count, count_all,
-    ends_with, length, lit, lower, max, min, regexp_like, starts_with, sum, trim, upper, words,
+    AggregateExpr, Case, Expr, Literal, SortKey, abs, ascii, atan2, avg, case_when, ceil, chr,
+    coalesce, col, concat, contains, cos, count, count_all, date, date_diff, date_trunc, day,
+    day_of_week, day_of_year, decimal, ends_with, epoch_seconds, exp, floor, greatest, hour,
+    initcap, interval_days, interval_months, interval_years, least, left, length, lit, ln, log2,
+    log10, lower, lpad, ltrim, max, min, minute, month, nullif, power, quarter, regexp_extract,
+    regexp_like, regexp_replace, repeat, replace, reverse, right, round, round_to, rpad, rtrim,
+    second, sign, sin, split, split_part, sqrt, starts_with, strpos, substring, substring_from,
+    sum, tan, timestamp, to_date, to_date_as, to_timestamp, to_timestamp_as, trim, trunc, upper,
+    week, words, year,
 };
 pub use kiln_engine::id::{JobId, StageId};
 pub use kiln_engine::plan::{

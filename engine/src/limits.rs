@@ -80,6 +80,10 @@ pub const MEMORY_SHARE_PERCENT: u64 = 70;
 /// Nesting of one expression. Deeper trees are refused before anything recurses into them.
 pub const EXPR_DEPTH_MAX: usize = 64;
 
+/// Bytes of text that one function makes for one batch. Views address a buffer with 31 bits; far
+/// below that, `repeat` and the like are mistakes.
+pub const EXPR_TEXT_BYTES_MAX: usize = 1 << 30;
+
 /// Operators between the root of a logical plan and its furthest input. Planner, optimiser and
 /// printer recurse over plans on threads with 2 MiB of stack.
 pub const PLAN_DEPTH_MAX: usize = 500;

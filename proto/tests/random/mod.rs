@@ -154,7 +154,7 @@ impl Random {
                 lenient: self.bool(),
             },
             6 => Expr::Function {
-                function: self.one(&FUNCTIONS),
+                function: self.one(Function::ALL),
                 args: self.several(4, |random| random.expr(depth - 1)),
             },
             7 => Expr::Alias {
@@ -740,19 +740,4 @@ const STEPS: [StepKind; 8] = [
     StepKind::ProbeAnti,
     StepKind::BuildSemi,
     StepKind::BuildAnti,
-];
-
-const FUNCTIONS: [Function; 12] = [
-    Function::Words,
-    Function::Lower,
-    Function::Upper,
-    Function::Length,
-    Function::Trim,
-    Function::Contains,
-    Function::StartsWith,
-    Function::EndsWith,
-    Function::RegexpLike,
-    Function::Concat,
-    Function::Coalesce,
-    Function::Abs,
 ];
