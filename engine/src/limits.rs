@@ -66,6 +66,12 @@ pub const ROW_GROUP_BYTES: usize = 32 << 20;
 /// Bytes of the rows that a lane sorts into one output file, as they lie in memory, where nobody
 /// has asked for a size: some row groups in a file, and little memory on many lanes.
 pub const SORTED_FILE_BYTES: u64 = 64 << 20;
+/// Bytes of a Parquet page, decompressed, that need no proof. Writers aim at 1 MiB.
+pub const PARQUET_PAGE_BYTES: usize = 64 << 20;
+
+/// Larger pages are believed to be at most so many times their compressed bytes: a header of a few
+/// bytes must not make a reader allocate a gigabyte.
+pub const PARQUET_PAGE_RATIO_MAX: usize = 1200;
 
 /// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
 /// share of the memory budget (1 / this).

@@ -17,6 +17,9 @@ use kiln_engine::{Error, Result};
 use stages::Stages;
 
 mod rewrite;
+
+mod predicate;
+
 mod statistics;
 
 mod rules;

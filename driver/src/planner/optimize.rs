@@ -108,12 +108,18 @@ mod tests {
             .map(|_| (number(random, columns), number(random, &renamed)))
             .collect::<Vec<_>>();
         let filter = number(random, columns).lt(number(random, &renamed));
-        let own = number(random, &renamed).gt(1).or(number(random, columns).is_null());
+        let own = number(random, &renamed)
+            .gt(1)
+            .or(number(random, columns).is_null());
         let filter = match random.u8(..4) {
             0 => None,
             1 => Some(filter),
             2 => Some(filter.and(own)),
-            _ => Some(number(random, columns).eq(number(random, &renamed)).and(own)),
+            _ => Some(
+                number(random, columns)
+                    .eq(number(random, &renamed))
+                    .and(own),
+            ),
         };
         plan.join_where(other.project(exprs), kind, keys, filter)
     }
@@ -152,7 +158,9 @@ mod tests {
             }
             8 => join(random, plan, &columns),
             9 => {
-                let other = plan.clone().filter(number(random, &columns).lt(random.i64(0..3)));
+                let other = plan
+                    .clone()
+                    .filter(number(random, &columns).lt(random.i64(0..3)));
                 plan.union(other)
             }
             10 => plan.filter(number(random, &columns).eq(number(random, &columns))),

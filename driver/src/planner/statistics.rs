@@ -30,15 +30,15 @@ pub struct ColumnStatistics {
 }
 
 /// Where the planner asks for statistics; none for a scan of which nothing is known.
-pub type Statistics<'a> = &'a dyn Fn(&Scan) -> Option<TableStatistics>;
+pub(super) type Statistics<'a> = &'a dyn Fn(&Scan) -> Option<TableStatistics>;
 
 /// What a plan is thought to make.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
+pub(super) struct Estimate {
     /// Rows.
-    pub rows: f64,
+    pub(super) rows: f64,
     /// Bytes that they take in memory.
-    pub bytes: f64,
+    pub(super) bytes: f64,
 }
 
 /// What `plan` is thought to make.

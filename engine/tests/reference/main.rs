@@ -4,6 +4,9 @@
 
 mod aggregates;
 mod data;
+mod join;
+mod join_data;
+mod join_task;
 mod oracle;
 
 use arrow::compute::concat_batches;

@@ -10,7 +10,7 @@ use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
 };
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
-use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::*;
 use kiln_proto::message::*;
 
@@ -529,6 +529,18 @@ impl Random {
             objects: self.u64(),
             compute_nanos: self.u64(),
             spilled_bytes: self.u64(),
+            row_groups: self.u64(),
+            row_groups_pruned: self.u64(),
+            pages_pruned: self.u64(),
+            rows_scanned: self.u64(),
+            rows_pruned: self.u64(),
+            build_rows: self.u64(),
+            build_bytes: self.u64(),
+            operators: self.several(5, |random| OperatorCounts {
+                rows_out: random.u64(),
+                batches: random.u64(),
+                nanos: random.u64(),
+            }),
         }
     }
 

@@ -75,9 +75,7 @@ fn prune(plan: &LogicalPlan, needed: &Needed) -> LogicalPlan {
                 inputs: pruned.collect(),
             }
         }
-        LogicalPlan::Filter { input, predicate } => {
-            pass(plan, input, needed, columns([predicate]))
-        }
+        LogicalPlan::Filter { input, predicate } => pass(plan, input, needed, columns([predicate])),
         LogicalPlan::Explode { input, column } => {
             pass(plan, input, needed, [column.clone()].into())
         }
@@ -137,7 +135,11 @@ fn prune_sides(
         Some(&(&made | &keys) | &(&filter & side))
     };
     let left_needed = of_side(&lefts, columns(on.iter().map(|(left, _)| left)), true);
-    let right_needed = of_side(&rights, columns(on.iter().map(|(_, right)| right)), !only_left);
+    let right_needed = of_side(
+        &rights,
+        columns(on.iter().map(|(_, right)| right)),
+        !only_left,
+    );
     (
         exactly(prune(left, &left_needed), &left_needed),
         exactly(prune(right, &right_needed), &right_needed),

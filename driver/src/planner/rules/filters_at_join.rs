@@ -88,10 +88,14 @@ impl Placed {
         } else if may.1 && sure && reads.is_subset(&sides.right) {
             add_part(&mut self.right, part);
         } else {
-            if may.0 && let Some(implied) = implied(&part, &sides.left) {
+            if may.0
+                && let Some(implied) = implied(&part, &sides.left)
+            {
                 add_part(&mut self.left, implied);
             }
-            if may.1 && let Some(implied) = implied(&part, &sides.right) {
+            if may.1
+                && let Some(implied) = implied(&part, &sides.right)
+            {
                 add_part(&mut self.right, implied);
             }
             add_part(&mut self.stay, part);
@@ -259,8 +263,16 @@ fn share_facts(
         let (Expr::Column(left_key), Expr::Column(right_key)) = (left_key, right_key) else {
             continue;
         };
-        let of_left = if forgets_right(kind) { facts(&left, left_key) } else { Vec::new() };
-        let of_right = if forgets_left(kind) { facts(&right, right_key) } else { Vec::new() };
+        let of_left = if forgets_right(kind) {
+            facts(&left, left_key)
+        } else {
+            Vec::new()
+        };
+        let of_right = if forgets_left(kind) {
+            facts(&right, right_key)
+        } else {
+            Vec::new()
+        };
         if of_left.is_empty() && of_right.is_empty()
             || !same_type(&left, left_key, &right, right_key)
         {

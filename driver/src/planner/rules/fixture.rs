@@ -41,7 +41,10 @@ pub(in crate::planner) fn table() -> Plan {
 
 /// A table of numbers in columns of these names, in Parquet files.
 pub(in crate::planner) fn numbers(columns: &[&str]) -> Plan {
-    let columns: Vec<_> = columns.iter().map(|&name| (name, DataType::Int64)).collect();
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|&name| (name, DataType::Int64))
+        .collect();
     scan(ScanFormat::Parquet, &columns)
 }
 

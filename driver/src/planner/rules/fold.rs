@@ -50,7 +50,10 @@ fn boolean(value: bool) -> Expr {
 
 /// The value of an expression without columns, where a literal of that value has its type.
 fn constant(expr: &Expr) -> Option<Expr> {
-    if matches!(expr, Expr::Literal(_) | Expr::Column(_) | Expr::Alias { .. }) {
+    if matches!(
+        expr,
+        Expr::Literal(_) | Expr::Column(_) | Expr::Alias { .. }
+    ) {
         return None;
     }
     let literal = |part: &&Expr| matches!(part, Expr::Literal(_));
@@ -219,9 +222,8 @@ fn common_first(sides: &[Expr]) -> Option<Expr> {
     if others.is_empty() {
         return None;
     }
-    let in_all = |part: &&&Expr| {
-        never_fails(part) && others.iter().all(|other| other.contains(*part))
-    };
+    let in_all =
+        |part: &&&Expr| never_fails(part) && others.iter().all(|other| other.contains(*part));
     let common: Vec<&Expr> = first.iter().filter(in_all).copied().collect();
     if common.is_empty() {
         return None;
@@ -343,7 +345,10 @@ mod tests {
             (one_of(a(), vec![lit(1), lit(1)]), "a = 1"),
             (col("k").is_null(), "false"),
             (a().is_null(), "a IS NULL"),
-            (case(vec![(lit(false), a()), (p(), b())], a()), "CASE WHEN p THEN b ELSE a END"),
+            (
+                case(vec![(lit(false), a()), (p(), b())], a()),
+                "CASE WHEN p THEN b ELSE a END",
+            ),
             (case(vec![(lit(true), a())], b()), "a"),
             (
                 case(vec![(lit(false), lit(1.5))], a()),
@@ -361,7 +366,9 @@ mod tests {
     fn what_would_nest_too_deep_stays() {
         let mut sides: Vec<Expr> = (0..64).map(|n| col("p").and(col("a").gt(n))).collect();
         while sides.len() > 1 {
-            let pairs = sides.chunks(2).map(|pair| pair[0].clone().or(pair[1].clone()));
+            let pairs = sides
+                .chunks(2)
+                .map(|pair| pair[0].clone().or(pair[1].clone()));
             sides = pairs.collect();
         }
         let folded = fold(&sides[0], None);

@@ -36,10 +36,7 @@ fn simplify_node(node: LogicalPlan, schemas: &[SchemaRef]) -> LogicalPlan {
             [schema],
         ) => LogicalPlan::Aggregate {
             input,
-            group_by: group_by
-                .iter()
-                .map(|key| fold_named(key, schema))
-                .collect(),
+            group_by: group_by.iter().map(|key| fold_named(key, schema)).collect(),
             aggregates: aggregates
                 .into_iter()
                 .map(|aggregate| fold_aggregate(aggregate, schema))
@@ -93,7 +90,9 @@ fn fold_named(expr: &Expr, schema: &SchemaRef) -> Expr {
 
 fn fold_aggregate(aggregate: AggregateExpr, schema: &SchemaRef) -> AggregateExpr {
     let mut folded = aggregate.clone();
-    folded.argument = folded.argument.map(|argument| fold(&argument, Some(schema)));
+    folded.argument = folded
+        .argument
+        .map(|argument| fold(&argument, Some(schema)));
     folded.filter = folded
         .filter
         .and_then(|filter| kept(fold(&filter, Some(schema))));

@@ -8,6 +8,11 @@
 //! Nothing in a file is trusted: what its footer claims is compared with the file's size before
 //! anything is read or allocated, and a panic of the decoder is an error of the file.
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the scan is going to read its columns with it")
+)]
+mod column;
 mod decode;
 mod footer;
 mod held;
