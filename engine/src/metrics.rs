@@ -59,6 +59,16 @@ counters! {
     compute_nanos,
     /// Bytes written to local disk because memory ran short.
     spilled_bytes,
+    /// Row groups of Parquet files that lie in what a task covers.
+    row_groups,
+    /// Those of them that were not read, because no row in them can pass.
+    row_groups_pruned,
+    /// Pages that were not read for that reason, in row groups that were.
+    pages_pruned,
+    /// Rows that a scan looked at.
+    rows_scanned,
+    /// Those of them that did not pass its predicate and its key filters.
+    rows_pruned,
 }
 
 /// Something a person should know though the job goes on: one file, one reason, how often.

@@ -38,6 +38,8 @@ async fn read(like: &str, text: &[u8], projection: &[usize]) -> Result<Vec<Recor
         format: ScanFormat::Csv(OPTIONS),
         file_schema,
         projection,
+        predicate: None,
+        key_filters: vec![],
         files: vec![],
         tasks: vec![],
     };
