@@ -63,6 +63,13 @@ pub const UPLOAD_PART_BYTES: usize = 8 << 20;
 /// piece of work, and the writer holds one in memory.
 pub const ROW_GROUP_BYTES: usize = 32 << 20;
 
+/// Bytes of a Parquet page, decompressed, that need no proof. Writers aim at 1 MiB.
+pub const PARQUET_PAGE_BYTES: usize = 64 << 20;
+
+/// Larger pages are believed to be at most so many times their compressed bytes: a header of a few
+/// bytes must not make a reader allocate a gigabyte.
+pub const PARQUET_PAGE_RATIO_MAX: usize = 1200;
+
 /// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
 /// share of the memory budget (1 / this).
 pub const MEMORY_STORE_SHARE: u64 = 4;

@@ -12,6 +12,11 @@
 
 mod bounds;
 mod chunk;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the scan is going to read its columns with it")
+)]
+mod column;
 mod columns;
 mod decode;
 mod footer;
