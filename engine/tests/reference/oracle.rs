@@ -4,7 +4,7 @@
 //! row is an error of the whole; only AND and OR look at their right side where they need it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
@@ -24,7 +24,7 @@ pub(crate) enum Value {
 pub(crate) type Row = Vec<Value>;
 
 /// An error that depends on the values: overflow or division by zero.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Failed;
 
 use Value::{Bool, Float, Int, List, Null, Text};
@@ -292,18 +292,25 @@ fn one_zero(value: Value) -> Value {
 }
 
 fn fold(aggregate: &AggregateExpr, names: &[&str], rows: &[&Row]) -> Result<Value, Failed> {
+    let mut counted = Vec::new();
+    for row in rows {
+        let kept = match &aggregate.filter {
+            Some(filter) => matches!(evaluate(filter, names, row)?, Bool(true)),
+            None => true,
+        };
+        if kept {
+            counted.push(row);
+        }
+    }
     let Some(argument) = &aggregate.argument else {
-        return Ok(Int(rows.len() as i64));
+        return Ok(Int(counted.len() as i64));
     };
     let mut values = Vec::new();
-    for row in rows {
+    for row in counted {
         match evaluate(argument, names, row)? {
             Null => {}
             value => values.push(value),
         }
-    }
-    if aggregate.function == AggregateFunction::Count {
-        return Ok(Int(values.len() as i64));
     }
     let count = values.len() as f64;
     let ints = || {
@@ -313,16 +320,42 @@ fn fold(aggregate: &AggregateExpr, names: &[&str], rows: &[&Row]) -> Result<Valu
         })
     };
     Ok(match (aggregate.function, values.first()) {
+        (AggregateFunction::Count, _) => Int(values.len() as i64),
+        (AggregateFunction::CountDistinct, _) => {
+            let texts = values
+                .into_iter()
+                .map(|value| format!("{:?}", one_zero(value)));
+            Int(texts.collect::<BTreeSet<String>>().len() as i64)
+        }
         (_, None) => Null,
-        (AggregateFunction::Min, _) => values.into_iter().min_by(compare).unwrap_or(Null),
-        (AggregateFunction::Max, _) => values.into_iter().max_by(compare).unwrap_or(Null),
+        (AggregateFunction::Min | AggregateFunction::All, _) => {
+            values.into_iter().min_by(compare).unwrap_or(Null)
+        }
+        (AggregateFunction::Max | AggregateFunction::Any, _) => {
+            values.into_iter().max_by(compare).unwrap_or(Null)
+        }
+        (AggregateFunction::First | AggregateFunction::Last, Some(value)) => value.clone(),
         (AggregateFunction::Sum, Some(Int(_))) => {
             Int(i64::try_from(ints().sum::<i128>()).map_err(|_| Failed)?)
         }
         (AggregateFunction::Sum, _) => Float(sum_floats(&values)),
-        (_, Some(Int(_))) => Float(ints().sum::<i128>() as f64 / count),
-        _ => Float(sum_floats(&values) / count),
+        (AggregateFunction::Avg, Some(Int(_))) => Float(ints().sum::<i128>() as f64 / count),
+        (AggregateFunction::Avg, _) => Float(sum_floats(&values) / count),
+        (AggregateFunction::VariancePopulation, _) => Float(squares(&values) / count),
+        (AggregateFunction::StdDevPopulation, _) => Float((squares(&values) / count).sqrt()),
+        (_, _) if values.len() < 2 => Null,
+        (AggregateFunction::Variance, _) => Float(squares(&values) / (count - 1.0)),
+        (AggregateFunction::StdDev, _) => Float((squares(&values) / (count - 1.0)).sqrt()),
     })
+}
+
+/// Squares of the distances from the mean, added up.
+fn squares(values: &[Value]) -> f64 {
+    let mean = values.iter().map(float).sum::<f64>() / values.len() as f64;
+    values
+        .iter()
+        .map(|value| (float(value) - mean).powi(2))
+        .sum()
 }
 
 /// From the first value on, since -0 is the neutral one.
