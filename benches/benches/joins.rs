@@ -14,7 +14,6 @@ use kiln_engine::expr::col;
 use kiln_engine::kernel::key_filter::KeyFilter;
 use kiln_engine::limits::BATCH_ROWS;
 use kiln_engine::memory::MemoryBudget;
-use kiln_engine::operator::Operator;
 use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable};
 use kiln_engine::plan::{JoinStep, StepKind};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::board::{SharedBoard, unknown};
 use crate::scheduler::{Action, Detail, Event, Millis};
 use crate::settings::DriverSettings;
-use crate::work::{self, Components};
+use crate::work::{self, Components, JobPlanner};
 
 /// Inputs that wait for the loop; senders wait when there are more.
 pub(crate) const INBOX_MAX: usize = 1024;
@@ -115,8 +115,8 @@ pub(crate) struct EventLoop {
     handles: oneshot::Receiver<()>,
     attachments: BTreeMap<ExecutorId, Attached>,
     attachments_made: u64,
-    /// Plans of jobs that wait for an executor.
-    plans: BTreeMap<JobId, LogicalPlan>,
+    /// Planners of jobs that have not ended.
+    planners: BTreeMap<JobId, JobPlanner>,
     work: JoinSet<Option<Event>>,
     /// Jobs that have not ended, as far as the loop has noticed.
     active: BTreeSet<JobId>,
@@ -148,7 +148,7 @@ impl EventLoop {
             handles,
             attachments: BTreeMap::new(),
             attachments_made: 0,
-            plans: BTreeMap::new(),
+            planners: BTreeMap::new(),
             work: JoinSet::new(),
             active: BTreeSet::new(),
             unpublished: BTreeSet::new(),
@@ -314,7 +314,7 @@ impl EventLoop {
             job
         };
         tracing::info!(%job, name, "submitted");
-        self.plans.insert(job, plan);
+        self.planners.insert(job, JobPlanner::new(plan));
         self.active.insert(job);
         self.step(Event::Submitted { job, name });
         Ok(job)
@@ -395,10 +395,11 @@ impl EventLoop {
     fn perform(&mut self, action: Action) -> Option<Event> {
         let components = self.components.clone();
         match action {
-            Action::Plan { job } => {
-                let plan = self.plans.remove(&job)?;
+            Action::Plan { job, done } => {
+                let planner = self.planners.get(&job)?.clone();
                 let capacity = self.board.lock().scheduler.capacity();
-                self.work.spawn(work::plan(components, job, plan, capacity));
+                self.work
+                    .spawn(work::plan(components, job, planner, done, capacity));
             }
             Action::Launch { executor, spec } => {
                 return self.send(
@@ -470,8 +471,7 @@ impl EventLoop {
             let status = self.board.lock().scheduler.status(job, Detail::Stages);
             let ended = status.filter(|status| status.state.is_final());
             if let Some(status) = ended.filter(|_| self.active.remove(&job)) {
-                // One that ended before it was planned has left its plan.
-                self.plans.remove(&job);
+                self.planners.remove(&job);
                 log_ended(&status);
             }
         }

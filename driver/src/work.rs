@@ -4,17 +4,17 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use kiln_engine::id::{JobId, StageId};
-use kiln_engine::plan::{LogicalPlan, Output, OutputFile, TaskFailure};
+use kiln_engine::plan::{LogicalPlan, Output, OutputFile, StageGraph, TaskFailure};
 use kiln_engine::storage::{ShuffleStore, Stores};
 use kiln_engine::{Error, Result, limits};
 use tokio::time::timeout;
 
-use crate::planner::ClusterShape;
+use crate::planner::{ClusterShape, Planner, StageFacts};
 use crate::scheduler::{Capacity, Event};
 use crate::{commit, planner};
 
@@ -29,38 +29,93 @@ pub struct Components {
     pub storage_url: String,
 }
 
-/// Makes the stages of a job and sees to it that its output can be written. What that has made
-/// in storage is removed again if there is no plan.
+/// The planner of a job, between the times that it is asked.
+#[derive(Clone)]
+pub(crate) struct JobPlanner(Arc<Mutex<State>>);
+
+enum State {
+    /// Nobody has asked yet.
+    Waiting(LogicalPlan),
+    /// Some stages are known.
+    Going(Box<Planner>),
+    /// It failed, or all stages are known.
+    Ended,
+}
+
+impl JobPlanner {
+    pub(crate) fn new(plan: LogicalPlan) -> Self {
+        JobPlanner(Arc::new(Mutex::new(State::Waiting(plan))))
+    }
+
+    fn take(&self) -> State {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut state, State::Ended)
+    }
+
+    fn keep(&self, planner: Box<Planner>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::Going(planner);
+    }
+}
+
+/// Makes the first stages of a job, or the next ones from what is known of those that are `done`.
 pub(crate) async fn plan(
     parts: Components,
     job: JobId,
-    plan: LogicalPlan,
+    planner: JobPlanner,
+    done: Vec<StageFacts>,
     capacity: Capacity,
 ) -> Option<Event> {
+    let advanced = match planner.take() {
+        State::Waiting(plan) => begin(&parts, job, plan, capacity).await,
+        State::Going(planner) => contain("planning", advance(planner, &done)).await,
+        State::Ended => Err(Error::internal("a plan that has ended was asked to go on")),
+    };
+    Some(match advanced {
+        Ok((going, graph)) => {
+            if !graph.complete {
+                planner.keep(going);
+            }
+            Event::Planned { job, graph }
+        }
+        Err(error) => plan_failed(job, &error),
+    })
+}
+
+async fn advance(
+    mut planner: Box<Planner>,
+    done: &[StageFacts],
+) -> Result<(Box<Planner>, StageGraph)> {
+    let graph = planner.advance(done)?;
+    Ok((planner, graph))
+}
+
+/// Sees to it that the output of a job can be written, finds its input and makes its first
+/// stages. What that has made in storage is removed again if there is no plan.
+async fn begin(
+    parts: &Components,
+    job: JobId,
+    plan: LogicalPlan,
+    capacity: Capacity,
+) -> Result<(Box<Planner>, StageGraph)> {
     let output = match &plan {
         LogicalPlan::Write { output, .. } => Some(output),
         _ => None,
     };
-    if let Some(output) = output
-        && let Err(error) = contain(
-            "preparing the output",
-            commit::prepare(&parts.stores, job, output),
-        )
-        .await
+    if let Some(output) = output {
+        let prepared = commit::prepare(&parts.stores, job, output);
+        contain("preparing the output", prepared).await?;
+    }
+    let made = async {
+        let planner = Planner::new(&plan, shape(capacity), &parts.stores).await?;
+        advance(Box::new(planner), &[]).await
+    };
+    let made = contain("planning", made).await;
+    if made.is_err()
+        && let Some(output) = output.cloned()
     {
-        return Some(plan_failed(job, &error));
+        discard(parts.clone(), job, output).await;
     }
-    let cluster = shape(capacity);
-    let made = planner::plan(&plan, &cluster, &parts.stores);
-    match contain("planning", made).await {
-        Ok(graph) => Some(Event::Planned { job, graph }),
-        Err(error) => {
-            if let Some(output) = output.cloned() {
-                discard(parts, job, output).await;
-            }
-            Some(plan_failed(job, &error))
-        }
-    }
+    made
 }
 
 fn plan_failed(job: JobId, error: &Error) -> Event {

@@ -28,8 +28,9 @@ use kiln_engine::error::LostOutput;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{
-    FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec, SinkSpec,
-    Split, Stage, StageGraph, StageSource, TaskFailure, TaskOutput, TaskSuccess, TextOptions,
+    Deal, FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec, Side,
+    SinkSpec, Split, Stage, StageGraph, StageSource, TaskFailure, TaskOutput, TaskSuccess,
+    TextOptions,
 };
 use kiln_engine::{Error, ErrorKind};
 use kiln_proto::message::{PROTOCOL_VERSION, Registration, Report, RunningAttempt};
@@ -81,7 +82,7 @@ fn short(line: &str) -> String {
 /// A scheduler, and what its executors would know.
 struct World {
     scheduler: Scheduler,
-    graphs: BTreeMap<JobId, StageGraph>,
+    stages: BTreeMap<JobId, Vec<Arc<Stage>>>,
     sequences: BTreeMap<ExecutorId, u64>,
 }
 
@@ -183,39 +184,73 @@ fn failure(words: &mut Words<'_>) -> Result<TaskFailure, String> {
     Ok(TaskFailure::from(&error))
 }
 
-/// `scan 3 -> hash 4; read 0 -> single`
-fn graph(text: &str) -> Result<StageGraph, String> {
-    let stages = (0..).zip(text.split(';')).map(|(number, text)| {
+/// `scan 3 -> hash 4; scan 2 -> hash 4; read 0 with 1 -> single; ...`: the stages that follow
+/// `known` others; dots say that there will be more.
+fn graph(text: &str, known: usize) -> Result<StageGraph, String> {
+    let body = text.trim_end().strip_suffix("; ...");
+    let stages = (known as u32..)
+        .zip(body.unwrap_or(text).split(';'))
+        .filter(|(_, text)| !text.trim().is_empty());
+    let stages = stages.map(|(number, text)| {
         let (source, sink) = text.split_once("->").ok_or("a stage has no sink")?;
+        let mut words = Words(source.split_whitespace().collect());
         let stage = Stage {
             id: StageId(number),
-            source: source_of(&mut Words(source.split_whitespace().collect()))?,
+            source: source_of(&mut words)?,
+            sides: sides_of(&mut words)?,
             operators: Vec::new(),
             sink: sink_of(&mut Words(sink.split_whitespace().collect()))?,
             schema: Arc::new(Schema::empty()),
         };
         Ok(Arc::new(stage))
     });
+    let stages = stages.collect::<Result<Vec<_>, String>>()?;
+    let output = stages.last().and_then(|stage| match &stage.sink {
+        SinkSpec::Files { output } => Some(output.clone()),
+        SinkSpec::Shuffle { .. } => None,
+    });
     Ok(StageGraph {
-        stages: stages.collect::<Result<_, String>>()?,
+        stages,
+        complete: body.is_none(),
+        output,
     })
 }
 
+/// `beside 3 with 4`: stage 3 is broadcast, stage 4 has been brought together with the source.
+fn sides_of(words: &mut Words<'_>) -> Result<Vec<Side>, String> {
+    let mut sides = Vec::new();
+    while !words.0.is_empty() {
+        let broadcast = match words.next()? {
+            "beside" => true,
+            "with" => false,
+            other => return Err(format!("not a side: {other}")),
+        };
+        sides.push(Side {
+            stage: StageId(number(words.next()?)? as u32),
+            schema: Arc::new(Schema::empty()),
+            broadcast,
+        });
+    }
+    Ok(sides)
+}
+
 fn source_of(words: &mut Words<'_>) -> Result<StageSource, String> {
-    let (word, value) = (words.next()?, number(words.next()?)?);
-    let stage = StageId(value as u32);
+    let (word, value) = (words.next()?, words.next()?);
     let schema = Arc::new(Schema::empty());
+    let shuffle = |deal| {
+        let stages = numbers(value)?
+            .into_iter()
+            .map(|stage| StageId(stage as u32));
+        Ok(StageSource::Shuffle {
+            stages: stages.collect(),
+            schema: Arc::new(Schema::empty()),
+            deal,
+        })
+    };
     match word {
-        "read" => Ok(StageSource::Shuffle {
-            stage,
-            schema,
-            gather: false,
-        }),
-        "gather" => Ok(StageSource::Shuffle {
-            stage,
-            schema,
-            gather: true,
-        }),
+        "read" => shuffle(Deal::Partitions),
+        "gather" => shuffle(Deal::Gather),
+        "pass" => shuffle(Deal::Producers),
         "scan" => {
             let url = "file:///in".to_owned();
             let split = Split {
@@ -228,8 +263,10 @@ fn source_of(words: &mut Words<'_>) -> Result<StageSource, String> {
                 format: ScanFormat::Text(TextOptions::default()),
                 file_schema: schema,
                 projection: Vec::new(),
+                predicate: None,
+                key_filters: Vec::new(),
                 files: Vec::new(),
-                tasks: vec![vec![split]; value as usize],
+                tasks: vec![vec![split]; number(value)? as usize],
             }))
         }
         other => Err(format!("not a source: {other}")),
@@ -250,6 +287,7 @@ fn sink_of(words: &mut Words<'_>) -> Result<SinkSpec, String> {
             let output = Output {
                 url: "file:///out".to_owned(),
                 format: FileFormat::Csv,
+                options: Default::default(),
             };
             return Ok(SinkSpec::Files { output });
         }
@@ -262,7 +300,7 @@ impl World {
     fn new() -> Self {
         World {
             scheduler: Scheduler::new(DriverSettings::default()),
-            graphs: BTreeMap::new(),
+            stages: BTreeMap::new(),
             sequences: BTreeMap::new(),
         }
     }
@@ -295,7 +333,7 @@ impl World {
             ..default
         };
         self.scheduler = Scheduler::new(settings);
-        self.graphs.clear();
+        self.stages.clear();
         self.sequences.clear();
         Ok(())
     }
@@ -339,8 +377,9 @@ impl World {
             },
             "plan" => {
                 let job = words.job()?;
-                let graph = graph(&words.rest())?;
-                self.graphs.insert(job, graph.clone());
+                let known = self.stages.entry(job).or_default();
+                let graph = graph(&words.rest(), known.len())?;
+                known.extend(graph.stages.iter().cloned());
                 Event::Planned { job, graph }
             }
             "planfailed" => Event::PlanFailed {
@@ -388,9 +427,9 @@ impl World {
 
     fn success(&self, task: TaskId, words: &mut Words<'_>) -> Result<TaskSuccess, String> {
         let stage = self
-            .graphs
+            .stages
             .get(&task.job)
-            .and_then(|g| g.stages.get(task.stage.0 as usize));
+            .and_then(|stages| stages.get(task.stage.0 as usize));
         let count = match stage.map(|stage| &stage.sink) {
             Some(SinkSpec::Shuffle { partitioning }) => partitioning.count() as usize,
             _ => 1,

@@ -9,7 +9,7 @@ use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{Output, TaskFailure, TaskSpec, TaskSuccess};
 
 /// Raised when a message changes its meaning; driver and executor refuse to differ.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// From an executor to its driver, on the one stream that it holds.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,10 @@ mod random;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, Schema};
 use kiln_engine::expr::{Expr, Literal};
-use kiln_engine::plan::{LogicalPlan, TaskFailure};
+use kiln_engine::id::{JobId, StageId, TaskId};
+use kiln_engine::plan::*;
 use kiln_engine::{Error, ErrorKind, Result, limits};
 use kiln_proto::convert::{control, job, plan, schema, status, task};
 use kiln_proto::wire;
@@ -233,17 +235,11 @@ fn an_expression_may_nest_to_the_limit_and_no_deeper() {
 }
 
 #[test]
-fn a_plan_may_have_operators_to_the_limit_and_no_more() {
+fn a_plan_may_nest_to_the_limit_and_no_deeper() {
     let chain = |operators: usize| {
-        let mut plan = Random::new(3).plan();
-        while plan.input().is_some() {
-            plan = LogicalPlan::clone(plan.input().expect("just asked"));
-        }
+        let mut plan = Random::new(3).scan();
         for _ in 1..operators {
-            plan = LogicalPlan::Explode {
-                input: Arc::new(plan),
-                column: "c".into(),
-            };
+            plan = explode(plan);
         }
         plan
     };
@@ -253,28 +249,97 @@ fn a_plan_may_have_operators_to_the_limit_and_no_more() {
         plan::decode(encoded.clone()).expect("at the limit"),
         chain(most)
     );
-    let error = plan::encode(&chain(most + 1)).expect_err("too many to send");
-    assert_eq!(
-        error.message(),
-        "the plan has too many operators operators_max=500"
-    );
+    let error = plan::encode(&chain(most + 1)).expect_err("too deep to send");
+    assert_eq!(error.message(), "the plan is nested too deeply limit=500");
     let mut longer = encoded;
     longer.nodes.push(wire::PlanNode {
         inputs: vec![most as u32 - 1],
         node: Some(wire::plan_node::Node::Explode("c".into())),
     });
-    let error = plan::decode(longer).expect_err("too many to accept");
+    let error = plan::decode(longer).expect_err("too deep to accept");
+    assert_eq!(error.message(), "the plan is nested too deeply limit=500");
+}
+
+fn explode(plan: LogicalPlan) -> LogicalPlan {
+    LogicalPlan::Explode {
+        input: Arc::new(plan),
+        column: "c".into(),
+    }
+}
+
+#[test]
+fn a_plan_may_have_operators_to_the_limit_and_no_more() {
+    let wide = |inputs: usize| LogicalPlan::Union {
+        inputs: (0..inputs)
+            .map(|_| Arc::new(Random::new(3).scan()))
+            .collect(),
+    };
+    let most = limits::PLAN_NODES_MAX - 1;
+    let encoded = plan::encode(&wide(most)).expect("at the limit");
+    assert_eq!(plan::decode(encoded).expect("at the limit"), wide(most));
+    let error = plan::encode(&wide(most + 1)).expect_err("too many to send");
     assert_eq!(
         error.message(),
-        "the plan has too many operators operators_max=500"
+        "the plan has too many operators limit=10000"
+    );
+}
+
+#[test]
+fn what_is_shared_travels_once_and_is_shared_again() {
+    let shared = Arc::new(explode(Random::new(3).scan()));
+    let left = Arc::new(explode(LogicalPlan::clone(&shared)));
+    let right = LogicalPlan::Limit {
+        input: Arc::clone(&shared),
+        offset: 1,
+        limit: 2,
+    };
+    let plan = LogicalPlan::Union {
+        inputs: vec![Arc::clone(&shared), Arc::new(right), left, shared],
+    };
+    let encoded = plan::encode(&plan).expect("small");
+    // The left side holds a copy of the shared operator, but the scan below is the same.
+    let operators: Vec<_> = encoded.nodes.iter().map(|node| &node.inputs[..]).collect();
+    assert_eq!(operators, [&[][..], &[0], &[1], &[0], &[3], &[1, 2, 4, 1],]);
+    let back = plan::decode(encoded).expect("just encoded");
+    assert_eq!(back, plan);
+    let inputs = back.inputs();
+    assert!(Arc::ptr_eq(inputs[0], inputs[3]));
+    assert!(Arc::ptr_eq(inputs[0], inputs[1].inputs()[0]));
+}
+
+/// A table in which every operator is read twice by the next one unfolds into 2^`doublings`
+/// operators; every walk over it would take that long.
+#[test]
+fn a_small_table_cannot_unfold_into_a_large_plan() {
+    let doubled = |doublings: u32| {
+        let mut plan = Arc::new(Random::new(3).scan());
+        for _ in 0..doublings {
+            let inputs = vec![Arc::clone(&plan), plan];
+            plan = Arc::new(LogicalPlan::Union { inputs });
+        }
+        plan
+    };
+    let mut encoded = plan::encode(&doubled(12)).expect("8191 operators");
+    plan::decode(encoded.clone()).expect("8191 operators");
+    plan::encode(&doubled(13)).expect_err("16383 operators");
+    for last in 12..200 {
+        encoded.nodes.push(wire::PlanNode {
+            inputs: vec![last, last],
+            node: Some(wire::plan_node::Node::Union(wire::Unit {})),
+        });
+    }
+    let error = plan::decode(encoded).expect_err("2^200 operators");
+    assert_eq!(
+        error.message(),
+        "the plan has too many operators limit=10000"
     );
 }
 
 /// A plan of a scan and a filter `x and y`, changed by `spoil`.
 fn spoiled(spoil: impl FnOnce(&mut wire::Plan)) -> String {
-    let mut scan = Random::new(1).plan();
-    while let Some(input) = scan.input() {
-        scan = LogicalPlan::clone(input);
+    let mut scan = Random::new(1).scan();
+    if let LogicalPlan::Scan(scan) = &mut scan {
+        scan.predicate = None;
     }
     let column = |name: &str| Box::new(Expr::Column(name.into()));
     let op = kiln_engine::expr::BinaryOp::And;
@@ -299,14 +364,14 @@ type Case = (&'static str, fn(&mut wire::Plan));
 
 #[test]
 fn malformed_tables_are_refused_with_what_is_wrong() {
-    use wire::plan_node::Node::{Explode, Filter};
+    use wire::plan_node::Node::{Explode, Filter, Join, Union};
     let and = |left, op, right| {
         let binary = wire::Binary { left, op, right };
         wire::ExprNode {
             node: Some(Node::Binary(binary)),
         }
     };
-    let cases: [Case; 9] = [
+    let cases: [Case; 13] = [
         ("root of the plan is missing", |plan| {
             *plan = wire::Plan::default()
         }),
@@ -320,6 +385,21 @@ fn malformed_tables_are_refused_with_what_is_wrong() {
         ("a scan of 1 inputs", |plan| {
             let scan = plan.nodes[0].node.clone();
             plan.nodes[1].node = scan;
+        }),
+        ("a join of 1 inputs", |plan| {
+            plan.nodes[1].node = Some(Join(wire::Join::default()));
+        }),
+        ("unknown JoinKind number=0", |plan| {
+            plan.nodes[1].inputs = vec![0, 0];
+            plan.nodes[1].node = Some(Join(wire::Join::default()));
+        }),
+        ("a join of 3 inputs", |plan| {
+            plan.nodes[1].inputs = vec![0; 3];
+            plan.nodes[1].node = Some(Join(wire::Join::default()));
+        }),
+        ("a union of 0 inputs", |plan| {
+            plan.nodes[1].inputs.clear();
+            plan.nodes[1].node = Some(Union(wire::Unit {}));
         }),
         ("an operator that nothing reads", |plan| {
             let scan = plan.nodes[0].clone();
@@ -337,7 +417,28 @@ fn malformed_tables_are_refused_with_what_is_wrong() {
     for (what, spoil) in cases {
         assert_eq!(spoiled(spoil), format!("malformed message: {what}"));
     }
+    let decimal = |precision, scale| {
+        let decimal = wire::Decimal {
+            precision,
+            scale,
+            ..wire::Decimal::default()
+        };
+        let value = Some(wire::literal::Value::Decimal(decimal));
+        wire::ExprNode {
+            node: Some(Node::Literal(wire::Literal { value })),
+        }
+    };
     let exprs = [
+        ("a decimal(0, 0)", decimal(0, 0)),
+        ("a decimal(39, 0)", decimal(39, 0)),
+        ("a decimal(5, 6)", decimal(5, 6)),
+        ("a decimal(5, -39)", decimal(5, -39)),
+        (
+            "a case without a branch",
+            wire::ExprNode {
+                node: Some(Node::Case(wire::Case::default())),
+            },
+        ),
         ("expression 0 is not there to be used", and(0, 12, 0)),
         ("expression 2 is not there to be used", and(0, 12, 2)),
         ("unknown BinaryOp number=0", and(0, 0, 1)),
@@ -347,6 +448,179 @@ fn malformed_tables_are_refused_with_what_is_wrong() {
         let message = spoiled(|plan| plan.exprs[2] = node.clone());
         assert_eq!(message, format!("malformed message: {what}"));
     }
+}
+
+/// What is wrong, and how to make it so.
+type TaskCase = (&'static str, fn(&mut wire::TaskSpec));
+
+/// A task that scans two columns and joins with a key, changed by `spoil`.
+fn spoiled_task(spoil: fn(&mut wire::TaskSpec)) -> String {
+    let column = |name: &str| Expr::Column(name.into());
+    let field = |name: &str| Field::new(name, DataType::Int64, true);
+    let schema = Arc::new(Schema::new(vec![field("a"), field("b")]));
+    let scan = ScanSpec {
+        format: ScanFormat::Parquet,
+        file_schema: Arc::clone(&schema),
+        projection: vec![0, 1],
+        predicate: None,
+        key_filters: vec![KeyFilterSpec {
+            column: 1,
+            operator: 1,
+            key: 0,
+        }],
+        files: Vec::new(),
+        tasks: Vec::new(),
+    };
+    let join = JoinStep {
+        side: 0,
+        kind: StepKind::Inner,
+        probe_keys: vec![column("b")],
+        build_keys: vec![column("c")],
+        filter: None,
+        output: vec!["a".into()],
+    };
+    let stage = Stage {
+        id: StageId(7),
+        source: StageSource::Scan(scan),
+        sides: vec![Side {
+            stage: StageId(3),
+            schema: Arc::new(Schema::new(vec![field("c")])),
+            broadcast: true,
+        }],
+        operators: vec![
+            OperatorSpec::Filter {
+                predicate: column("a"),
+            },
+            OperatorSpec::Join(join),
+        ],
+        sink: SinkSpec::Shuffle {
+            partitioning: Partitioning::Single,
+        },
+        schema,
+    };
+    let spec = TaskSpec {
+        id: TaskId {
+            job: JobId::new(1),
+            stage: StageId(7),
+            task: 0,
+        },
+        attempt: 0,
+        stage: Arc::new(stage),
+        input: TaskInput::Splits(Vec::new()),
+        sides: vec![ShuffleInput {
+            stage: StageId(3),
+            partitions: 0..1,
+            sources: Vec::new(),
+        }],
+    };
+    let mut encoded = task::encode_spec(&spec).expect("small");
+    assert_eq!(
+        task::decode_spec(encoded.clone()).expect("just encoded"),
+        spec
+    );
+    spoil(&mut encoded);
+    let error = task::decode_spec(encoded).expect_err("spoiled");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    error.message().to_owned()
+}
+
+fn stage_of(spec: &mut wire::TaskSpec) -> &mut wire::Stage {
+    spec.stage.as_mut().expect("the stage")
+}
+
+fn join_of(spec: &mut wire::TaskSpec) -> &mut wire::JoinStep {
+    match &mut stage_of(spec).operators[1].operator {
+        Some(wire::operator::Operator::Join(join)) => join,
+        other => panic!("not the join: {other:?}"),
+    }
+}
+
+fn key_filter_of(spec: &mut wire::TaskSpec) -> &mut wire::KeyFilter {
+    let source = stage_of(spec).source.as_mut().expect("the source");
+    match &mut source.source {
+        Some(wire::stage_source::Source::Scan(scan)) => &mut scan.key_filters[0],
+        other => panic!("not the scan: {other:?}"),
+    }
+}
+
+#[test]
+fn malformed_tasks_are_refused_with_what_is_wrong() {
+    let cases: [TaskCase; 13] = [
+        ("a join with side 1 of 1", |spec| join_of(spec).side = 1),
+        ("unknown StepKind number=0", |spec| join_of(spec).kind = 0),
+        ("expression 9 is not there to be used", |spec| {
+            join_of(spec).on[0].right = 9;
+        }),
+        ("expression 1 belongs to nothing", |spec| {
+            join_of(spec).on.clear();
+        }),
+        ("no column 2 in the files of a scan", |spec| {
+            key_filter_of(spec).column = 2;
+        }),
+        ("a key filter of operator 0, which is no join", |spec| {
+            key_filter_of(spec).operator = 0;
+        }),
+        ("a key filter of operator 2, which is no join", |spec| {
+            key_filter_of(spec).operator = 2;
+        }),
+        ("a key filter of key 1 of 1", |spec| {
+            key_filter_of(spec).key = 1;
+        }),
+        ("the sides of a task are not those of its stage", |spec| {
+            spec.sides.clear();
+        }),
+        ("the sides of a task are not those of its stage", |spec| {
+            spec.sides[0].stage = 4;
+        }),
+        ("partitions 2..1", |spec| spec.sides[0].start = 2),
+        (
+            "the input of a task is not the source of its stage",
+            |spec| {
+                let inputs = wire::ShuffleInputs::default();
+                spec.input = Some(wire::task_spec::Input::Shuffle(inputs));
+            },
+        ),
+        ("a shuffle that no stage wrote", |spec| {
+            let shuffle = wire::ShuffleSource::default();
+            stage_of(spec).source = Some(wire::StageSource {
+                source: Some(wire::stage_source::Source::Shuffle(shuffle)),
+            });
+        }),
+    ];
+    for (what, spoil) in cases {
+        assert_eq!(spoiled_task(spoil), format!("malformed message: {what}"));
+    }
+}
+
+#[test]
+fn malformed_counts_are_refused_with_what_is_wrong() {
+    let refused = |operators| {
+        let success = wire::TaskSuccess {
+            output: Some(wire::task_success::Output::Files(wire::Files::default())),
+            counts: Some(wire::Counts {
+                operators: Some(operators),
+                ..wire::Counts::default()
+            }),
+            ..wire::TaskSuccess::default()
+        };
+        let error = task::decode_success(success).expect_err("malformed");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        error.message().to_owned()
+    };
+    let column = |operators: usize| vec![1; operators];
+    let operators = |rows_out, batches, nanos| wire::OperatorCounts {
+        rows_out: column(rows_out),
+        batches: column(batches),
+        nanos: column(nanos),
+    };
+    let uneven = "malformed message: columns of operator counts differ in length";
+    assert_eq!(refused(operators(2, 1, 2)), uneven);
+    assert_eq!(refused(operators(2, 2, 3)), uneven);
+    let many = limits::PLAN_NODES_MAX + 3;
+    assert_eq!(
+        refused(operators(many, many, many)),
+        format!("malformed message: counts of {many} operators")
+    );
 }
 
 #[test]

@@ -8,21 +8,116 @@
 //! largest first, always to the task that has least.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use kiln_engine::plan::{FileMeta, Scan, ScanFormat, Split};
+use kiln_engine::plan::{FileMeta, LogicalPlan, Scan, ScanFormat, Split};
 use kiln_engine::storage::{Stores, list_files, storage_error};
 use kiln_engine::{Result, limits, source};
 use object_store::ObjectStoreExt;
 
-use super::ClusterShape;
+use super::statistics::{TableStatistics, estimate};
+use super::{ClusterShape, facts};
+
+/// What tells a node from every other while its plan lives.
+pub(super) fn address(node: &Arc<LogicalPlan>) -> usize {
+    Arc::as_ptr(node) as usize
+}
 
 /// Bytes that tell whether a file is compressed.
 const MAGIC_BYTES: u64 = 16;
 
-/// What a byte of a Parquet file becomes, about, when it is decoded.
-const PARQUET_EXPANSION: u64 = 4;
+/// The input files of a plan, and what is known of them.
+pub(super) struct Tables(BTreeMap<Vec<String>, Table>);
+
+/// The files that some locations stand for.
+struct Table {
+    files: Vec<FileMeta>,
+    statistics: TableStatistics,
+}
+
+/// Finds the files of every scan of `plan`. Scans of the same locations read the same files.
+///
+/// # Errors
+/// What listing or reading what files say of themselves answered.
+pub(super) async fn find(plan: &LogicalPlan, stores: &Stores) -> Result<Tables> {
+    let mut tables = BTreeMap::new();
+    for scan in scans(plan) {
+        if tables.contains_key(&scan.locations) {
+            continue;
+        }
+        let files = list_files(stores, &scan.locations).await?;
+        let statistics = facts::of_files(&files, scan, stores).await?;
+        tables.insert(scan.locations.clone(), Table { files, statistics });
+    }
+    Ok(Tables(tables))
+}
+
+/// Every scan of a plan, as often as it stands there.
+fn scans(plan: &LogicalPlan) -> Vec<&Scan> {
+    let mut open = vec![plan];
+    let mut found = Vec::new();
+    while let Some(node) = open.pop() {
+        if let LogicalPlan::Scan(scan) = node {
+            found.push(scan);
+        }
+        open.extend(node.inputs().into_iter().map(AsRef::as_ref));
+    }
+    found
+}
+
+impl Tables {
+    /// What is known of the rows that `scan` reads.
+    pub(super) fn statistics(&self, scan: &Scan) -> Option<TableStatistics> {
+        self.0
+            .get(&scan.locations)
+            .map(|table| table.statistics.clone())
+    }
+
+    /// Makes tasks of the files of every scan of `plan`, by the address of its node.
+    ///
+    /// # Errors
+    /// What reading a file's first bytes answered.
+    pub(super) async fn deal_out(
+        &self,
+        plan: &Arc<LogicalPlan>,
+        cluster: &ClusterShape,
+        stores: &Stores,
+    ) -> Result<HashMap<usize, Input>> {
+        let held = self.held_bytes(plan);
+        let mut inputs = HashMap::new();
+        let mut open = vec![plan];
+        while let Some(node) = open.pop() {
+            let known = inputs.contains_key(&address(node));
+            if let LogicalPlan::Scan(scan) = &**node
+                && !known
+                && let Some(table) = self.0.get(&scan.locations)
+            {
+                let input = resolve(scan, table, held, cluster, stores).await?;
+                inputs.insert(address(node), input);
+            }
+            open.extend(node.inputs());
+        }
+        Ok(inputs)
+    }
+
+    /// About how many bytes the largest operator of `plan` that keeps rows has to keep.
+    fn held_bytes(&self, plan: &LogicalPlan) -> u64 {
+        let bytes = |node: &LogicalPlan| estimate(node, &|scan| self.statistics(scan)).bytes as u64;
+        let mut open = vec![plan];
+        let mut held = 0;
+        while let Some(node) = open.pop() {
+            held = held.max(match node {
+                LogicalPlan::Aggregate { .. } | LogicalPlan::Sort { .. } => bytes(node),
+                LogicalPlan::Join { left, right, .. } => bytes(left).min(bytes(right)),
+                _ => 0,
+            });
+            open.extend(node.inputs().into_iter().map(AsRef::as_ref));
+        }
+        held
+    }
+}
 
 /// The files of a scan, cut and dealt out.
 pub(super) struct Input {
@@ -30,8 +125,6 @@ pub(super) struct Input {
     pub(super) files: Vec<FileMeta>,
     /// The splits of each task; at least one task.
     pub(super) tasks: Vec<Vec<Split>>,
-    /// About how many bytes the rows are once they are decoded.
-    pub(super) bytes: u64,
 }
 
 /// Tasks for each executor of a cluster, where the input is worth it: one more than run at once.
@@ -41,21 +134,27 @@ const TASKS_PER_EXECUTOR: u64 = limits::TASKS_AT_ONCE as u64 + 1;
 /// once and as many for the next.
 const TASKS_LEAST: u64 = 2 * limits::TASKS_AT_ONCE as u64;
 
-/// Finds the files of `scan` and makes tasks of them.
+/// Makes tasks of the files of `scan`, in a plan that has to keep about `held` bytes at once.
 ///
 /// # Errors
-/// What listing or reading a file's first bytes answered.
-pub(super) async fn resolve(scan: &Scan, cluster: &ClusterShape, stores: &Stores) -> Result<Input> {
-    let files = list_files(stores, &scan.locations).await?;
-    let bytes = decoded_bytes(&files, scan);
-    // One executor that stays alone and can hold whatever grouping leaves needs no exchange.
-    if !cluster.may_grow && bytes <= cluster.memory / 2 {
+/// What reading a file's first bytes answered.
+async fn resolve(
+    scan: &Scan,
+    table: &Table,
+    held: u64,
+    cluster: &ClusterShape,
+    stores: &Stores,
+) -> Result<Input> {
+    let files = table.files.clone();
+    // One executor that stays alone and can hold whatever has to be kept needs no exchange. What
+    // grouping leaves of text is no more than the text.
+    let kept = match scan.format {
+        ScanFormat::Parquet => held,
+        ScanFormat::Text(_) | ScanFormat::Csv(_) => files.iter().map(|file| file.bytes).sum(),
+    };
+    if !cluster.may_grow && kept <= cluster.memory / 2 {
         let tasks = vec![files.iter().map(whole).collect()];
-        return Ok(Input {
-            files,
-            tasks,
-            bytes,
-        });
+        return Ok(Input { files, tasks });
     }
     let count = task_count(total_cost(&files), cluster);
     let share = total_cost(&files).div_ceil(count).max(1);
@@ -74,26 +173,7 @@ pub(super) async fn resolve(scan: &Scan, cluster: &ClusterShape, stores: &Stores
     Ok(Input {
         tasks: deal(pieces, count),
         files,
-        bytes,
     })
-}
-
-/// About how many bytes the rows that `scan` produces take, decoded.
-fn decoded_bytes(files: &[FileMeta], scan: &Scan) -> u64 {
-    let stored: u64 = files.iter().map(|file| file.bytes).sum();
-    match scan.format {
-        ScanFormat::Parquet => {
-            let columns = scan.schema.fields().len().max(1) as u64;
-            let produced = scan
-                .projection
-                .as_ref()
-                .map_or(columns, |names| names.len() as u64);
-            (stored / columns)
-                .saturating_mul(produced)
-                .saturating_mul(PARQUET_EXPANSION)
-        }
-        ScanFormat::Text(_) | ScanFormat::Csv(_) => stored,
-    }
 }
 
 /// What reading all files costs, in bytes.

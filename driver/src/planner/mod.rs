@@ -1,22 +1,38 @@
 //! The planner: from what a user asked for to stages that can be scheduled.
 //!
-//! [`plan`] checks the logical plan, rewrites it (`optimize`), finds its input files and cuts
-//! them into tasks (`inputs`), and cuts the plan into stages at its shuffles (`stages`). Only the
-//! finding of files does I/O; everything else is a function of plan, files and cluster, so the
-//! same job on the same files and the same cluster is the same graph.
+//! A [`Planner`] checks the logical plan, finds its input files and what is known of them and
+//! cuts them into tasks (`inputs`), rewrites the plan (`optimize`), and cuts it into stages at its
+//! shuffles (`stages`, `joins`), some of them only when the sizes of others are known. Only the
+//! finding of files does I/O; everything else is a function of plan, files, cluster and sizes.
 
+use std::sync::Arc;
+
+use kiln_engine::id::StageId;
 use kiln_engine::plan::{
     LogicalPlan, Stage, StageGraph, StageSource, explain_logical, explain_stages,
 };
 use kiln_engine::storage::Stores;
-use kiln_engine::{Error, Result, limits};
+use kiln_engine::{Error, Result};
+
+use stages::Stages;
 
 mod rewrite;
+
+mod predicate;
+
+mod statistics;
+
 mod rules;
 
-mod inputs;
 mod optimize;
+
+mod facts;
+mod inputs;
+
+mod pipe;
 mod stages;
+
+mod joins;
 
 pub use optimize::optimize;
 
@@ -34,79 +50,110 @@ pub struct ClusterShape {
     pub may_grow: bool,
 }
 
-/// The stages of `plan` on a cluster of that shape.
-///
-/// # Errors
-/// `Invalid` for a plan that does not fit together or input that cannot be read as it says;
-/// `Unavailable` if a store does not answer.
-pub async fn plan(
-    plan: &LogicalPlan,
-    cluster: &ClusterShape,
-    stores: &Stores,
-) -> Result<StageGraph> {
-    check(plan)?;
-    physical(&optimize(plan.clone())?, cluster, stores).await
+/// What a stage that is done has written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageFacts {
+    /// Which stage.
+    pub stage: StageId,
+    /// Rows of all its winning attempts.
+    pub rows: u64,
+    /// Their bytes, as stored.
+    pub bytes: u64,
+}
+
+/// The planner of one job: gives its stages as soon as it can be said what they are.
+pub struct Planner {
+    optimised: Arc<LogicalPlan>,
+    stages: Stages,
+}
+
+impl Planner {
+    /// Rewrites `plan` for a cluster of that shape and finds its input files. All that needs
+    /// storage happens here.
+    ///
+    /// # Errors
+    /// `Invalid` for a plan that does not fit together or input that cannot be read as it says;
+    /// `Unavailable` if a store does not answer.
+    pub async fn new(plan: &LogicalPlan, cluster: ClusterShape, stores: &Stores) -> Result<Self> {
+        check(plan)?;
+        let tables = inputs::find(plan, stores).await?;
+        let optimised = Arc::new(optimize(plan.clone(), &|scan| tables.statistics(scan))?);
+        let inputs = tables.deal_out(&optimised, &cluster, stores).await?;
+        let stages = Stages::new(Arc::clone(&optimised), inputs, tables, cluster);
+        Ok(Planner { optimised, stages })
+    }
+
+    /// The stages that follow those given so far, now that `done` is known of them. Needs no
+    /// storage; the same files and the same facts give the same stages.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn advance(&mut self, done: &[StageFacts]) -> Result<StageGraph> {
+        let graph = self.stages.advance(done)?;
+        debug_assert!(graph.stages.iter().all(|stage| reads_backwards(stage)));
+        Ok(graph)
+    }
+
+    /// All stages, as they are if sizes turn out as estimated.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn foresee(mut self) -> Result<StageGraph> {
+        let mut graph = self.advance(&[])?;
+        while !graph.complete {
+            let known = graph.stages.len();
+            let more = self.advance(&self.stages.estimates())?;
+            graph.stages.extend(more.stages);
+            graph.complete = more.complete;
+            if graph.stages.len() == known && !graph.complete {
+                return Err(Error::internal("the plan does not come to an end"));
+            }
+        }
+        Ok(graph)
+    }
 }
 
 /// Every level of `plan` as text: as it was written, optimised, and as stages.
 ///
 /// # Errors
-/// As for [`plan`].
+/// As for [`Planner::new`].
 pub async fn explain(
     plan: &LogicalPlan,
     cluster: &ClusterShape,
     stores: &Stores,
 ) -> Result<String> {
-    check(plan)?;
-    let optimised = optimize(plan.clone())?;
-    let graph = physical(&optimised, cluster, stores).await?;
+    let planner = Planner::new(plan, *cluster, stores).await?;
+    let optimised = explain_logical(&planner.optimised);
+    let graph = planner.foresee()?;
     Ok(format!(
-        "# logical plan\n{}\n# optimised plan\n{}\n# stages\n{}",
+        "# logical plan\n{}\n# optimised plan\n{optimised}\n# stages\n{}",
         explain_logical(plan),
-        explain_logical(&optimised),
         explain_stages(&graph)
     ))
 }
 
-async fn physical(
-    plan: &LogicalPlan,
-    cluster: &ClusterShape,
-    stores: &Stores,
-) -> Result<StageGraph> {
-    let input = inputs::resolve(rewrite::scan(plan)?, cluster, stores).await?;
-    let graph = stages::cut(plan, input, cluster)?;
-    debug_assert!(graph.stages.iter().all(|stage| reads_backwards(stage)));
-    Ok(graph)
-}
-
 /// Producers come before consumers.
 fn reads_backwards(stage: &Stage) -> bool {
-    match stage.source {
-        StageSource::Scan(_) => true,
-        StageSource::Shuffle { stage: from, .. } => from < stage.id,
-    }
+    let sources = match &stage.source {
+        StageSource::Scan(_) => &[][..],
+        StageSource::Shuffle { stages, .. } => stages,
+    };
+    let sides = stage.sides.iter().map(|side| &side.stage);
+    sources.iter().chain(sides).all(|from| *from < stage.id)
 }
 
 /// Whether `plan` fits together; everything behind this check relies on it.
 fn check(plan: &LogicalPlan) -> Result<()> {
     kiln_engine::plan::schema_of(plan)?;
-    let (mut node, mut depth) = (plan, 0);
-    while let Some(input) = node.input() {
-        node = input;
-        depth += 1;
-        // A session in this process sends nothing, so no decoder has looked at the plan before.
-        if depth > limits::PLAN_DEPTH_MAX {
-            return Err(Error::invalid(format!(
-                "the plan is nested too deeply depth_max={}",
-                limits::PLAN_DEPTH_MAX
-            )));
-        }
-        if let LogicalPlan::Write { output, .. } = node {
+    let mut open: Vec<_> = plan.inputs();
+    while let Some(node) = open.pop() {
+        if let LogicalPlan::Write { output, .. } = &**node {
             return Err(Error::invalid(format!(
                 "write has to be the last step of a plan url={}",
                 output.url
             )));
         }
+        open.extend(node.inputs());
     }
     Ok(())
 }

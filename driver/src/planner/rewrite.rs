@@ -1,117 +1,150 @@
 //! Taking plans and expressions apart and putting them together again.
 //!
-//! A plan is a chain from its root to its scan. It is walked in loops: its length is the user's,
-//! the stack is ours. Expressions are trees of bounded depth and are walked recursively.
+//! Both are trees of bounded depth and are walked recursively. What recurses over plans keeps
+//! little on the stack: a plan may be nested as deep as its limit.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kiln_engine::expr::{Expr, output_name};
-use kiln_engine::plan::{LogicalPlan, Scan};
-use kiln_engine::{Error, Result};
+use arrow::datatypes::SchemaRef;
+use kiln_engine::Result;
+use kiln_engine::expr::{Expr, col, output_name};
+use kiln_engine::plan::{JoinKind, LogicalPlan, schema_over};
 
-/// The nodes of a plan, root first, the scan last.
-pub(super) fn chain(plan: &LogicalPlan) -> Vec<&LogicalPlan> {
-    let mut nodes = vec![plan];
-    let mut node = plan;
-    while let Some(input) = node.input() {
-        nodes.push(input);
-        node = input;
-    }
-    nodes
-}
-
-/// The scan at the end of a plan.
-pub(super) fn scan(plan: &LogicalPlan) -> Result<&Scan> {
-    match chain(plan).last() {
-        Some(LogicalPlan::Scan(scan)) => Ok(scan),
-        _ => Err(Error::internal("a plan does not end in a scan")),
-    }
-}
-
-/// Applies `rule` to every node, from the scan to the root; each node it sees stands on input
-/// that has been rewritten.
+/// Applies `rule` to every node, from the scans to the root; each node it sees stands on inputs
+/// that have been rewritten.
 pub(super) fn rewrite_up(
     plan: &LogicalPlan,
-    rule: impl Fn(LogicalPlan) -> LogicalPlan,
+    mut rule: impl FnMut(LogicalPlan) -> LogicalPlan,
 ) -> LogicalPlan {
-    let mut nodes = chain(plan).into_iter().rev();
-    let scan = nodes.next().unwrap_or(plan).clone();
-    nodes.fold(rule(scan), |input, node| rule(with_input(node, input)))
+    rewrite_inputs_first(plan, &mut rule)
+}
+
+fn rewrite_inputs_first(
+    plan: &LogicalPlan,
+    rule: &mut dyn FnMut(LogicalPlan) -> LogicalPlan,
+) -> LogicalPlan {
+    let inputs = plan.inputs().into_iter();
+    let inputs = inputs
+        .map(|input| Arc::new(rewrite_inputs_first(input, rule)))
+        .collect();
+    rule(with_inputs(plan, inputs))
+}
+
+/// A rule that looks at the columns of a node's inputs.
+pub(super) type TypedRule<'a> = &'a mut dyn FnMut(LogicalPlan, &[SchemaRef]) -> LogicalPlan;
+
+/// As [`rewrite_up`], for a rule that asks for types. Also says what columns the plan makes.
+///
+/// # Errors
+/// `Invalid` if the plan does not fit together.
+pub(super) fn rewrite_typed(
+    plan: &LogicalPlan,
+    rule: TypedRule,
+) -> Result<(LogicalPlan, SchemaRef)> {
+    let (mut inputs, mut schemas) = (Vec::new(), Vec::new());
+    for input in plan.inputs() {
+        let (input, schema) = rewrite_typed(input, rule)?;
+        inputs.push(Arc::new(input));
+        schemas.push(schema);
+    }
+    let node = rule(with_inputs(plan, inputs), &schemas);
+    // A rule may take a node away, but it does not change what columns there are.
+    let schema = schema_over(plan, &schemas)?;
+    Ok((node, schema))
+}
+
+/// The same node over other inputs, of which there have to be as many.
+pub(super) fn with_inputs(node: &LogicalPlan, inputs: Vec<Arc<LogicalPlan>>) -> LogicalPlan {
+    let mut node = node.clone();
+    let mut inputs = inputs.into_iter();
+    let mut put = |input: &mut Arc<LogicalPlan>| {
+        if let Some(new) = inputs.next() {
+            *input = new;
+        }
+    };
+    match &mut node {
+        LogicalPlan::Scan(_) => {}
+        LogicalPlan::Project { input, .. }
+        | LogicalPlan::Filter { input, .. }
+        | LogicalPlan::Explode { input, .. }
+        | LogicalPlan::Aggregate { input, .. }
+        | LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Limit { input, .. }
+        | LogicalPlan::Write { input, .. } => put(input),
+        LogicalPlan::Join { left, right, .. } => {
+            put(left);
+            put(right);
+        }
+        LogicalPlan::Union { inputs } => inputs.iter_mut().for_each(put),
+    }
+    node
 }
 
 /// The same node over another input. A scan has none and stays what it is.
 pub(super) fn with_input(node: &LogicalPlan, input: LogicalPlan) -> LogicalPlan {
-    let input = Arc::new(input);
-    match node {
-        LogicalPlan::Scan(_) => node.clone(),
-        LogicalPlan::Project { exprs, .. } => LogicalPlan::Project {
-            input,
-            exprs: exprs.clone(),
-        },
-        LogicalPlan::Filter { predicate, .. } => LogicalPlan::Filter {
-            input,
-            predicate: predicate.clone(),
-        },
-        LogicalPlan::Explode { column, .. } => LogicalPlan::Explode {
-            input,
-            column: column.clone(),
-        },
-        LogicalPlan::Aggregate {
-            group_by,
-            aggregates,
-            ..
-        } => LogicalPlan::Aggregate {
-            input,
-            group_by: group_by.clone(),
-            aggregates: aggregates.clone(),
-        },
-        LogicalPlan::Sort { keys, limit, .. } => LogicalPlan::Sort {
-            input,
-            keys: keys.clone(),
-            limit: *limit,
-        },
-        LogicalPlan::Limit { offset, limit, .. } => LogicalPlan::Limit {
-            input,
-            offset: *offset,
-            limit: *limit,
-        },
-        LogicalPlan::Write { output, .. } => LogicalPlan::Write {
-            input,
-            output: output.clone(),
-        },
-    }
+    with_inputs(node, vec![Arc::new(input)])
 }
 
 /// The names of the columns that `plan` makes, in order.
 pub(super) fn column_names(plan: &LogicalPlan) -> Vec<String> {
-    let mut node = plan;
-    loop {
-        match node {
-            LogicalPlan::Scan(scan) => {
-                let all = || {
-                    scan.schema
-                        .fields()
-                        .iter()
-                        .map(|field| field.name().clone())
-                };
-                return scan.projection.clone().unwrap_or_else(|| all().collect());
+    let mut names = Vec::new();
+    add_column_names(plan, &mut names);
+    names
+}
+
+fn add_column_names(plan: &LogicalPlan, names: &mut Vec<String>) {
+    match plan {
+        LogicalPlan::Scan(scan) => match &scan.projection {
+            Some(projection) => names.extend(projection.iter().cloned()),
+            None => {
+                let fields = scan.schema.fields().iter();
+                names.extend(fields.map(|field| field.name().clone()));
             }
-            LogicalPlan::Project { exprs, .. } => return exprs.iter().map(output_name).collect(),
-            LogicalPlan::Aggregate {
-                group_by,
-                aggregates,
-                ..
-            } => {
-                let results = aggregates.iter().map(|aggregate| aggregate.name.clone());
-                return group_by.iter().map(output_name).chain(results).collect();
-            }
-            LogicalPlan::Filter { input, .. }
-            | LogicalPlan::Explode { input, .. }
-            | LogicalPlan::Sort { input, .. }
-            | LogicalPlan::Limit { input, .. }
-            | LogicalPlan::Write { input, .. } => node = input,
+        },
+        LogicalPlan::Project { exprs, .. } => names.extend(exprs.iter().map(output_name)),
+        LogicalPlan::Aggregate {
+            group_by,
+            aggregates,
+            ..
+        } => {
+            names.extend(group_by.iter().map(output_name));
+            names.extend(aggregates.iter().map(|aggregate| aggregate.name.clone()));
         }
+        LogicalPlan::Join {
+            left, right, kind, ..
+        } => {
+            add_column_names(left, names);
+            if !matches!(kind, JoinKind::Semi | JoinKind::Anti) {
+                add_column_names(right, names);
+            }
+        }
+        LogicalPlan::Union { inputs } => {
+            if let Some(first) = inputs.first() {
+                add_column_names(first, names);
+            }
+        }
+        LogicalPlan::Filter { input, .. }
+        | LogicalPlan::Explode { input, .. }
+        | LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Limit { input, .. }
+        | LogicalPlan::Write { input, .. } => add_column_names(input, names),
+    }
+}
+
+/// The names of the columns that `plan` makes, to look into.
+pub(super) fn column_set(plan: &LogicalPlan) -> BTreeSet<String> {
+    column_names(plan).into_iter().collect()
+}
+
+/// A projection of `plan` to the columns `names`; the plan itself if those are its columns.
+pub(super) fn only_columns(plan: LogicalPlan, names: &[String]) -> LogicalPlan {
+    if column_names(&plan) == names {
+        return plan;
+    }
+    LogicalPlan::Project {
+        input: plan.into(),
+        exprs: names.iter().map(col).collect(),
     }
 }
 
@@ -122,6 +155,15 @@ pub(super) fn operands(expr: &Expr) -> Vec<&Expr> {
         Expr::Binary { left, right, .. } => vec![left, right],
         Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => vec![inner],
         Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => vec![expr],
+        Expr::Case {
+            branches,
+            otherwise,
+        } => {
+            let pairs = branches.iter();
+            let pairs = pairs.flat_map(|(condition, value)| [condition, value]);
+            pairs.chain(otherwise.as_deref()).collect()
+        }
+        Expr::InList { expr, list } => std::iter::once(expr.as_ref()).chain(list).collect(),
         Expr::Function { args, .. } => args.iter().collect(),
     }
 }
@@ -139,13 +181,29 @@ fn map_operands(expr: Expr, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
         Expr::Not(inner) => Expr::Not(boxed(inner)),
         Expr::Negate(inner) => Expr::Negate(boxed(inner)),
         Expr::IsNull(inner) => Expr::IsNull(boxed(inner)),
-        Expr::Cast { expr, to } => Expr::Cast {
+        Expr::Cast { expr, to, lenient } => Expr::Cast {
             expr: boxed(expr),
             to,
+            lenient,
         },
         Expr::Alias { expr, name } => Expr::Alias {
             expr: boxed(expr),
             name,
+        },
+        Expr::Case {
+            branches,
+            otherwise,
+        } => {
+            let pairs = branches.into_iter();
+            let branches = pairs.map(|(condition, value)| (f(condition), f(value)));
+            Expr::Case {
+                branches: branches.collect(),
+                otherwise: otherwise.map(|value| Box::new(f(*value))),
+            }
+        }
+        Expr::InList { expr, list } => Expr::InList {
+            expr: boxed(expr),
+            list: list.into_iter().map(f).collect(),
         },
         Expr::Function { function, args } => Expr::Function {
             function,
@@ -158,6 +216,14 @@ fn map_operands(expr: Expr, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
 pub(super) fn map_expr(expr: Expr, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
     let mapped = map_operands(expr, &mut |operand| map_expr(operand, f));
     f(mapped)
+}
+
+/// The expression with other expressions in the place of columns; none for a column stays it.
+pub(super) fn replace_columns(expr: &Expr, source: &dyn Fn(&str) -> Option<Expr>) -> Expr {
+    map_expr(expr.clone(), &mut |part| match part {
+        Expr::Column(name) => source(&name).unwrap_or(Expr::Column(name)),
+        other => other,
+    })
 }
 
 /// Calls `f` with the name of every column that `expr` mentions, as often as it does.

@@ -1,226 +1,550 @@
-//! Cutting a plan into stages at its shuffles.
+//! Cutting a plan into stages, as far as is known what they have to be.
 //!
-//! Operators are appended to the stage under construction, from the scan up. Where rows of
+//! Operators are appended to the stage under construction, from the scans up. Where rows of
 //! several tasks have to meet, the stage ends in a shuffle and the next begins. A stage that runs
 //! as one task never needs that: all of its rows meet in it anyway, whatever the lanes do.
+//!
+//! The build side of a join is a stage of its own. Whether its rows are sent to every task or both
+//! sides are brought together by key depends on how large they are, which nobody knows before
+//! that stage has run. So the plan is walked again whenever more sizes are known, and each walk
+//! gives the stages that can be said by now. A stage that was given once is recognised by its key
+//! and never changes.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use kiln_engine::expr::{AggregateExpr, Expr, SortKey, col, output_name};
 use kiln_engine::id::StageId;
 use kiln_engine::plan::{
-    AggregateMode, LogicalPlan, OperatorSpec, Partitioning, Scan, ScanSpec, SinkSpec, Stage,
-    StageGraph, StageSource,
+    AggregateMode, Deal, LogicalPlan, OperatorSpec, Output, Partitioning, Scan, ScanSpec, SinkSpec,
+    Stage, StageGraph, schema_of,
 };
-use kiln_engine::task::output_schema;
 use kiln_engine::{Error, Result, limits};
 
-use super::ClusterShape;
-use super::inputs::Input;
-use super::rewrite;
+use super::inputs::{Input, Tables, address};
+use super::pipe::Pipe;
+use super::rewrite::columns;
+use super::statistics::{Estimate, estimate};
+use super::{ClusterShape, StageFacts};
 
 /// Bytes of rows that one partition of a hash shuffle is meant to hold: a fraction of what a task
 /// reads, so that the driver can group partitions into tasks of equal size.
 const PARTITION_BYTES: u64 = limits::SHUFFLE_TASK_BYTES / 4;
 
-/// The stages of an optimised plan whose files are known.
-///
-/// # Errors
-/// `Invalid` for a scan of columns that its files do not have.
-pub(super) fn cut(plan: &LogicalPlan, input: Input, cluster: &ClusterShape) -> Result<StageGraph> {
-    let mut cutter = Cutter::new(rewrite::scan(plan)?, input, cluster)?;
-    let mut output = None;
-    for node in rewrite::chain(plan).into_iter().rev() {
-        match node {
-            LogicalPlan::Scan(_) => {}
-            LogicalPlan::Project { exprs, .. } => {
-                cutter.push(OperatorSpec::Project {
-                    exprs: exprs.clone(),
-                })?;
-            }
-            LogicalPlan::Filter { predicate, .. } => {
-                cutter.push(OperatorSpec::Filter {
-                    predicate: predicate.clone(),
-                })?;
-            }
-            LogicalPlan::Explode { column, .. } => {
-                cutter.push(OperatorSpec::Explode {
-                    column: column.clone(),
-                })?;
-            }
-            LogicalPlan::Aggregate {
-                group_by,
-                aggregates,
-                ..
-            } => {
-                cutter.aggregate(group_by, aggregates)?;
-            }
-            LogicalPlan::Sort { keys, limit, .. } => cutter.sort(keys, *limit)?,
-            LogicalPlan::Limit { offset, limit, .. } => cutter.limit(*offset, *limit)?,
-            LogicalPlan::Write { output: to, .. } => output = Some(to.clone()),
+/// The stages of one job: those that have been given, and what is needed to give more.
+pub(super) struct Stages {
+    plan: Arc<LogicalPlan>,
+    pub(super) cluster: ClusterShape,
+    /// The files of each scan, by the address of its node.
+    inputs: HashMap<usize, Input>,
+    tables: Tables,
+    /// Nodes that stand in several places of the plan and are worth to be run once.
+    shared: BTreeSet<usize>,
+    given: Vec<Given>,
+    /// Numbers of the stages that have been given, by what they are.
+    keys: BTreeMap<String, StageId>,
+    facts: BTreeMap<StageId, StageFacts>,
+    /// Stages that the walk under way has added.
+    added: Vec<Arc<Stage>>,
+}
+
+/// What has to be known of a stage once it has been given.
+struct Given {
+    schema: SchemaRef,
+    one_task: bool,
+    partitions: u32,
+    /// What it was thought to write when it was planned.
+    estimate: Estimate,
+}
+
+/// The columns that whoever reads a node wants of it; none for all.
+pub(super) type Needed<'a> = Option<&'a BTreeSet<String>>;
+
+impl Stages {
+    /// The stages of an optimised `plan`, each of whose scans, by its [`address`], reads one of
+    /// `inputs`.
+    pub(super) fn new(
+        plan: Arc<LogicalPlan>,
+        inputs: HashMap<usize, Input>,
+        tables: Tables,
+        cluster: ClusterShape,
+    ) -> Self {
+        let mut seen = BTreeMap::new();
+        count_uses(&plan, &mut seen);
+        let shared = seen.into_iter().filter(|(_, uses)| *uses > 1);
+        Stages {
+            shared: shared.map(|(node, _)| node).collect(),
+            plan,
+            cluster,
+            inputs,
+            tables,
+            given: Vec::new(),
+            keys: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            added: Vec::new(),
         }
     }
-    Ok(cutter.finish(match output {
-        Some(output) => SinkSpec::Files { output },
-        // The client fetches the result from there.
-        None => SinkSpec::Shuffle {
-            partitioning: Partitioning::Single,
-        },
-    }))
-}
 
-/// The stages that are complete, and the one under construction.
-struct Cutter {
-    stages: Vec<Arc<Stage>>,
-    source: StageSource,
-    operators: Vec<OperatorSpec>,
-    /// Columns behind the last operator.
-    schema: SchemaRef,
-    /// The stage under construction runs as one task.
-    one_task: bool,
-    /// Partitions of a hash shuffle.
-    partitions: u32,
-}
-
-impl Cutter {
-    fn new(scan: &Scan, input: Input, cluster: &ClusterShape) -> Result<Self> {
-        let one_task = input.tasks.len() == 1;
-        let spec = ScanSpec {
-            format: scan.format.clone(),
-            file_schema: scan.schema.clone(),
-            projection: projection(scan)?,
-            files: input.files,
-            tasks: input.tasks,
+    /// The stages that follow those given so far, now that `done` is known.
+    ///
+    /// # Errors
+    /// `Invalid` for a scan of columns that its files do not have.
+    pub(super) fn advance(&mut self, done: &[StageFacts]) -> Result<StageGraph> {
+        self.facts
+            .extend(done.iter().map(|facts| (facts.stage, facts.clone())));
+        let root = Arc::clone(&self.plan);
+        let (body, output) = match &*root {
+            LogicalPlan::Write { input, output } => (input, Some(output)),
+            _ => (&root, None),
         };
-        let schema = spec.schema();
-        Ok(Cutter {
-            stages: Vec::new(),
-            source: StageSource::Scan(spec),
-            operators: Vec::new(),
-            schema,
-            one_task,
-            partitions: partitions(input.bytes, cluster),
+        let complete = match self.build(body, None)? {
+            Some(mut pipe) => {
+                pipe.in_order_of(&*schema_of(body)?)?;
+                self.give_result(pipe, body, output);
+                true
+            }
+            None => false,
+        };
+        Ok(StageGraph {
+            stages: std::mem::take(&mut self.added),
+            complete,
+            output: output.cloned(),
         })
     }
 
-    fn push(&mut self, operator: OperatorSpec) -> Result<()> {
-        self.schema = output_schema(&operator, &self.schema)?;
-        self.operators.push(operator);
-        Ok(())
+    fn give_result(&mut self, pipe: Pipe, body: &LogicalPlan, output: Option<&Output>) {
+        let sink = match output {
+            Some(output) => SinkSpec::Files {
+                output: output.clone(),
+            },
+            // The client fetches the result from there.
+            None => SinkSpec::Shuffle {
+                partitioning: Partitioning::Single,
+            },
+        };
+        self.give("result".to_owned(), pipe, sink, body);
     }
 
-    fn aggregate(&mut self, group_by: &[Expr], aggregates: &[AggregateExpr]) -> Result<()> {
+    /// What every stage that is not done will write, if all goes as estimated.
+    pub(super) fn estimates(&self) -> Vec<StageFacts> {
+        let known = |stage: &StageId| !self.facts.contains_key(stage);
+        let given = (0..).map(StageId).zip(&self.given);
+        let open = given.filter(|(stage, _)| known(stage));
+        open.map(|(stage, given)| StageFacts {
+            stage,
+            rows: given.estimate.rows as u64,
+            bytes: given.estimate.bytes as u64,
+        })
+        .collect()
+    }
+
+    /// The rows of `node`, of which only `needed` are wanted; nothing if sizes have to be known
+    /// first.
+    ///
+    /// # Errors
+    /// As for [`advance`](Self::advance).
+    pub(super) fn build(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        needed: Needed<'_>,
+    ) -> Result<Option<Pipe>> {
+        if !self.shared.contains(&address(node)) {
+            return self.build_node(node, needed);
+        }
+        let key = format!("shared {:x}", address(node));
+        let stage = match self.keys.get(&key) {
+            Some(&stage) => stage,
+            None => {
+                let Some(pipe) = self.build_node(node, None)? else {
+                    return Ok(None);
+                };
+                self.give(key, pipe, single(), node)
+            }
+        };
+        Ok(Some(self.read_back(vec![stage], Deal::Producers)))
+    }
+
+    fn build_node(&mut self, node: &Arc<LogicalPlan>, needed: Needed<'_>) -> Result<Option<Pipe>> {
+        match &**node {
+            LogicalPlan::Scan(scan) => self.scan(node, scan).map(Some),
+            LogicalPlan::Project { input, exprs } => {
+                let exprs: Vec<Expr> = match needed {
+                    Some(needed) => {
+                        let wanted = |expr: &&Expr| needed.contains(&output_name(expr));
+                        exprs.iter().filter(wanted).cloned().collect()
+                    }
+                    None => exprs.clone(),
+                };
+                let below = columns(&exprs);
+                let Some(mut pipe) = self.build(input, Some(&below))? else {
+                    return Ok(None);
+                };
+                if !is_identity(&exprs, &pipe) {
+                    pipe.push(OperatorSpec::Project { exprs })?;
+                }
+                Ok(Some(pipe))
+            }
+            LogicalPlan::Filter { input, predicate } => {
+                let below = needed.map(|needed| with(needed, columns([predicate])));
+                let pipe = self.build(input, below.as_ref())?;
+                then(
+                    pipe,
+                    OperatorSpec::Filter {
+                        predicate: predicate.clone(),
+                    },
+                )
+            }
+            LogicalPlan::Explode { input, column } => {
+                let own = BTreeSet::from([column.clone()]);
+                let below = needed.map(|needed| with(needed, own));
+                let pipe = self.build(input, below.as_ref())?;
+                then(
+                    pipe,
+                    OperatorSpec::Explode {
+                        column: column.clone(),
+                    },
+                )
+            }
+            LogicalPlan::Aggregate {
+                input,
+                group_by,
+                aggregates,
+            } => self.aggregate(node, input, group_by, aggregates),
+            LogicalPlan::Join { .. } => self.join(node, needed),
+            LogicalPlan::Union { inputs } => self.union(node, inputs),
+            LogicalPlan::Sort { input, keys, limit } => {
+                let own = columns(keys.iter().map(|key| &key.expr));
+                let below = needed.map(|needed| with(needed, own));
+                self.sort(node, input, keys, *limit, below.as_ref())
+            }
+            LogicalPlan::Limit {
+                input,
+                offset,
+                limit,
+            } => self.limit(node, input, *offset, *limit, needed),
+            LogicalPlan::Write { .. } => Err(Error::internal("a write that is not the last step")),
+        }
+    }
+
+    fn scan(&mut self, node: &Arc<LogicalPlan>, scan: &Scan) -> Result<Pipe> {
+        let input = self.inputs.get(&address(node));
+        let input = input.ok_or_else(|| Error::internal("a scan whose files nobody listed"))?;
+        Ok(Pipe::scan(ScanSpec {
+            format: scan.format.clone(),
+            file_schema: scan.schema.clone(),
+            projection: projection(scan)?,
+            predicate: scan.predicate.clone(),
+            key_filters: Vec::new(),
+            files: input.files.clone(),
+            tasks: input.tasks.clone(),
+        }))
+    }
+
+    fn aggregate(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        group_by: &[Expr],
+        aggregates: &[AggregateExpr],
+    ) -> Result<Option<Pipe>> {
         let step = |mode, group_by: &[Expr]| OperatorSpec::Aggregate {
             mode,
             group_by: group_by.to_vec(),
             aggregates: aggregates.to_vec(),
         };
-        if self.one_task {
-            return self.push(step(AggregateMode::Single, group_by));
-        }
-        self.push(step(AggregateMode::Partial, group_by))?;
-        let keys: Vec<String> = group_by.iter().map(output_name).collect();
-        if keys.is_empty() {
-            self.gather();
+        let names: Vec<String> = group_by.iter().map(output_name).collect();
+        let partial = aggregates
+            .iter()
+            .all(|aggregate| aggregate.function.is_mergeable());
+        let (mode, rest) = if partial {
+            (AggregateMode::Final, names.iter().map(col).collect())
         } else {
-            let partitions = self.partitions;
-            self.exchange(
-                Partitioning::Hash {
-                    keys: keys.clone(),
-                    partitions,
-                },
-                false,
-            );
-        }
-        let keys: Vec<Expr> = keys.into_iter().map(col).collect();
-        self.push(step(AggregateMode::Final, &keys))
+            (AggregateMode::Single, group_by.to_vec())
+        };
+        let key = format!("groups {:x}", address(node));
+        let exchanged = match self.keys.get(&key) {
+            Some(&stage) => stage,
+            None => {
+                let arguments = aggregates
+                    .iter()
+                    .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+                let below = columns(group_by.iter().chain(arguments));
+                let Some(mut pipe) = self.build(input, Some(&below))? else {
+                    return Ok(None);
+                };
+                if pipe.has_whole_groups(&names) && !(names.is_empty() && !pipe.is_one_task()) {
+                    pipe.push(step(AggregateMode::Single, group_by))?;
+                    return Ok(Some(pipe));
+                }
+                if partial {
+                    pipe.push(step(AggregateMode::Partial, group_by))?;
+                }
+                let sink = match names.is_empty() {
+                    true => single(),
+                    false => self.hash_of(input, &names),
+                };
+                self.give(key, pipe, sink, input)
+            }
+        };
+        let mut pipe = match names.is_empty() {
+            true => self.read_back(vec![exchanged], Deal::Gather),
+            false => self
+                .read_back(vec![exchanged], Deal::Partitions)
+                .brought_together(&names),
+        };
+        pipe.push(step(mode, &rest))?;
+        Ok(Some(pipe))
     }
 
-    fn sort(&mut self, keys: &[SortKey], limit: Option<u64>) -> Result<()> {
+    fn sort(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        keys: &[SortKey],
+        limit: Option<u64>,
+        needed: Needed<'_>,
+    ) -> Result<Option<Pipe>> {
         let keys = keys.to_vec();
-        let Some(limit) = limit else {
-            self.gather();
-            return self.push(OperatorSpec::Sort { keys });
+        let step = match limit {
+            Some(limit) => OperatorSpec::TopK { keys, limit },
+            None => OperatorSpec::Sort { keys },
         };
-        if !self.one_task {
-            self.push(OperatorSpec::TopK {
-                keys: keys.clone(),
-                limit,
-            })?;
-            self.gather();
-        }
-        self.push(OperatorSpec::TopK { keys, limit })
+        // Each task leaves the first of its own.
+        let before = limit.map(|_| step.clone());
+        let pipe = self.gather(node, input, needed, before)?;
+        then(pipe, step)
     }
 
-    fn limit(&mut self, offset: u64, limit: u64) -> Result<()> {
-        if !self.one_task {
-            let limit = offset.saturating_add(limit);
-            self.push(OperatorSpec::Limit { offset: 0, limit })?;
-            self.gather();
-        }
-        self.push(OperatorSpec::Limit { offset, limit })
-    }
-
-    /// Lets all rows meet in one task.
-    fn gather(&mut self) {
-        if !self.one_task {
-            self.exchange(Partitioning::Single, true);
-        }
-    }
-
-    /// Ends the stage in a shuffle and begins one that reads it.
-    fn exchange(&mut self, partitioning: Partitioning, gather: bool) {
-        let schema = self.schema.clone();
-        let stage = self.complete(SinkSpec::Shuffle { partitioning });
-        self.source = StageSource::Shuffle {
-            stage,
-            schema,
-            gather,
+    fn limit(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        offset: u64,
+        limit: u64,
+        needed: Needed<'_>,
+    ) -> Result<Option<Pipe>> {
+        let before = OperatorSpec::Limit {
+            offset: 0,
+            limit: offset.saturating_add(limit),
         };
-        self.one_task = gather;
+        let pipe = self.gather(node, input, needed, Some(before))?;
+        then(pipe, OperatorSpec::Limit { offset, limit })
     }
 
-    /// Puts the stage under construction with those that are complete.
-    fn complete(&mut self, sink: SinkSpec) -> StageId {
-        let id = StageId(u32::try_from(self.stages.len()).expect("a plan has a bounded length"));
-        self.stages.push(Arc::new(Stage {
-            id,
-            source: self.source.clone(),
-            operators: std::mem::take(&mut self.operators),
-            sink,
-            schema: self.schema.clone(),
-        }));
+    /// Lets all rows of `input` meet in one task; where they are in several, each does `before`
+    /// with its own first.
+    fn gather(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        needed: Needed<'_>,
+        before: Option<OperatorSpec>,
+    ) -> Result<Option<Pipe>> {
+        let key = format!("gather {:x}", address(node));
+        let stage = match self.keys.get(&key) {
+            Some(&stage) => stage,
+            None => {
+                let Some(mut pipe) = self.build(input, needed)? else {
+                    return Ok(None);
+                };
+                if pipe.is_one_task() {
+                    return Ok(Some(pipe));
+                }
+                if let Some(before) = before {
+                    pipe.push(before)?;
+                }
+                self.give(key, pipe, single(), input)
+            }
+        };
+        Ok(Some(self.read_back(vec![stage], Deal::Gather)))
+    }
+
+    fn union(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        inputs: &[Arc<LogicalPlan>],
+    ) -> Result<Option<Pipe>> {
+        let schema = schema_of(node)?;
+        let mut stages = Vec::with_capacity(inputs.len());
+        let mut blocked = false;
+        for (number, input) in inputs.iter().enumerate() {
+            let key = format!("union {:x}.{number}", address(node));
+            if let Some(&stage) = self.keys.get(&key) {
+                stages.push(stage);
+                continue;
+            }
+            match self.build(input, None)? {
+                Some(mut pipe) => {
+                    pipe.in_order_of(&schema)?;
+                    stages.push(self.give(key, pipe, single(), input));
+                }
+                None => blocked = true,
+            }
+        }
+        if blocked {
+            return Ok(None);
+        }
+        let one_task = stages.iter().all(|stage| self.of(*stage).one_task);
+        let deal = if one_task {
+            Deal::Gather
+        } else {
+            Deal::Producers
+        };
+        Ok(Some(Pipe::read(stages, schema, deal)))
+    }
+
+    /// Ends a stage in `sink`; `node` is what it computes.
+    pub(super) fn give(
+        &mut self,
+        key: String,
+        pipe: Pipe,
+        sink: SinkSpec,
+        node: &LogicalPlan,
+    ) -> StageId {
+        let id = StageId(u32::try_from(self.given.len()).expect("a plan has a bounded length"));
+        self.given.push(Given {
+            schema: Arc::clone(pipe.schema()),
+            one_task: pipe.is_one_task(),
+            partitions: match &sink {
+                SinkSpec::Shuffle { partitioning } => partitioning.count(),
+                SinkSpec::Files { .. } => 0,
+            },
+            estimate: self.estimate(node),
+        });
+        self.added.push(Arc::new(pipe.into_stage(id, sink)));
+        self.keys.insert(key, id);
         id
     }
 
-    fn finish(mut self, sink: SinkSpec) -> StageGraph {
-        self.complete(sink);
-        StageGraph {
-            stages: self.stages,
+    /// The stage that was given under `key`.
+    pub(super) fn find(&self, key: &str) -> Option<StageId> {
+        self.keys.get(key).copied()
+    }
+
+    fn of(&self, stage: StageId) -> &Given {
+        &self.given[stage.0 as usize]
+    }
+
+    /// The columns that a stage writes.
+    pub(super) fn schema(&self, stage: StageId) -> SchemaRef {
+        Arc::clone(&self.of(stage).schema)
+    }
+
+    /// How many partitions a stage writes.
+    pub(super) fn partitions(&self, stage: StageId) -> u32 {
+        self.of(stage).partitions
+    }
+
+    /// What a stage wrote, once it is done.
+    pub(super) fn facts(&self, stage: StageId) -> Option<&StageFacts> {
+        self.facts.get(&stage)
+    }
+
+    /// What `node` is thought to make.
+    pub(super) fn estimate(&self, node: &LogicalPlan) -> Estimate {
+        estimate(node, &|scan| self.tables.statistics(scan))
+    }
+
+    /// The rows that stages of one kind wrote. What one task wrote one task can read.
+    pub(super) fn read_back(&self, stages: Vec<StageId>, deal: Deal) -> Pipe {
+        let one_task = stages.iter().all(|stage| self.of(*stage).one_task);
+        let deal = match deal {
+            Deal::Producers if one_task => Deal::Gather,
+            other => other,
+        };
+        let schema = self.schema(stages[0]);
+        Pipe::read(stages, schema, deal)
+    }
+
+    /// A sink that brings rows of `node` together by `keys`.
+    pub(super) fn hash_of(&self, node: &LogicalPlan, keys: &[String]) -> SinkSpec {
+        hash(
+            keys,
+            partitions(self.estimate(node).bytes as u64, &self.cluster),
+        )
+    }
+}
+
+/// A sink that brings rows together by `keys`.
+pub(super) fn hash(keys: &[String], partitions: u32) -> SinkSpec {
+    SinkSpec::Shuffle {
+        partitioning: Partitioning::Hash {
+            keys: keys.to_vec(),
+            partitions,
+        },
+    }
+}
+
+/// A sink of a single partition.
+pub(super) fn single() -> SinkSpec {
+    SinkSpec::Shuffle {
+        partitioning: Partitioning::Single,
+    }
+}
+
+/// `pipe` with one more operator, if there is a pipe.
+fn then(pipe: Option<Pipe>, operator: OperatorSpec) -> Result<Option<Pipe>> {
+    let Some(mut pipe) = pipe else {
+        return Ok(None);
+    };
+    pipe.push(operator)?;
+    Ok(Some(pipe))
+}
+
+fn with(needed: &BTreeSet<String>, own: BTreeSet<String>) -> BTreeSet<String> {
+    needed.iter().cloned().chain(own).collect()
+}
+
+/// Whether `exprs` are just the columns of `pipe`, in order.
+fn is_identity(exprs: &[Expr], pipe: &Pipe) -> bool {
+    let fields = pipe.schema().fields();
+    let mut pairs = exprs.iter().zip(fields);
+    exprs.len() == fields.len()
+        && pairs.all(|(expr, field)| matches!(expr, Expr::Column(name) if name == field.name()))
+}
+
+/// Counts in how many places each node stands that is worth to be run once.
+fn count_uses(node: &Arc<LogicalPlan>, seen: &mut BTreeMap<usize, u32>) {
+    for input in node.inputs() {
+        if works(input) {
+            let uses = seen.entry(address(input)).or_default();
+            *uses += 1;
+            // What is below a node that is run once is run once with it.
+            if *uses > 1 {
+                continue;
+            }
         }
+        count_uses(input, seen);
+    }
+}
+
+/// Whether a node does more than pass on what it scans.
+fn works(node: &LogicalPlan) -> bool {
+    match node {
+        LogicalPlan::Scan(_) => false,
+        LogicalPlan::Join { .. } | LogicalPlan::Aggregate { .. } => true,
+        other => other.inputs().into_iter().any(|input| works(input)),
     }
 }
 
 /// Indices into the files' columns of those that `scan` produces.
 fn projection(scan: &Scan) -> Result<Vec<usize>> {
-    let index = |name: &String| find(&scan.schema, name);
+    let index = |name: &String| {
+        scan.schema.index_of(name).map_err(|_| {
+            Error::invalid(format!(
+                "a scan of a column that files do not have name={name}"
+            ))
+        })
+    };
     match &scan.projection {
         Some(names) => names.iter().map(index).collect(),
         None => Ok((0..scan.schema.fields().len()).collect()),
     }
 }
 
-fn find(schema: &Schema, name: &str) -> Result<usize> {
-    schema.index_of(name).map_err(|_| {
-        Error::invalid(format!(
-            "a scan of a column that files do not have name={name}"
-        ))
-    })
-}
-
 /// A power of two, enough for every thread to have one and for `bytes` to be spread well.
-fn partitions(bytes: u64, cluster: &ClusterShape) -> u32 {
+pub(super) fn partitions(bytes: u64, cluster: &ClusterShape) -> u32 {
     let by_size = u32::try_from(bytes.div_ceil(PARTITION_BYTES)).unwrap_or(u32::MAX);
     let by_threads = cluster.threads.max(cluster.executors.saturating_mul(2));
     let wanted = by_size.max(by_threads).max(1);

@@ -37,19 +37,19 @@ impl Job {
         executor: ExecutorId,
         turn: &mut Turn<'_>,
     ) {
-        let producer = self
-            .producer(stage)
-            .and_then(|(producer, _)| self.stages.get(producer));
-        let input = self
+        let before = self.stages.get(..stage).unwrap_or_default();
+        let reads = self
             .stages
             .get(stage)
-            .and_then(|run| run.input(task, producer));
+            .and_then(|run| Some((run.input(task, before)?, run.sides(task, before)?)));
         let name = turn
             .executors
             .get(executor)
             .map(|one| one.registration.name.clone());
         let revocations = self.revocations;
-        let (Some(run), Some(input), Some(name)) = (self.stages.get_mut(stage), input, name) else {
+        let (Some(run), Some((input, sides)), Some(name)) =
+            (self.stages.get_mut(stage), reads, name)
+        else {
             return;
         };
         let attempt = Attempt {
@@ -77,6 +77,7 @@ impl Job {
                 attempt,
                 stage,
                 input,
+                sides,
             },
         });
     }
@@ -288,14 +289,14 @@ impl Job {
         turn: &mut Turn<'_>,
     ) {
         let revocations = self.revocations;
-        let producer = self
-            .producer(task.stage.0 as usize)
-            .map(|(producer, _)| producer);
-        let lost = failure
-            .lost
-            .filter(|lost| Some(lost.stage.0 as usize) == producer);
+        let reader = self.stages.get(task.stage.0 as usize);
+        let reads = |stage: StageId| {
+            let mut producers = reader.into_iter().flat_map(StageRun::producers);
+            producers.any(|producer| producer == stage.0 as usize)
+        };
+        let lost = failure.lost.filter(|lost| reads(lost.stage));
         let named = lost.and_then(|lost| {
-            let run = self.stages.get_mut(producer?)?;
+            let run = self.stages.get_mut(lost.stage.0 as usize)?;
             let entry = run.tasks.get(lost.task as usize)?;
             (entry.winner == Some(lost.attempt)).then_some((run, lost))
         });

@@ -4,10 +4,15 @@
 //! [`Action`]. An action's outcome, where it has one, comes back as an event.
 
 use std::fmt;
+use std::ops::Range;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
-use kiln_engine::plan::{Output, OutputFile, StageGraph, TaskFailure, TaskInput, TaskSpec};
+use kiln_engine::plan::{
+    Output, OutputFile, ShuffleInput, StageGraph, TaskFailure, TaskInput, TaskSpec,
+};
 use kiln_proto::message::{Registration, Report, RunningAttempt};
+
+use crate::planner::StageFacts;
 
 /// Milliseconds since the Unix epoch, as the caller of the scheduler counts them.
 pub type Millis = u64;
@@ -54,7 +59,7 @@ pub enum Event {
     Planned {
         /// Which job.
         job: JobId,
-        /// Its stages.
+        /// Its stages, or those that follow the ones known so far.
         graph: StageGraph,
     },
     /// [`Action::Plan`] has failed.
@@ -95,10 +100,13 @@ pub enum Event {
 /// Something to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Make the stages of a job, for the executors that there are now.
+    /// Make the stages of a job, for the executors that there are now; or more of them, from what
+    /// is known of those that are done.
     Plan {
         /// Which job.
         job: JobId,
+        /// The stages that are done; none the first time.
+        done: Vec<StageFacts>,
     },
     /// Have an executor run an attempt.
     Launch {
@@ -162,10 +170,23 @@ pub enum Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Plan { job } => write!(f, "plan {job}"),
+            Action::Plan { job, done } => {
+                write!(f, "plan {job}")?;
+                let mut done = done.iter();
+                done.try_for_each(|done| {
+                    write!(f, " {}={}r/{}B", done.stage, done.rows, done.bytes)
+                })
+            }
             Action::Launch { executor, spec } => {
                 write!(f, "launch {executor} {}-a{}", spec.id, spec.attempt)?;
-                write_input(&spec.input, f)
+                match &spec.input {
+                    TaskInput::Splits(splits) => write!(f, " splits={}", splits.len())?,
+                    TaskInput::Shuffle(inputs) => write_inputs(inputs, f)?,
+                }
+                if !spec.sides.is_empty() {
+                    f.write_str(" beside")?;
+                }
+                write_inputs(&spec.sides, f)
             }
             Action::Cancel {
                 executor,
@@ -196,24 +217,18 @@ impl fmt::Display for Action {
     }
 }
 
-fn write_input(input: &TaskInput, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match input {
-        TaskInput::Splits(splits) => write!(f, " splits={}", splits.len()),
-        TaskInput::Shuffle {
-            stage,
-            partitions,
-            sources,
-        } => {
-            write!(f, " {stage}[{}..{}]", partitions.start, partitions.end)?;
-            sources.iter().try_for_each(|source| {
-                let bytes: u64 = source.partitions.iter().map(|part| part.bytes).sum();
-                let end = source.offset + bytes;
-                write!(
-                    f,
-                    " t{}-a{}@{}..{end}",
-                    source.task, source.attempt, source.offset
-                )
-            })
-        }
-    }
+fn write_inputs(inputs: &[ShuffleInput], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    inputs.iter().try_for_each(|input| {
+        let Range { start, end } = input.partitions;
+        write!(f, " {}[{start}..{end}]", input.stage)?;
+        input.sources.iter().try_for_each(|source| {
+            let bytes: u64 = source.partitions.iter().map(|part| part.bytes).sum();
+            let end = source.offset + bytes;
+            write!(
+                f,
+                " t{}-a{}@{}..{end}",
+                source.task, source.attempt, source.offset
+            )
+        })
+    })
 }

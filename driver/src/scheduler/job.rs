@@ -10,6 +10,8 @@ use kiln_engine::plan::{Output, SinkSpec, StageGraph, StageSource, TaskFailure, 
 use kiln_engine::{Error, ErrorKind, limits};
 use kiln_proto::message::JobState;
 
+use crate::planner::StageFacts;
+
 use super::event::{Action, Millis};
 use super::executors::Executors;
 use super::retry;
@@ -37,7 +39,13 @@ pub(super) struct Job {
     pub(super) stages: Vec<StageRun>,
     /// Attempts that run.
     pub(super) running: u32,
+    /// The stages that are known are all that there will be.
+    complete: bool,
+    /// Where output files go, if that is what the job makes.
+    output: Option<Output>,
     plan_requested: bool,
+    /// Stages that were done when the plan was last asked to go on.
+    planned_after: usize,
     /// Times that an output was revoked.
     pub(super) revocations: u32,
     /// Since when it needs an executor and there is none.
@@ -61,6 +69,9 @@ impl Job {
             note: None,
             stages: Vec::new(),
             running: 0,
+            complete: false,
+            output: None,
+            planned_after: 0,
             plan_requested: false,
             revocations: 0,
             starved_since: None,
@@ -78,50 +89,68 @@ impl Job {
         }
     }
 
-    /// The stage that a stage reads.
-    pub(super) fn producer(&self, stage: usize) -> Option<(usize, bool)> {
-        match &self.stages.get(stage)?.stage.source {
-            StageSource::Scan(_) => None,
-            StageSource::Shuffle { stage, gather, .. } => Some((stage.0 as usize, *gather)),
-        }
+    /// Whether all that a stage reads is there.
+    fn is_fed(&self, run: &StageRun) -> bool {
+        let mut producers = run.producers();
+        producers.all(|producer| self.stages.get(producer).is_some_and(StageRun::is_done))
     }
 
-    /// Asks for the plan, once there is an executor to plan for.
+    /// Asks for the plan, once there is an executor to plan for; and for more of it, whenever the
+    /// sizes of more stages are known.
     pub(super) fn request_plan(&mut self, turn: &mut Turn<'_>) {
-        let wanted = self.state == JobState::Planning && !self.plan_requested;
-        if wanted && turn.executors.accepting().next().is_some() {
+        if self.plan_requested {
+            return;
+        }
+        let done: Vec<StageFacts> = match self.state {
+            JobState::Planning if turn.executors.accepting().next().is_some() => Vec::new(),
+            JobState::Running if !self.complete => {
+                let done = self.stages.iter().filter(|run| run.is_done());
+                done.map(StageRun::facts).collect()
+            }
+            _ => return,
+        };
+        if self.state == JobState::Planning || done.len() > self.planned_after {
             self.plan_requested = true;
-            turn.actions.push(Action::Plan { job: self.id });
+            self.planned_after = done.len();
+            turn.actions.push(Action::Plan { job: self.id, done });
         }
     }
 
-    /// The plan has been made.
+    /// The plan has been made, or more of it: stages that follow those known so far.
     pub(super) fn planned(&mut self, graph: &StageGraph, turn: &mut Turn<'_>) {
-        let checked = check(graph);
-        if self.state != JobState::Planning || checked.is_err() {
+        let first = self.state == JobState::Planning;
+        let checked = check(graph, self.stages.len());
+        if self.state != JobState::Running && (!first || checked.is_err()) {
             // Planning has prepared the output, and nobody knows of it but the plan.
-            if let Some(output) = graph.stages.last().and_then(|stage| files(&stage.sink)) {
-                let output = output.clone();
+            if let Some(output) = graph.output.clone() {
                 turn.actions.push(Action::Discard {
                     job: self.id,
                     output,
                 });
             }
         }
-        if self.state != JobState::Planning {
+        if !first && self.state != JobState::Running {
             return;
         }
+        let stuck = graph.stages.is_empty() && self.planned_after == self.stages.len();
+        let checked = match stuck {
+            true => Err(Error::internal("the plan does not go on")),
+            false => checked,
+        };
         if let Err(error) = checked {
             return self.fail(retry::failure(&error), turn);
         }
-        self.stages = graph.stages.iter().map(StageRun::new).collect();
+        self.plan_requested = false;
+        self.complete = graph.complete;
+        self.output.clone_from(&graph.output);
+        self.stages.extend(graph.stages.iter().map(StageRun::new));
         self.state = JobState::Running;
         self.advance(turn);
     }
 
     /// The plan could not be made.
     pub(super) fn plan_failed(&mut self, failure: TaskFailure, turn: &mut Turn<'_>) {
-        if self.state == JobState::Planning {
+        if matches!(self.state, JobState::Planning | JobState::Running) {
             self.fail(failure, turn);
         }
     }
@@ -129,18 +158,16 @@ impl Job {
     /// Makes the tasks of stages whose producers are done, and ends the job after the last one.
     pub(super) fn advance(&mut self, turn: &mut Turn<'_>) {
         for stage in 0..self.stages.len() {
-            let Some((producer, gather)) = self.producer(stage) else {
+            if self.stages[stage].prepared || !self.is_fed(&self.stages[stage]) {
                 continue;
-            };
+            }
             let (before, after) = self.stages.split_at_mut(stage);
-            let (Some(producer), Some(run)) = (before.get(producer), after.first_mut()) else {
-                continue;
-            };
-            if producer.is_done() && !run.prepared {
-                run.prepare_from(producer, gather, turn.executors.slots());
+            if let Some(run) = after.first_mut() {
+                run.prepare_from(before, turn.executors.slots());
             }
         }
-        if self.state == JobState::Running && self.stages.last().is_some_and(StageRun::is_done) {
+        let ended = self.complete && self.stages.last().is_some_and(StageRun::is_done);
+        if self.state == JobState::Running && ended {
             self.conclude(turn);
         }
     }
@@ -206,19 +233,15 @@ impl Job {
 
     /// Where output files go, if that is what the job makes.
     pub(super) fn output(&self) -> Option<&Output> {
-        files(&self.stages.last()?.stage.sink)
+        self.output.as_ref()
     }
 
     /// The stages, by number, that could launch tasks.
     fn runnable(&self) -> impl Iterator<Item = (usize, &StageRun)> {
-        self.stages.iter().enumerate().filter(|(number, run)| {
-            let producer = self
-                .producer(*number)
-                .and_then(|(stage, _)| self.stages.get(stage));
-            self.state == JobState::Running
-                && run.prepared
-                && producer.is_none_or(StageRun::is_done)
-        })
+        let runnable =
+            |run: &StageRun| self.state == JobState::Running && run.prepared && self.is_fed(run);
+        let stages = self.stages.iter().enumerate();
+        stages.filter(move |(_, run)| runnable(run))
     }
 
     /// The first task for which `place` finds an executor.
@@ -370,36 +393,29 @@ impl Job {
     }
 }
 
-fn files(sink: &SinkSpec) -> Option<&Output> {
-    match sink {
-        SinkSpec::Files { output } => Some(output),
-        SinkSpec::Shuffle { .. } => None,
-    }
-}
-
-/// Refuses a graph that cannot be run.
-fn check(graph: &StageGraph) -> Result<(), Error> {
+/// Refuses a graph that cannot be run behind `known` stages.
+fn check(graph: &StageGraph, known: usize) -> Result<(), Error> {
     let wrong = |what: String| Err(Error::internal(format!("the plan cannot be run: {what}")));
-    if graph.stages.is_empty() {
-        return wrong("it has no stages".to_owned());
-    }
-    let last = graph.stages.len() - 1;
-    for (number, stage) in graph.stages.iter().enumerate() {
+    let last = (known + graph.stages.len()).wrapping_sub(1);
+    for (number, stage) in (known..).zip(&graph.stages) {
         if stage.id.0 as usize != number {
             return wrong(format!("stage {number} is called {}", stage.id));
         }
-        if let StageSource::Shuffle {
-            stage: producer, ..
-        } = stage.source
-            && producer >= stage.id
-        {
+        let source = match &stage.source {
+            StageSource::Scan(_) => &[][..],
+            StageSource::Shuffle { stages, .. } => stages,
+        };
+        let sides = stage.sides.iter().map(|side| &side.stage);
+        if let Some(producer) = source.iter().chain(sides).find(|read| **read >= stage.id) {
             return wrong(format!("stage {} reads stage {producer}", stage.id));
         }
-        if matches!(stage.sink, SinkSpec::Files { .. }) && number != last {
-            return wrong(format!(
-                "stage {} writes files and is not the last",
-                stage.id
-            ));
+        let is_result = graph.complete && number == last;
+        let written = match &stage.sink {
+            SinkSpec::Files { output } => Some(output),
+            SinkSpec::Shuffle { .. } => None,
+        };
+        if written != graph.output.as_ref().filter(|_| is_result) {
+            return wrong(format!("stage {} writes other files", stage.id));
         }
     }
     Ok(())

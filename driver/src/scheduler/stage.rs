@@ -11,10 +11,12 @@ use kiln_engine::id::{ExecutorId, StageId};
 use kiln_engine::limits;
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
-    PartitionMeta, ShuffleSource, SinkSpec, Split, Stage, StageSource, TaskInput, TaskOutput,
-    TaskSuccess,
+    Deal, PartitionMeta, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage, StageSource,
+    TaskInput, TaskOutput, TaskSuccess,
 };
 use kiln_proto::message::AttemptState;
+
+use crate::planner::StageFacts;
 
 use super::event::Millis;
 use super::grouping;
@@ -94,17 +96,69 @@ impl StageRun {
         }
     }
 
-    /// Makes the tasks of a stage whose producer is done.
-    pub(super) fn prepare_from(&mut self, producer: &StageRun, gather: bool, slots: u32) {
-        let sizes = producer.partition_bytes();
-        self.input_bytes = producer.output_bytes();
-        let ranges = if gather {
-            let all: Range<u32> = 0..u32::try_from(sizes.len()).unwrap_or(u32::MAX);
-            vec![all]
-        } else {
-            grouping::group(&sizes, slots)
+    /// The stages whose output it reads: those of its source, then those of its sides.
+    pub(super) fn producers(&self) -> impl Iterator<Item = usize> + '_ {
+        let sides = self.stage.sides.iter().map(|side| side.stage);
+        let source = self.source_stages().iter().copied();
+        source.chain(sides).map(|stage| stage.0 as usize)
+    }
+
+    fn source_stages(&self) -> &[StageId] {
+        match &self.stage.source {
+            StageSource::Scan(_) => &[],
+            StageSource::Shuffle { stages, .. } => stages,
+        }
+    }
+
+    /// Makes the tasks of a stage whose producers, among the stages `before` it, are done.
+    pub(super) fn prepare_from(&mut self, before: &[StageRun], slots: u32) {
+        let StageSource::Shuffle { deal, .. } = &self.stage.source else {
+            return;
         };
-        self.prepare(ranges.into_iter().map(Part::Partitions));
+        let find = |stage: &StageId| before.get(stage.0 as usize);
+        let sources: Vec<&StageRun> = self.source_stages().iter().filter_map(find).collect();
+        let together = self.stage.sides.iter().filter(|side| !side.broadcast);
+        let together = together.filter_map(|side| find(&side.stage));
+        let bytes = sources.iter().map(|run| run.output_bytes());
+        let input_bytes = bytes.fold(0, u64::saturating_add);
+        let sizes = match deal {
+            Deal::Gather => Vec::new(),
+            Deal::Partitions => {
+                let all = sources.iter().copied().chain(together);
+                all.map(StageRun::partition_bytes).fold(Vec::new(), add_up)
+            }
+            Deal::Producers => sources.iter().flat_map(|run| run.task_bytes()).collect(),
+        };
+        let count = sources.iter().map(|run| run.partition_count()).max();
+        let every = 0..u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
+        let parts: Vec<Part> = match deal {
+            Deal::Gather => vec![Part::Partitions(every)],
+            Deal::Partitions => {
+                let ranges = grouping::group(&sizes, slots).into_iter();
+                ranges.map(Part::Partitions).collect()
+            }
+            Deal::Producers => {
+                let ranges = grouping::group(&sizes, slots).into_iter();
+                ranges.map(Part::Producers).collect()
+            }
+        };
+        self.input_bytes = input_bytes;
+        self.prepare(parts.into_iter());
+    }
+
+    /// The bytes that each task wrote.
+    fn task_bytes(&self) -> Vec<u64> {
+        let bytes = |task: &Task| match &task.success {
+            Some(TaskSuccess {
+                output: TaskOutput::Shuffle(parts),
+                ..
+            }) => parts
+                .iter()
+                .map(|part| part.bytes)
+                .fold(0, u64::saturating_add),
+            _ => 0,
+        };
+        self.tasks.iter().map(bytes).collect()
     }
 
     /// The bytes of each partition over all winning attempts.
@@ -148,6 +202,16 @@ impl StageRun {
             })
     }
 
+    /// What a plan wants to know of a stage that is done.
+    pub(super) fn facts(&self) -> StageFacts {
+        let rows = self.winners().flat_map(|(_, _, parts)| parts);
+        StageFacts {
+            stage: self.stage.id,
+            rows: rows.map(|part| part.rows).fold(0, u64::saturating_add),
+            bytes: self.output_bytes(),
+        }
+    }
+
     /// Where the rows of `range` are.
     pub(super) fn sources(&self, range: &Range<u32>) -> Vec<ShuffleSource> {
         self.winners()
@@ -160,17 +224,59 @@ impl StageRun {
         self.sources(&(0..u32::try_from(self.partition_count()).unwrap_or(u32::MAX)))
     }
 
-    /// What a task reads.
-    pub(super) fn input(&self, task: u32, producer: Option<&StageRun>) -> Option<TaskInput> {
-        match (&self.tasks.get(task as usize)?.part, producer) {
-            (Part::Splits(splits), None) => Some(TaskInput::Splits(splits.clone())),
-            (Part::Partitions(range), Some(producer)) => Some(TaskInput::Shuffle {
-                stage: producer.stage.id,
-                partitions: range.clone(),
-                sources: producer.sources(range),
-            }),
-            _ => None,
+    /// What is there of `range`, for a task to read.
+    fn shuffle_input(&self, range: Range<u32>) -> ShuffleInput {
+        ShuffleInput {
+            stage: self.stage.id,
+            sources: self.sources(&range),
+            partitions: range,
         }
+    }
+
+    /// All that was written, for a task to read.
+    fn whole_input(&self) -> ShuffleInput {
+        self.shuffle_input(0..u32::try_from(self.partition_count()).unwrap_or(u32::MAX))
+    }
+
+    /// What a task reads of its source, which is among the stages `before` it.
+    pub(super) fn input(&self, task: u32, before: &[StageRun]) -> Option<TaskInput> {
+        let sources = self.source_stages().iter();
+        let mut sources = sources.map(|stage| before.get(stage.0 as usize));
+        let inputs: Option<Vec<ShuffleInput>> = match &self.tasks.get(task as usize)?.part {
+            Part::Splits(splits) => return Some(TaskInput::Splits(splits.clone())),
+            Part::Partitions(range) => sources
+                .map(|run| Some(run?.shuffle_input(range.clone())))
+                .collect(),
+            Part::Producers(range) => {
+                let mut first = 0;
+                sources.try_fold(Vec::new(), |mut inputs, run| {
+                    let run = run?;
+                    let tasks = u32::try_from(run.tasks.len()).unwrap_or(u32::MAX);
+                    let mut input = run.whole_input();
+                    let wanted = |task: u32| range.contains(&(first + task));
+                    input.sources.retain(|source| wanted(source.task));
+                    first += tasks;
+                    inputs.push(input);
+                    Some(inputs)
+                })
+            }
+        };
+        Some(TaskInput::Shuffle(inputs?))
+    }
+
+    /// What a task reads of each side, all of which are among the stages `before` it.
+    pub(super) fn sides(&self, task: u32, before: &[StageRun]) -> Option<Vec<ShuffleInput>> {
+        let part = &self.tasks.get(task as usize)?.part;
+        let side = |side: &Side| {
+            let run = before.get(side.stage.0 as usize)?;
+            match part {
+                Part::Partitions(range) if !side.broadcast => {
+                    Some(run.shuffle_input(range.clone()))
+                }
+                _ => Some(run.whole_input()),
+            }
+        };
+        self.stage.sides.iter().map(side).collect()
     }
 
     /// Whether an output is one that a task of this stage can have made.
@@ -365,6 +471,15 @@ impl StageRun {
             }
         }
     }
+}
+
+/// Two lists of sizes, added up place by place.
+fn add_up(mut sums: Vec<u64>, sizes: Vec<u64>) -> Vec<u64> {
+    sums.resize(sums.len().max(sizes.len()), 0);
+    for (sum, size) in sums.iter_mut().zip(sizes) {
+        *sum = size.saturating_add(*sum);
+    }
+    sums
 }
 
 /// Slow tasks of a stage.

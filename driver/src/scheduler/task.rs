@@ -41,8 +41,11 @@ pub(super) struct Task {
 pub(super) enum Part {
     /// Slices of input files.
     Splits(Vec<Split>),
-    /// A range of the partitions that the producing stage wrote.
+    /// A range of the partitions that the producing stages wrote.
     Partitions(Range<u32>),
+    /// All that some of the producing tasks wrote: a range of the tasks of all producing stages,
+    /// counted through in order.
+    Producers(Range<u32>),
 }
 
 /// One try of a task.

@@ -1,8 +1,9 @@
 //! Simulated data: rows are numbers, a shuffle object is a list of rows for each partition.
 //!
-//! A scan task makes the rows of its splits; every other task passes on what it reads. So the
-//! result of a job has to be exactly the rows of its input, each once, and a task that ran twice
-//! or not at all shows.
+//! A scan task makes the rows of its splits; every other task passes on what it reads of its source
+//! and of the sides that were brought together with it, and looks whether a broadcast side is all
+//! there. So the result of a job has to be exactly the rows that follow from its input, and a task
+//! that ran twice or not at all shows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use arrow::datatypes::Schema;
 use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{
-    FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec, SinkSpec,
-    Split, Stage, StageGraph, StageSource, TaskInput, TaskOutput, TaskSpec, TextOptions,
+    Deal, FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec,
+    ShuffleInput, Side, SinkSpec, Split, Stage, StageGraph, StageSource, TaskInput, TaskOutput,
+    TaskSpec, TextOptions,
 };
 
 /// Job, stage, task and attempt that wrote an object or a file.
@@ -26,20 +28,27 @@ const ROW_BYTES: u64 = 1 << 20;
 
 const ROWS_PER_TASK: u64 = 6;
 
-/// A random job of one to three stages.
+/// A random job of one to five stages, each of which reads some of those before it; the last one
+/// reads the one before it at least.
 pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
-    let depth = random.u32(1..=3);
-    let stages = (0..depth).map(|number| {
+    let depth = random.u32(1..=5);
+    let mut stages: Vec<Arc<Stage>> = Vec::new();
+    for number in 0..depth {
         let last = number + 1 == depth;
-        let source = if number == 0 {
-            scan(random.u64(0..8))
-        } else {
-            StageSource::Shuffle {
-                stage: StageId(number - 1),
-                schema: Arc::new(Schema::empty()),
-                gather: random.u8(0..3) == 0,
+        let reads_one = last || random.u8(0..3) > 0;
+        let source = match stages.len() {
+            0 => scan(random.u64(0..8)),
+            _ if !reads_one => scan(random.u64(0..8)),
+            known => {
+                let first = if last {
+                    known - 1
+                } else {
+                    random.usize(0..known)
+                };
+                random_source(random, &stages, first)
             }
         };
+        let sides = random_sides(random, &stages, &source);
         let sink = match (last, random.u8(0..3)) {
             (true, 0) => SinkSpec::Files { output: output() },
             (true, 1) => SinkSpec::Shuffle {
@@ -55,25 +64,83 @@ pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
                 }
             }
         };
-        let schema = Arc::new(Schema::empty());
-        let id = StageId(number);
-        Arc::new(Stage {
-            id,
+        stages.push(Arc::new(Stage {
+            id: StageId(number),
             source,
+            sides,
             operators: Vec::new(),
             sink,
-            schema,
-        })
+            schema: Arc::new(Schema::empty()),
+        }));
+    }
+    let output = stages.last().and_then(|stage| match &stage.sink {
+        SinkSpec::Files { output } => Some(output.clone()),
+        SinkSpec::Shuffle { .. } => None,
     });
     StageGraph {
-        stages: stages.collect(),
+        stages,
+        complete: true,
+        output,
     }
+}
+
+fn count(stage: &Stage) -> u32 {
+    match &stage.sink {
+        SinkSpec::Shuffle { partitioning } => partitioning.count(),
+        SinkSpec::Files { .. } => 0,
+    }
+}
+
+/// What stage `first` wrote, and with it one or two others that wrote as many partitions.
+fn random_source(random: &mut fastrand::Rng, stages: &[Arc<Stage>], first: usize) -> StageSource {
+    let like = |other: &&Arc<Stage>| count(other) == count(&stages[first]);
+    let mut read = vec![StageId(first as u32)];
+    for other in stages.iter().filter(like) {
+        if other.id.0 as usize != first && random.u8(0..4) == 0 {
+            read.push(other.id);
+        }
+    }
+    StageSource::Shuffle {
+        stages: read,
+        schema: Arc::new(Schema::empty()),
+        deal: match random.u8(0..4) {
+            0 => Deal::Gather,
+            1 => Deal::Producers,
+            _ => Deal::Partitions,
+        },
+    }
+}
+
+fn random_sides(
+    random: &mut fastrand::Rng,
+    stages: &[Arc<Stage>],
+    source: &StageSource,
+) -> Vec<Side> {
+    let partitions = match source {
+        StageSource::Shuffle {
+            stages: read,
+            deal: Deal::Partitions,
+            ..
+        } => Some(count(&stages[read[0].0 as usize])),
+        _ => None,
+    };
+    let chosen = stages
+        .iter()
+        .filter(|_| random.u8(0..4) == 0)
+        .collect::<Vec<_>>();
+    let side = |stage: &Arc<Stage>| Side {
+        stage: stage.id,
+        schema: Arc::new(Schema::empty()),
+        broadcast: partitions != Some(count(stage)),
+    };
+    chosen.into_iter().map(side).collect()
 }
 
 fn output() -> Output {
     Output {
         url: "file:///out".to_owned(),
         format: FileFormat::Csv,
+        options: Default::default(),
     }
 }
 
@@ -88,6 +155,8 @@ fn scan(tasks: u64) -> StageSource {
         format: ScanFormat::Text(TextOptions::default()),
         file_schema: Arc::new(Schema::empty()),
         projection: Vec::new(),
+        predicate: None,
+        key_filters: Vec::new(),
         files: Vec::new(),
         tasks: (0..tasks).map(|task| vec![split(task)]).collect(),
     })
@@ -95,39 +164,81 @@ fn scan(tasks: u64) -> StageSource {
 
 /// The rows that the result of a job has to have.
 pub(crate) fn expected(graph: &StageGraph) -> Vec<u64> {
-    match &graph.stages[0].source {
+    rows_of(graph, graph.stages.len() - 1)
+}
+
+/// The rows that a stage writes, in order.
+fn rows_of(graph: &StageGraph, stage: usize) -> Vec<u64> {
+    let stage = &graph.stages[stage];
+    let of = |stage: &StageId| rows_of(graph, stage.0 as usize);
+    let mut rows: Vec<u64> = match &stage.source {
         StageSource::Scan(scan) => (0..scan.tasks.len() as u64 * ROWS_PER_TASK).collect(),
-        StageSource::Shuffle { .. } => panic!("the first stage scans"),
-    }
+        StageSource::Shuffle { stages, .. } => stages.iter().flat_map(of).collect(),
+    };
+    let together = stage.sides.iter().filter(|side| !side.broadcast);
+    rows.extend(together.flat_map(|side| of(&side.stage)));
+    rows.sort_unstable();
+    rows
 }
 
 /// What an attempt reads, or the object that is missing. Panics where the driver names something
-/// that the object does not hold: that is a defect, not a fault.
-pub(crate) fn read(spec: &TaskSpec, store: &Store) -> Result<Vec<u64>, LostOutput> {
-    let (producer, range, sources) = match &spec.input {
-        TaskInput::Splits(splits) => {
-            return Ok(splits
-                .iter()
-                .flat_map(|split| split.start..split.end)
-                .collect());
-        }
-        TaskInput::Shuffle {
-            stage,
-            partitions,
-            sources,
-        } => (stage, partitions, sources),
-    };
+/// that the object does not hold, or leaves out a part of a side: that is a defect, not a fault.
+pub(crate) fn read(
+    spec: &TaskSpec,
+    graph: &StageGraph,
+    store: &Store,
+) -> Result<Vec<u64>, LostOutput> {
     let mut rows = Vec::new();
-    for source in sources {
-        let name = (spec.id.job, producer.0, source.task, source.attempt);
+    match &spec.input {
+        TaskInput::Splits(splits) => {
+            rows.extend(splits.iter().flat_map(|split| split.start..split.end));
+        }
+        TaskInput::Shuffle(inputs) => {
+            for input in inputs {
+                rows.extend(read_input(spec, input, store)?);
+            }
+        }
+    }
+    assert_eq!(
+        spec.sides.len(),
+        spec.stage.sides.len(),
+        "sides of {}",
+        spec.id
+    );
+    for (side, input) in spec.stage.sides.iter().zip(&spec.sides) {
+        let mut read = read_input(spec, input, store)?;
+        if side.broadcast {
+            read.sort_unstable();
+            assert_eq!(
+                read,
+                rows_of(graph, side.stage.0 as usize),
+                "side of {}",
+                spec.id
+            );
+        } else {
+            rows.extend(read);
+        }
+    }
+    Ok(rows)
+}
+
+fn read_input(
+    spec: &TaskSpec,
+    input: &ShuffleInput,
+    store: &Store,
+) -> Result<Vec<u64>, LostOutput> {
+    let mut rows = Vec::new();
+    for source in &input.sources {
+        let name = (spec.id.job, input.stage.0, source.task, source.attempt);
         let Some(object) = store.get(&name) else {
             let (task, attempt) = (source.task, source.attempt);
             return Err(LostOutput {
-                stage: *producer,
+                stage: input.stage,
                 task,
                 attempt,
             });
         };
+        let range = &input.partitions;
         let (start, end) = (range.start as usize, range.end as usize);
         let before: usize = object[..start].iter().map(Vec::len).sum();
         assert_eq!(

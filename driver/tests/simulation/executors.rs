@@ -155,7 +155,8 @@ impl World {
             return;
         };
         let name = (task.job, task.stage.0, task.task, attempt);
-        let read = data::read(&spec, &self.store);
+        let graph = &self.jobs[&spec.id.job].graph;
+        let read = data::read(&spec, graph, &self.store);
         let outcome = match read {
             Err(lost) => Err(Error::corrupt("an object is missing").with_lost(lost)),
             Ok(_) if self.chance(10) => {

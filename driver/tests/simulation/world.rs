@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kiln_driver::DriverSettings;
+use kiln_driver::planner::StageFacts;
 use kiln_driver::scheduler::{Action, Detail, Event, Millis, Scheduler};
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::StageGraph;
@@ -50,6 +51,8 @@ impl Summary {
 
 pub(crate) struct Job {
     pub(crate) graph: StageGraph,
+    /// Stages that the driver has been told of.
+    pub(crate) shown: usize,
     pub(crate) committed: Option<Vec<u64>>,
     pub(crate) checked: bool,
 }
@@ -128,6 +131,7 @@ impl World {
                 job,
                 Job {
                     graph,
+                    shown: 0,
                     committed: None,
                     checked: false,
                 },
@@ -348,10 +352,29 @@ impl World {
         }
     }
 
+    /// Some more stages of a job, at least one if all that it has are done.
+    fn plan_more(&mut self, job: JobId, done: &[StageFacts]) -> StageGraph {
+        let entry = self.jobs.get_mut(&job).expect("the job is known");
+        let (shown, all) = (entry.shown, entry.graph.stages.len());
+        for facts in done {
+            assert!(
+                (facts.stage.0 as usize) < shown,
+                "done before it was planned: {facts:?}"
+            );
+        }
+        let least = shown + usize::from(done.len() == shown);
+        entry.shown = self.random.usize(least..=all);
+        StageGraph {
+            stages: entry.graph.stages[shown..entry.shown].to_vec(),
+            complete: entry.shown == all,
+            output: entry.graph.output.clone(),
+        }
+    }
+
     pub(crate) fn perform(&mut self, action: Action) {
         match action {
-            Action::Plan { job } => {
-                let graph = self.jobs[&job].graph.clone();
+            Action::Plan { job, done } => {
+                let graph = self.plan_more(job, &done);
                 let delay = self.random.u64(0..50);
                 self.later(delay, Happening::Tell(Event::Planned { job, graph }, None));
             }

@@ -4,7 +4,10 @@
 //! to a float. Every kind of string is `Utf8View`. What is not listed here does not mix, and the
 //! type check says so instead of guessing.
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
+use arrow::datatypes::{
+    DECIMAL32_MAX_PRECISION, DECIMAL64_MAX_PRECISION, DECIMAL128_MAX_PRECISION,
+    DECIMAL256_MAX_PRECISION, DataType, TimeUnit,
+};
 
 /// The type by which the engine carries values of `data_type`: strings as views, dictionaries as
 /// what they stand for.
@@ -29,10 +32,8 @@ pub(super) fn arithmetic(left: &DataType, right: &DataType) -> Option<(DataType,
         if left.is_floating() || right.is_floating() {
             return both(DataType::Float64);
         }
-        // The kernels take any precision and scale of one width, and know the result's.
-        let wide =
-            matches!(left, DataType::Decimal256(..)) || matches!(right, DataType::Decimal256(..));
-        return Some((decimal_of(&left, wide)?, decimal_of(&right, wide)?));
+        // Arrow's kernels take any precision and scale of one width, and know the result's.
+        return Some((widest_decimal(&left)?, widest_decimal(&right)?));
     }
     if left.is_numeric() && right.is_numeric() {
         return both(number(&left, &right)?);
@@ -144,7 +145,7 @@ fn bits(data_type: &DataType) -> Option<usize> {
 }
 
 /// Precision and scale of a decimal that holds every value of a whole or decimal type.
-fn precision_and_scale(data_type: &DataType) -> Option<(u8, i8)> {
+pub(super) fn precision_and_scale(data_type: &DataType) -> Option<(u8, i8)> {
     match data_type {
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
@@ -159,15 +160,12 @@ fn precision_and_scale(data_type: &DataType) -> Option<(u8, i8)> {
     }
 }
 
-fn decimal_of(data_type: &DataType, wide: bool) -> Option<DataType> {
+fn widest_decimal(data_type: &DataType) -> Option<DataType> {
     let (precision, scale) = precision_and_scale(data_type)?;
-    Some(if wide {
-        DataType::Decimal256(precision, scale)
-    } else {
-        DataType::Decimal128(precision, scale)
-    })
+    Some(DataType::Decimal256(precision, scale))
 }
 
+/// As narrow as the digits allow, but no narrower than either of the two.
 fn common_decimal(left: &DataType, right: &DataType) -> Option<DataType> {
     let ((left_precision, left_scale), (right_precision, right_scale)) =
         (precision_and_scale(left)?, precision_and_scale(right)?);
@@ -175,13 +173,19 @@ fn common_decimal(left: &DataType, right: &DataType) -> Option<DataType> {
     let whole = |precision: u8, scale: i8| i16::from(precision) - i16::from(scale);
     let digits = whole(left_precision, left_scale).max(whole(right_precision, right_scale));
     let precision = u8::try_from(digits + i16::from(scale)).ok()?;
-    Some(if precision <= DECIMAL128_MAX_PRECISION {
+    let bytes = |data_type: &DataType| match data_type.is_decimal() {
+        true => data_type.primitive_width().unwrap_or_default(),
+        false => 0,
+    };
+    let bytes = bytes(left).max(bytes(right));
+    Some(if precision <= DECIMAL32_MAX_PRECISION && bytes <= 4 {
+        DataType::Decimal32(precision, scale)
+    } else if precision <= DECIMAL64_MAX_PRECISION && bytes <= 8 {
+        DataType::Decimal64(precision, scale)
+    } else if precision <= DECIMAL128_MAX_PRECISION && bytes <= 16 {
         DataType::Decimal128(precision, scale)
     } else {
-        DataType::Decimal256(
-            precision.min(arrow::datatypes::DECIMAL256_MAX_PRECISION),
-            scale,
-        )
+        DataType::Decimal256(precision.min(DECIMAL256_MAX_PRECISION), scale)
     })
 }
 
@@ -191,7 +195,8 @@ mod tests {
 
     #[test]
     fn numbers_widen_and_strings_unify() {
-        use DataType::{Date32, Decimal128, Float32, Float64, Int8, Int32, Int64, LargeUtf8};
+        use DataType::{Date32, Decimal32, Decimal64, Decimal128, Float32, Float64};
+        use DataType::{Int8, Int32, Int64, LargeUtf8};
         use DataType::{Null, UInt8, UInt32, UInt64, Utf8, Utf8View};
         let cases = [
             (Int32, Int64, Some(Int64)),
@@ -205,6 +210,10 @@ mod tests {
             (Null, Date32, Some(Date32)),
             (Decimal128(15, 2), Int64, Some(Decimal128(21, 2))),
             (Decimal128(15, 2), Float32, Some(Float64)),
+            (Decimal64(15, 2), Decimal64(12, 4), Some(Decimal64(17, 4))),
+            (Decimal32(9, 2), Decimal64(12, 2), Some(Decimal64(12, 2))),
+            (Decimal32(9, 2), Int32, Some(Decimal64(12, 2))),
+            (Decimal64(15, 2), Int64, Some(Decimal128(21, 2))),
         ];
         for (left, right, expected) in cases {
             assert_eq!(common(&left, &right), expected, "{left} with {right}");

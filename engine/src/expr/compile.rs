@@ -5,20 +5,17 @@
 //! once: columns become indices, conversions are inserted, constants become arrays of length
 //! one, patterns become automata.
 
-use std::sync::Arc;
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema};
 
-use arrow::array::{
-    Array, ArrayRef, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float64Array,
-    Int64Array, IntervalMonthDayNanoArray, StringViewArray, TimestampMicrosecondArray,
-    new_empty_array, new_null_array,
-};
-use arrow::compute::{can_cast_types, cast_with_options};
-use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema};
-
-use super::eval::{Node, STRICT, Step, Value};
-use super::function;
+use super::choose::Choice;
+use super::eval::{LENIENT, Node, Rows, STRICT, Step};
+use super::exact::Exact;
+use super::in_list::Set;
 use super::typing::unknown_column;
-use super::{BinaryOp, Expr, Literal, coerce, text};
+use super::unify::{self, unify};
+use super::{Expr, Literal, binary, coerce, function, literal, text};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -121,6 +118,15 @@ impl Typed {
 
     /// Inserts a conversion, unless the type is right already. Constants are converted now.
     pub(super) fn cast(self, to: &DataType, text: &Expr) -> Result<Self> {
+        self.cast_with(to, text, &STRICT)
+    }
+
+    fn cast_with(
+        self,
+        to: &DataType,
+        text: &Expr,
+        options: &'static CastOptions<'static>,
+    ) -> Result<Self> {
         if self.data_type == *to {
             return Ok(self);
         }
@@ -130,19 +136,56 @@ impl Typed {
                 self.data_type
             )));
         }
-        let nullable = self.nullable;
-        let step = match self.constant() {
-            Some(value) => Step::Constant(
-                cast_with_options(value, to, &STRICT)
-                    .map_err(|error| Error::from(error).context(text))?,
-            ),
-            None => Step::Cast {
-                widens: coerce::common(&self.data_type, to).as_ref() == Some(to),
-                inner: Box::new(self.node),
-                to: to.clone(),
-            },
+        if let Some(value) = self.constant() {
+            let value = cast_with_options(value, to, options)
+                .map_err(|error| Error::from(error).context(text))?;
+            let nullable = self.nullable || value.null_count() > 0;
+            return Ok(Typed::new(
+                Step::Constant(value),
+                text,
+                to.clone(),
+                nullable,
+            ));
+        }
+        let widens = coerce::common(&self.data_type, to).as_ref() == Some(to);
+        let nullable = self.nullable || options.safe && !widens;
+        let step = Step::Cast {
+            fits: widens || options.safe,
+            inner: Box::new(self.node),
+            options,
+            to: to.clone(),
         };
         Ok(Typed::new(step, text, to.clone(), nullable))
+    }
+
+    /// As [`cast`](Self::cast), but a constant number becomes the very number that it spells.
+    pub(super) fn exactly(self, to: &DataType, text: &Expr) -> Result<Self> {
+        let number = self.constant().and_then(|value| Exact::of(value));
+        match number.and_then(|number| number.constant(to)) {
+            Some(value) => Ok(Typed::new(Step::Constant(value), text, to.clone(), false)),
+            None => self.cast(to, text),
+        }
+    }
+
+    /// Computes what depends on no row, once. What fails stays as it is: there may be no row that
+    /// needs it.
+    fn folded(self) -> Self {
+        let operands = self.node.operands();
+        let constant = |node: &&Node| matches!(node.step, Step::Constant(_));
+        if operands.is_empty() || !operands.iter().all(constant) {
+            return self;
+        }
+        let value = self.node.run(&Rows::one());
+        match value.and_then(|value| value.into_array(1)) {
+            Ok(value) if value.data_type() == &self.data_type => Typed {
+                node: Node {
+                    step: Step::Constant(value),
+                    text: self.node.text,
+                },
+                ..self
+            },
+            _ => self,
+        }
     }
 }
 
@@ -152,58 +195,44 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn expr(&self, expr: &Expr) -> Result<Typed> {
+        Ok(self.unfolded(expr)?.folded())
+    }
+
+    fn unfolded(&self, expr: &Expr) -> Result<Typed> {
         match expr {
             Expr::Column(name) => self.column(name, expr),
             Expr::Literal(literal) => {
-                let (value, nullable) = (constant(literal)?, *literal == Literal::Null);
+                let (value, nullable) = (literal::array(literal)?, *literal == Literal::Null);
                 let data_type = value.data_type().clone();
                 Ok(Typed::new(Step::Constant(value), expr, data_type, nullable))
             }
             Expr::Binary { left, op, right } => {
-                let (left, right) = (self.expr(left)?, self.expr(right)?);
-                match op {
-                    BinaryOp::And | BinaryOp::Or => logic(expr, *op, left, right),
-                    BinaryOp::Add
-                    | BinaryOp::Subtract
-                    | BinaryOp::Multiply
-                    | BinaryOp::Divide
-                    | BinaryOp::Modulo => arithmetic(expr, *op, left, right),
-                    BinaryOp::Equal
-                    | BinaryOp::NotEqual
-                    | BinaryOp::Less
-                    | BinaryOp::LessOrEqual
-                    | BinaryOp::Greater
-                    | BinaryOp::GreaterOrEqual => comparison(expr, *op, left, right),
-                }
+                binary::compile(expr, *op, self.expr(left)?, self.expr(right)?)
             }
             Expr::Not(inner) => {
-                let inner = boolean(expr, self.expr(inner)?)?;
+                let inner = binary::boolean(expr, self.expr(inner)?)?;
                 let nullable = inner.nullable;
-                Ok(Typed::new(
-                    Step::Not(inner.node.into()),
-                    expr,
-                    DataType::Boolean,
-                    nullable,
-                ))
+                let step = Step::Not(inner.node.into());
+                Ok(Typed::new(step, expr, DataType::Boolean, nullable))
             }
             Expr::Negate(inner) => negate(expr, self.expr(inner)?),
             Expr::IsNull(inner) => {
-                let inner = self.expr(inner)?;
-                Ok(Typed::new(
-                    Step::IsNull(inner.node.into()),
-                    expr,
-                    DataType::Boolean,
-                    false,
-                ))
+                let step = Step::IsNull(self.expr(inner)?.node.into());
+                Ok(Typed::new(step, expr, DataType::Boolean, false))
             }
             Expr::Cast {
                 expr: inner,
                 to,
-                lenient: false,
-            } => self.expr(inner)?.cast(to, expr),
-            Expr::Cast { lenient: true, .. } | Expr::Case { .. } | Expr::InList { .. } => {
-                Err(Error::internal(format!("{expr}: not compiled yet")))
+                lenient,
+            } => {
+                let options = if *lenient { &LENIENT } else { &STRICT };
+                self.expr(inner)?.cast_with(to, expr, options)
             }
+            Expr::Case {
+                branches,
+                otherwise,
+            } => self.case(expr, branches, otherwise.as_deref()),
+            Expr::InList { expr: inner, list } => self.in_list(expr, inner, list),
             Expr::Alias { expr: inner, .. } => self.expr(inner),
             Expr::Function { function, args } => {
                 let args = args
@@ -228,105 +257,96 @@ impl Compiler<'_> {
         );
         Ok(typed)
     }
+
+    fn case(
+        &self,
+        expr: &Expr,
+        branches: &[(Expr, Expr)],
+        otherwise: Option<&Expr>,
+    ) -> Result<Typed> {
+        let mut values = Vec::with_capacity(branches.len() + 1);
+        let mut conditions = Vec::with_capacity(branches.len());
+        for (condition, value) in branches {
+            let condition = binary::boolean(condition, self.expr(condition)?)?;
+            conditions.push(condition.node);
+            values.push(self.expr(value)?);
+        }
+        values.push(self.expr(otherwise.unwrap_or(&Expr::Literal(Literal::Null)))?);
+        let (mut values, data_type) = unify(expr, values)?;
+        let nullable = values.iter().any(|value| value.nullable);
+        let Some(otherwise) = values.pop().filter(|_| !branches.is_empty()) else {
+            return Err(Error::invalid(format!("{expr}: a branch is needed")));
+        };
+        let nodes = values.into_iter().map(|value| value.node);
+        let step = Step::Case(Choice {
+            branches: conditions.into_iter().zip(nodes).collect(),
+            otherwise: Box::new(otherwise.node),
+        });
+        Ok(Typed::new(step, expr, data_type, nullable))
+    }
+
+    /// A set where every item is a constant of a type that has one, else a chain of comparisons.
+    fn in_list(&self, expr: &Expr, inner: &Expr, list: &[Expr]) -> Result<Typed> {
+        let operand = self.expr(inner)?;
+        let items = list
+            .iter()
+            .map(|item| self.expr(item))
+            .collect::<Result<Vec<_>>>()?;
+        let nullable = operand.nullable || items.iter().any(|item| item.nullable);
+        let plain = coerce::plain(&operand.data_type);
+        let constant = items.iter().all(|item| item.constant().is_some());
+        if constant && operand.constant().is_none() && in_type(&plain, &items) {
+            let operand = operand.cast(&plain, expr)?;
+            let items = items
+                .into_iter()
+                // A number that the type does not have is equal to no value of it.
+                .filter(|item| {
+                    let number = item.constant().and_then(|value| Exact::of(value));
+                    number.is_none_or(|number| number.constant(&plain).is_some())
+                })
+                .map(|item| item.exactly(&plain, expr))
+                .collect::<Result<Vec<_>>>()?;
+            let values: Vec<&ArrayRef> = items.iter().filter_map(Typed::constant).collect();
+            if let Some(set) = Set::new(&values, &plain) {
+                let step = Step::InList(operand.node.into(), set);
+                return Ok(Typed::new(step, expr, DataType::Boolean, nullable));
+            }
+        }
+        let Typed { node, .. } = self.expr(&any_equal(inner, list))?;
+        Ok(Typed {
+            node: Node {
+                text: expr.to_string().into(),
+                ..node
+            },
+            data_type: DataType::Boolean,
+            nullable,
+        })
+    }
 }
 
-fn constant(literal: &Literal) -> Result<ArrayRef> {
-    Ok(match literal {
-        Literal::Null => new_null_array(&DataType::Null, 1),
-        Literal::Boolean(value) => Arc::new(BooleanArray::from(vec![*value])),
-        Literal::Int64(value) => Arc::new(Int64Array::from(vec![*value])),
-        Literal::Float64(value) => Arc::new(Float64Array::from(vec![*value])),
-        Literal::Utf8(value) => Arc::new(StringViewArray::from(vec![value.as_str()])),
-        Literal::Binary(value) => Arc::new(BinaryViewArray::from(vec![value.as_slice()])),
-        Literal::Decimal {
-            unscaled,
-            precision,
-            scale,
-        } => Arc::new(
-            Decimal128Array::from(vec![*unscaled]).with_precision_and_scale(*precision, *scale)?,
-        ),
-        Literal::Date(days) => Arc::new(Date32Array::from(vec![*days])),
-        Literal::Timestamp { micros, zone } => Arc::new(
-            TimestampMicrosecondArray::from(vec![*micros]).with_timezone_opt(zone.as_deref()),
-        ),
-        Literal::Interval {
-            months,
-            days,
-            nanos,
-        } => Arc::new(IntervalMonthDayNanoArray::from(vec![
-            IntervalMonthDayNano::new(*months, *days, *nanos),
-        ])),
+/// `expr` compared with every item. Halving the list keeps the tree shallow, however long it is.
+fn any_equal(expr: &Expr, list: &[Expr]) -> Expr {
+    match list {
+        // False, or null where the operand is.
+        [] => expr.clone().not_eq(expr.clone()),
+        [item] => expr.clone().eq(item.clone()),
+        _ => {
+            let (some, others) = list.split_at(list.len() / 2);
+            any_equal(expr, some).or(any_equal(expr, others))
+        }
+    }
+}
+
+/// Whether constants can be looked for as values of `data_type`.
+fn in_type(data_type: &DataType, items: &[Typed]) -> bool {
+    let is_number = data_type.is_integer() || data_type.is_decimal();
+    items.iter().all(|item| {
+        let number = || {
+            item.constant()
+                .is_some_and(|value| Exact::of(value).is_some())
+        };
+        is_number && number() || unify::beside(item, data_type) || item.data_type == *data_type
     })
-}
-
-/// Requires a boolean; an untyped null counts as one.
-fn boolean(expr: &Expr, operand: Typed) -> Result<Typed> {
-    match operand.data_type {
-        DataType::Boolean | DataType::Null => operand.cast(&DataType::Boolean, expr),
-        other => Err(Error::invalid(format!(
-            "{expr}: a boolean is needed found={other}"
-        ))),
-    }
-}
-
-fn logic(expr: &Expr, op: BinaryOp, left: Typed, right: Typed) -> Result<Typed> {
-    let (left, right) = (boolean(expr, left)?, boolean(expr, right)?);
-    let nullable = left.nullable || right.nullable;
-    let step = Step::Logic(op, left.node.into(), right.node.into());
-    Ok(Typed::new(step, expr, DataType::Boolean, nullable))
-}
-
-fn arithmetic(expr: &Expr, op: BinaryOp, left: Typed, right: Typed) -> Result<Typed> {
-    let mismatch = |left: &DataType, right: &DataType| {
-        Error::invalid(format!(
-            "{expr}: {op} does not take these types left={left} right={right}"
-        ))
-    };
-    let (left_type, right_type) = coerce::arithmetic(&left.data_type, &right.data_type)
-        .ok_or_else(|| mismatch(&left.data_type, &right.data_type))?;
-    // The kernel is the authority on the type of its result: ask it, on no rows.
-    let empty = |data_type: &DataType| Value::Array(new_empty_array(data_type));
-    let data_type = super::eval::arithmetic(op, &empty(&left_type), &empty(&right_type))
-        .map_err(|_| mismatch(&left.data_type, &right.data_type))?
-        .data_type()
-        .clone();
-    let nullable = left.nullable || right.nullable;
-    let (left, right) = (left.cast(&left_type, expr)?, right.cast(&right_type, expr)?);
-    let step = Step::Arithmetic(op, left.node.into(), right.node.into());
-    Ok(Typed::new(step, expr, data_type, nullable))
-}
-
-fn comparison(expr: &Expr, op: BinaryOp, left: Typed, right: Typed) -> Result<Typed> {
-    let common = constant_fits(&left, &right)
-        .or_else(|| constant_fits(&right, &left))
-        .or_else(|| coerce::common(&left.data_type, &right.data_type))
-        .filter(coerce::is_ordered)
-        .ok_or_else(|| {
-            Error::invalid(format!(
-                "{expr}: {op} does not compare these types left={} right={}",
-                left.data_type, right.data_type
-            ))
-        })?;
-    let nullable = left.nullable || right.nullable;
-    let (left, right) = (left.cast(&common, expr)?, right.cast(&common, expr)?);
-    let step = Step::Compare(op, left.node.into(), right.node.into());
-    Ok(Typed::new(step, expr, DataType::Boolean, nullable))
-}
-
-/// The type of `other`, where the constant has that very value in it: then the one constant is
-/// converted and not every row. A string beside a date or time is meant as one.
-fn constant_fits(constant: &Typed, other: &Typed) -> Option<DataType> {
-    let (value, to) = (constant.constant()?, coerce::plain(&other.data_type));
-    let whole = value.data_type() == &DataType::Int64 && (to.is_integer() || to.is_decimal());
-    let moment = value.data_type() == &DataType::Utf8View
-        && matches!(
-            to,
-            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
-        );
-    if moment {
-        return Some(to);
-    }
-    (whole && cast_with_options(value, &to, &STRICT).is_ok()).then_some(to)
 }
 
 fn negate(expr: &Expr, operand: Typed) -> Result<Typed> {

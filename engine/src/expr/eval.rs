@@ -1,27 +1,31 @@
 //! Running compiled expressions, a batch at a time.
 //!
 //! A step yields either a column or a single value that stands for all rows; single values go to
-//! arrow's kernels as scalars and are spread over the batch only at the very end. Arithmetic on
-//! whole numbers is checked: overflow and division by zero are errors that quote the expression.
-//! Floats follow IEEE 754, except that comparison is a total order in which NaN equals itself
-//! and is larger than everything else. The right side of AND and OR is not computed for rows that
-//! the left side decides, so one may guard the other.
+//! the kernels as scalars and are spread over the batch only at the very end. Arithmetic on whole
+//! numbers and decimals is checked: overflow and division by zero are errors that quote the
+//! expression. Floats follow IEEE 754, except that comparison is a total order in which NaN equals
+//! itself and is larger than everything else. The right side of AND and OR is not computed for rows
+//! that the left side decides, so one may guard the other; nor are the values of CASE for rows that
+//! do not take them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Datum, RecordBatch, Scalar, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, Datum, Int64Array, RecordBatch, Scalar, UInt32Array,
 };
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::{boolean, cmp, numeric};
-use arrow::compute::{
-    CastOptions, and_kleene, cast_with_options, filter_record_batch, or_kleene, take,
-};
-use arrow::datatypes::DataType;
+use arrow::compute::{CastOptions, and_kleene, binary, cast_with_options, or_kleene, take};
+use arrow::datatypes::{DataType, Date32Type, Schema};
 use arrow::error::ArrowError;
 use arrow::util::display::FormatOptions;
 
+use super::choose::Choice;
+use super::decimal::{self, Exactly};
 use super::function::Call;
-use super::{BinaryOp, Expr, Function};
+use super::in_list::Set;
+use super::{BinaryOp, Expr, Literal, literal};
 use crate::error::{Error, Result};
 
 pub use super::compile::{Compiled, compile};
@@ -32,6 +36,16 @@ pub(super) const STRICT: CastOptions<'static> = CastOptions {
     format_options: FormatOptions::new(),
 };
 
+/// Conversions make null what does not fit.
+pub(super) const LENIENT: CastOptions<'static> = CastOptions {
+    safe: true,
+    format_options: FormatOptions::new(),
+};
+
+/// The right side of AND or OR goes without the rows that are decided if at most one in so many is
+/// not, and it is costly: picking rows has its price too.
+const WORTH_PICKING: usize = 4;
+
 /// The values of `expr` for every row of `batch`. Compiles first; what runs on many batches
 /// should [`compile`] once.
 ///
@@ -41,13 +55,24 @@ pub fn evaluate(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef> {
     compile(expr, batch.schema_ref())?.evaluate(batch)
 }
 
+/// The value of an expression without columns, as the literal that has the same value and type.
+///
+/// None where the expression has columns, cannot be computed, or has a type or a value that no
+/// literal stands for: a null of a certain type, a narrower number, a list.
+pub fn constant_value(expr: &Expr) -> Option<Literal> {
+    let compiled = compile(expr, &Schema::empty()).ok()?;
+    let value = compiled.node.run(&Rows::one()).ok()?.into_array(1).ok()?;
+    literal::of(&value)
+}
+
 impl Compiled {
     /// The values for every row of `batch`, whose schema is the one compiled against.
     ///
     /// # Errors
     /// `Invalid` where a value cannot be computed: overflow, division by zero, a failed cast.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
-        self.node.run(batch)?.into_array(batch.num_rows())
+        let rows = Rows::new(batch.columns(), batch.num_rows());
+        self.node.run(&rows)?.into_array(batch.num_rows())
     }
 
     /// Which rows of `batch` the expression, a boolean one, is true for; null where it is null.
@@ -64,6 +89,54 @@ impl Compiled {
             ))),
         }
     }
+
+    /// Whether there may be rows that this cannot be computed for. What cannot fail may be
+    /// computed earlier, or for more rows, than was written.
+    pub fn can_fail(&self) -> bool {
+        self.node.can_fail()
+    }
+}
+
+/// The rows that a step runs on. Columns that it does not use may have any length.
+pub(super) struct Rows<'a> {
+    columns: Cow<'a, [ArrayRef]>,
+    count: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(columns: &'a [ArrayRef], count: usize) -> Self {
+        Rows {
+            columns: columns.into(),
+            count,
+        }
+    }
+
+    /// A row without columns.
+    pub(super) fn one() -> Self {
+        Rows::new(&[], 1)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Only the rows at these places, in ascending order, with the columns that `node` uses.
+    pub(super) fn only(&self, places: &[u32], node: &Node) -> Result<Rows<'_>> {
+        if places.len() == self.count {
+            return Ok(Rows::new(&self.columns, self.count));
+        }
+        let mut used = vec![false; self.columns.len()];
+        node.mark_columns(&mut used);
+        let places = UInt32Array::from(places.to_vec());
+        let mut columns = self.columns.to_vec();
+        for (column, _) in columns.iter_mut().zip(used).filter(|(_, used)| *used) {
+            *column = take(column, &places, None)?;
+        }
+        Ok(Rows {
+            columns: columns.into(),
+            count: places.len(),
+        })
+    }
 }
 
 /// One step of a compiled expression and the text to quote when it fails.
@@ -79,15 +152,27 @@ pub(super) enum Step {
     Cast {
         inner: Box<Node>,
         to: DataType,
-        /// Every value fits.
-        widens: bool,
+        options: &'static CastOptions<'static>,
+        /// Every value fits, or becomes null.
+        fits: bool,
     },
-    Arithmetic(BinaryOp, Box<Node>, Box<Node>),
-    Compare(BinaryOp, Box<Node>, Box<Node>),
-    Logic(BinaryOp, Box<Node>, Box<Node>),
+    Arithmetic {
+        op: BinaryOp,
+        sides: Box<[Node; 2]>,
+        can_fail: bool,
+    },
+    Decimal(Exactly, Box<[Node; 2]>),
+    /// Decimals or whole numbers as a float.
+    Quotient(Box<[Node; 2]>),
+    /// Days from the second date to the first.
+    DaysBetween(Box<[Node; 2]>),
+    Compare(BinaryOp, Box<[Node; 2]>),
+    Logic(BinaryOp, Box<[Node; 2]>),
     Not(Box<Node>),
     Negate(Box<Node>),
     IsNull(Box<Node>),
+    Case(Choice),
+    InList(Box<Node>, Set),
     Call(Call, Vec<Node>),
 }
 
@@ -107,7 +192,7 @@ impl Datum for Value {
 }
 
 impl Value {
-    fn scalar(array: ArrayRef) -> Self {
+    pub(super) fn scalar(array: ArrayRef) -> Self {
         Value::Scalar(Scalar::new(array))
     }
 
@@ -116,7 +201,7 @@ impl Value {
         self.get().0
     }
 
-    fn is_scalar(&self) -> bool {
+    pub(super) fn is_scalar(&self) -> bool {
         matches!(self, Value::Scalar(_))
     }
 
@@ -124,6 +209,7 @@ impl Value {
     pub(super) fn into_array(self, rows: usize) -> Result<ArrayRef> {
         match self {
             Value::Array(array) => Ok(array),
+            Value::Scalar(scalar) if rows == 1 => Ok(scalar.into_inner()),
             Value::Scalar(scalar) => Ok(take(
                 &scalar.into_inner(),
                 &UInt32Array::from(vec![0; rows]),
@@ -133,7 +219,11 @@ impl Value {
     }
 
     fn map(&self, result: ArrayRef) -> Value {
-        if self.is_scalar() {
+        Value::of(result, self.is_scalar())
+    }
+
+    fn of(result: ArrayRef, is_scalar: bool) -> Value {
+        if is_scalar {
             Value::scalar(result)
         } else {
             Value::Array(result)
@@ -142,78 +232,127 @@ impl Value {
 }
 
 impl Node {
-    pub(super) fn run(&self, batch: &RecordBatch) -> Result<Value> {
+    pub(super) fn run(&self, rows: &Rows<'_>) -> Result<Value> {
         match &self.step {
-            Step::Column(index) => Ok(Value::Array(batch.column(*index).clone())),
+            Step::Column(index) => Ok(Value::Array(rows.columns[*index].clone())),
             Step::Constant(value) => Ok(Value::scalar(value.clone())),
-            Step::Cast { inner, to, .. } => {
-                let value = inner.run(batch)?;
-                let result = cast_with_options(value.array(), to, &STRICT);
+            Step::Cast {
+                inner, to, options, ..
+            } => {
+                let value = inner.run(rows)?;
+                let result = cast_with_options(value.array(), to, options);
                 Ok(value.map(self.quote(result)?))
             }
-            Step::Arithmetic(op, left, right) => {
-                let (left, right) = (left.run(batch)?, right.run(batch)?);
-                let result = self.quote(arithmetic(*op, &left, &right))?;
-                Ok(pair(&left, &right, result))
+            Step::Arithmetic { op, sides, .. } => {
+                self.pair(sides, rows, |left, right| arithmetic(*op, left, right))
             }
-            Step::Compare(op, left, right) => {
-                let (left, right) = (left.run(batch)?, right.run(batch)?);
-                let result = self.quote(compare(*op, &left, &right))?;
-                Ok(pair(&left, &right, Arc::new(result)))
+            Step::Decimal(exactly, sides) => {
+                self.pair(sides, rows, |left, right| exactly.run(left, right))
             }
-            Step::Logic(op, left, right) => {
-                let left = left.run(batch)?.into_array(batch.num_rows())?;
-                Ok(Value::Array(logic(*op, left.as_boolean(), right, batch)?))
+            Step::Quotient(sides) => self.pair(sides, rows, decimal::divide),
+            Step::DaysBetween(sides) => self.pair(sides, rows, days_between),
+            Step::Compare(op, sides) => self.pair(sides, rows, |left, right| {
+                Ok(Arc::new(compare(*op, left, right)?))
+            }),
+            Step::Logic(op, sides) => {
+                let [left, right] = &**sides;
+                let left = left.run(rows)?.into_array(rows.count)?;
+                Ok(Value::Array(logic(*op, left.as_boolean(), right, rows)?))
             }
             Step::Not(inner) => {
-                let value = inner.run(batch)?;
+                let value = inner.run(rows)?;
                 let result = boolean::not(value.array().as_boolean())?;
                 Ok(value.map(Arc::new(result)))
             }
             Step::Negate(inner) => {
-                let value = inner.run(batch)?;
+                let value = inner.run(rows)?;
                 let result = self.quote(numeric::neg(value.array()))?;
                 Ok(value.map(result))
             }
             Step::IsNull(inner) => {
-                let value = inner.run(batch)?;
+                let value = inner.run(rows)?;
                 let result = boolean::is_null(value.array())?;
+                Ok(value.map(Arc::new(result)))
+            }
+            Step::Case(choice) => choice.run(rows),
+            Step::InList(inner, set) => {
+                let value = inner.run(rows)?;
+                let result = set.contains(value.array());
                 Ok(value.map(Arc::new(result)))
             }
             Step::Call(call, args) => {
                 let values = args
                     .iter()
-                    .map(|arg| arg.run(batch))
+                    .map(|arg| arg.run(rows))
                     .collect::<Result<Vec<_>>>()?;
                 // Without arguments that differ by row, one row stands for all.
                 let constant = values.iter().all(Value::is_scalar);
-                let rows = if constant { 1 } else { batch.num_rows() };
+                let count = if constant { 1 } else { rows.count };
                 let result = call
-                    .run(values, rows)
+                    .run(values, count)
                     .map_err(|error| error.context(&self.text))?;
-                Ok(if constant {
-                    Value::scalar(result)
-                } else {
-                    Value::Array(result)
-                })
+                Ok(Value::of(result, constant))
             }
         }
     }
 
-    /// Whether there may be rows that this cannot be computed for.
-    fn can_fail(&self) -> bool {
+    fn pair(
+        &self,
+        sides: &[Node; 2],
+        rows: &Rows<'_>,
+        kernel: impl FnOnce(&Value, &Value) -> Result<ArrayRef, ArrowError>,
+    ) -> Result<Value> {
+        let (left, right) = (sides[0].run(rows)?, sides[1].run(rows)?);
+        let result = self.quote(kernel(&left, &right))?;
+        Ok(Value::of(result, left.is_scalar() && right.is_scalar()))
+    }
+
+    /// What this step is computed from.
+    pub(super) fn operands(&self) -> Vec<&Node> {
         match &self.step {
-            Step::Column(_) | Step::Constant(_) => false,
-            Step::Arithmetic(..) | Step::Negate(_) | Step::Call(Call::Simple(Function::Abs), _) => {
-                true
-            }
-            Step::Cast { inner, widens, .. } => !widens || inner.can_fail(),
-            Step::Compare(_, left, right) | Step::Logic(_, left, right) => {
-                left.can_fail() || right.can_fail()
-            }
-            Step::Not(inner) | Step::IsNull(inner) => inner.can_fail(),
-            Step::Call(_, args) => args.iter().any(Node::can_fail),
+            Step::Column(_) | Step::Constant(_) => Vec::new(),
+            Step::Cast { inner, .. }
+            | Step::Not(inner)
+            | Step::Negate(inner)
+            | Step::IsNull(inner)
+            | Step::InList(inner, _) => vec![inner],
+            Step::Arithmetic { sides, .. }
+            | Step::Decimal(_, sides)
+            | Step::Quotient(sides)
+            | Step::DaysBetween(sides)
+            | Step::Compare(_, sides)
+            | Step::Logic(_, sides) => sides.iter().collect(),
+            Step::Case(choice) => choice.parts().collect(),
+            Step::Call(_, args) => args.iter().collect(),
         }
+    }
+
+    fn mark_columns(&self, used: &mut [bool]) {
+        if let Step::Column(index) = self.step {
+            used[index] = true;
+        }
+        for operand in self.operands() {
+            operand.mark_columns(used);
+        }
+    }
+
+    /// Whether there may be rows that this cannot be computed for.
+    pub(super) fn can_fail(&self) -> bool {
+        let itself = match &self.step {
+            Step::Arithmetic { can_fail, .. } => *can_fail,
+            Step::Decimal(exactly, _) => exactly.can_fail(),
+            Step::Quotient(_) | Step::Negate(_) => true,
+            Step::Cast { fits, .. } => !fits,
+            Step::Call(call, _) => call.can_fail(),
+            _ => false,
+        };
+        itself || self.operands().into_iter().any(Node::can_fail)
+    }
+
+    /// Whether it takes much longer than picking rows does.
+    fn is_costly(&self) -> bool {
+        matches!(self.step, Step::Call(..) | Step::Case(_))
+            || self.operands().into_iter().any(Node::is_costly)
     }
 
     /// Puts the text of this step before the message of a failed kernel.
@@ -222,17 +361,9 @@ impl Node {
     }
 }
 
-fn pair(left: &Value, right: &Value, result: ArrayRef) -> Value {
-    if left.is_scalar() && right.is_scalar() {
-        Value::scalar(result)
-    } else {
-        Value::Array(result)
-    }
-}
-
 /// `left AND right` or `left OR right`. Where `left` decides alone and `right` may fail, `right` is
 /// computed only for the other rows: `n != 0 AND 10 / n > 2` is not an error where `n` is 0.
-fn logic(op: BinaryOp, left: &BooleanArray, right: &Node, batch: &RecordBatch) -> Result<ArrayRef> {
+fn logic(op: BinaryOp, left: &BooleanArray, right: &Node, rows: &Rows<'_>) -> Result<ArrayRef> {
     let and = op == BinaryOp::And;
     let kernel = if and { and_kleene } else { or_kleene };
     // And is decided by false, or by true: what is open is the rest, nulls included.
@@ -242,27 +373,28 @@ fn logic(op: BinaryOp, left: &BooleanArray, right: &Node, batch: &RecordBatch) -
         Some(nulls) => &open | &!nulls.inner(),
         None => open,
     };
-    let open = BooleanArray::new(open, None);
-    let selected = open.true_count();
+    let selected = open.count_set_bits();
     if selected == 0 {
         return Ok(Arc::new(left.clone()));
     }
-    let right = if selected < batch.num_rows() && right.can_fail() {
-        let some = right
-            .run(&filter_record_batch(batch, &open)?)?
-            .into_array(selected)?;
+    let picks = selected < rows.count && right.can_fail()
+        || selected * WORTH_PICKING <= rows.count && right.is_costly();
+    let right = if picks {
+        let places: Vec<u32> = open.set_indices().map(|row| row as u32).collect();
+        let some = right.run(&rows.only(&places, right)?)?;
+        let some = some.into_array(selected)?;
         Arc::new(spread(some.as_boolean(), &open))
     } else {
-        right.run(batch)?.into_array(batch.num_rows())?
+        right.run(rows)?.into_array(rows.count)?
     };
     Ok(Arc::new(kernel(left, right.as_boolean())?))
 }
 
 /// The values at the places that `open` has, and null elsewhere.
-fn spread(values: &BooleanArray, open: &BooleanArray) -> BooleanArray {
+fn spread(values: &BooleanArray, open: &BooleanBuffer) -> BooleanArray {
     let mut values = values.iter();
     let value = |open: bool| if open { values.next().flatten() } else { None };
-    open.values().iter().map(value).collect()
+    open.iter().map(value).collect()
 }
 
 /// `left op right` for the arithmetic operators.
@@ -281,6 +413,34 @@ pub(super) fn arithmetic(
             "{other} is not arithmetic"
         ))),
     }
+}
+
+fn days_between(left: &Value, right: &Value) -> Result<ArrayRef, ArrowError> {
+    let count = |value: &Value| {
+        if value.is_scalar() {
+            1
+        } else {
+            value.array().len()
+        }
+    };
+    let rows = if left.is_scalar() {
+        count(right)
+    } else {
+        count(left)
+    };
+    let days = |value: &Value| -> Result<ArrayRef, ArrowError> {
+        match value {
+            Value::Array(array) => Ok(array.clone()),
+            Value::Scalar(scalar) => take(scalar.get().0, &UInt32Array::from(vec![0; rows]), None),
+        }
+    };
+    let (left, right) = (days(left)?, days(right)?);
+    let days: Int64Array = binary(
+        left.as_primitive::<Date32Type>(),
+        right.as_primitive::<Date32Type>(),
+        |left, right| i64::from(left) - i64::from(right),
+    )?;
+    Ok(Arc::new(days))
 }
 
 fn compare(op: BinaryOp, left: &Value, right: &Value) -> Result<BooleanArray, ArrowError> {

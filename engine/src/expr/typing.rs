@@ -31,8 +31,8 @@ pub fn field(expr: &Expr, schema: &Schema) -> Result<Field> {
 /// The column that `aggregate` makes of groups of rows of `schema`.
 ///
 /// Counts are `Int64` and never null. Sums of whole numbers are `Int64` (`UInt64` of unsigned
-/// ones), of floats `Float64`, of decimals `Decimal128(38, scale)`. Means are `Float64`. Smallest
-/// and largest have the argument's type.
+/// ones), of floats `Float64`, of decimals `Decimal128(38, scale)`. Means, variances and their
+/// roots are `Float64`. Smallest, largest, first and last have the argument's type.
 ///
 /// # Errors
 /// As for [`data_type`], and for an argument that cannot be aggregated that way.
@@ -60,14 +60,28 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
             )));
         }
     };
+    let plain = coerce::plain(&argument);
     let result = match function {
         AggregateFunction::Count => return Ok(Field::new(name, DataType::Int64, false)),
-        AggregateFunction::Sum => sum_type(&argument),
-        AggregateFunction::Avg => sum_type(&argument).map(|_| DataType::Float64),
-        AggregateFunction::Min | AggregateFunction::Max => {
-            coerce::is_ordered(&argument).then(|| coerce::plain(&argument))
+        AggregateFunction::Sum => sum_type(&plain),
+        AggregateFunction::Avg => sum_type(&plain).map(|_| DataType::Float64),
+        AggregateFunction::CountDistinct => {
+            if is_kept(&plain) {
+                return Ok(Field::new(name, DataType::Int64, false));
+            }
+            None
         }
-        _ => None,
+        AggregateFunction::Variance
+        | AggregateFunction::VariancePopulation
+        | AggregateFunction::StdDev
+        | AggregateFunction::StdDevPopulation => sum_type(&plain).map(|_| DataType::Float64),
+        AggregateFunction::Any | AggregateFunction::All => {
+            (plain == DataType::Boolean).then_some(plain)
+        }
+        AggregateFunction::Min
+        | AggregateFunction::Max
+        | AggregateFunction::First
+        | AggregateFunction::Last => is_kept(&plain).then_some(plain),
     };
     let Some(result) = result else {
         return Err(Error::invalid(format!(
@@ -78,7 +92,8 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
     Ok(Field::new(name, result, true))
 }
 
-fn sum_type(argument: &DataType) -> Option<DataType> {
+/// The type of the sum of values of this type; none if they have none.
+pub(crate) fn sum_type(argument: &DataType) -> Option<DataType> {
     match argument {
         DataType::Null => Some(DataType::Int64),
         data_type if data_type.is_signed_integer() => Some(DataType::Int64),
@@ -91,6 +106,20 @@ fn sum_type(argument: &DataType) -> Option<DataType> {
         }
         _ => None,
     }
+}
+
+/// Whether a group can keep a value of this type, strings and dictionaries being what
+/// [`coerce::plain`] makes of them.
+pub(crate) fn is_kept(data_type: &DataType) -> bool {
+    use DataType::{Decimal32, Decimal64, Decimal128, Float16, Interval};
+    let is_number = data_type.is_numeric() && *data_type != Float16 && !data_type.is_decimal()
+        || matches!(data_type, Decimal32(..) | Decimal64(..) | Decimal128(..));
+    is_number
+        || data_type.is_temporal() && !matches!(data_type, Interval(_))
+        || matches!(
+            data_type,
+            DataType::Boolean | DataType::Utf8View | DataType::BinaryView
+        )
 }
 
 /// Whether the two keys of a join can be compared: each over its own side.
@@ -180,6 +209,7 @@ mod tests {
             Field::new("big", DataType::UInt64, true),
             Field::new("x", DataType::Float32, true),
             Field::new("price", DataType::Decimal128(15, 2), true),
+            Field::new("narrow", DataType::Decimal64(15, 2), true),
             Field::new("day", DataType::Date32, true),
             Field::new("ok", DataType::Boolean, true),
         ])
@@ -201,8 +231,18 @@ mod tests {
         check(col("n") + 1, "Int64");
         check(col("n") + col("x"), "Float64?");
         check(col("x") * col("x"), "Float32?");
-        check(lit(1) - col("price"), "Decimal128(22, 2)?");
-        check(col("day") - col("day"), "Duration(s)?");
+        check(lit(1) - col("price"), "Decimal128(16, 2)?");
+        check(lit(1) - col("narrow"), "Decimal64(16, 2)?");
+        check(col("narrow") * col("narrow"), "Decimal128(30, 4)?");
+        check(col("narrow") * 0.05, "Decimal64(17, 4)?");
+        check(col("narrow") * col("x"), "Float64?");
+        check(col("narrow") / col("n"), "Float64?");
+        check(col("narrow") + col("n"), "Decimal64(16, 2)?");
+        check(col("narrow") % 7, "Decimal64(15, 2)?");
+        check(coalesce([col("narrow"), lit(0)]), "Decimal64(15, 2)");
+        check(coalesce([col("narrow"), lit(0.125)]), "Decimal64(16, 3)");
+        check(col("day") - col("day"), "Int64?");
+        check(col("narrow").gt(0.125), "Boolean?");
         check(-col("big"), "Int64?");
         check(col("n").gt(5), "Boolean");
         check(col("big").gt(col("n")), "Boolean?");
@@ -217,12 +257,12 @@ mod tests {
         check(
             col("wrod"),
             "unknown column \"wrod\": did you mean \"word\"? \
-             columns=word, n, big, x, price, day, ok",
+             columns=word, n, big, x, price, narrow, day, ok",
         );
         check(
             col("nothing"),
             "unknown column \"nothing\" \
-             columns=word, n, big, x, price, day, ok",
+             columns=word, n, big, x, price, narrow, day, ok",
         );
         check(
             col("word") + 1,

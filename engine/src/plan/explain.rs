@@ -6,10 +6,10 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::expr::{AggregateExpr, Expr};
+use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::plan::{
-    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Partitioning, Scan, ScanFormat,
-    ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
+    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Output, Partitioning, Scan,
+    ScanFormat, ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
 };
 
 /// Locations of a scan that are printed before the rest is only counted.
@@ -64,7 +64,7 @@ pub fn describe_stage(stage: &Stage) -> String {
         OperatorSpec::Explode { .. } | OperatorSpec::Limit { .. } => operator_line(operator),
     }));
     steps.push(match &stage.sink {
-        SinkSpec::Files { output } => format!("write {}", output.format.extension()),
+        SinkSpec::Files { output } => format!("write {}", output.extension()),
         shuffle => sink_line(shuffle),
     });
     steps.join(" → ")
@@ -78,10 +78,13 @@ fn line(text: &mut String, depth: usize, content: impl Display) {
 fn logical_line(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::Scan(scan) => format!(
-            "scan {} [{}] from {}",
+            "scan {} [{}] from {}{}",
             format_words(&scan.format),
             List(&scan_columns(scan)),
-            locations(&scan.locations)
+            locations(&scan.locations),
+            scan.predicate
+                .as_ref()
+                .map_or(String::new(), |predicate| format!(" where {predicate}"))
         ),
         LogicalPlan::Join {
             kind, on, filter, ..
@@ -108,9 +111,7 @@ fn logical_line(plan: &LogicalPlan) -> String {
             keys, limit: None, ..
         } => format!("sort by {}", List(keys)),
         LogicalPlan::Limit { offset, limit, .. } => limit_line(*offset, *limit),
-        LogicalPlan::Write { output, .. } => {
-            format!("write {} to {}", output.format.extension(), output.url)
-        }
+        LogicalPlan::Write { output, .. } => write_line(output),
     }
 }
 
@@ -226,10 +227,19 @@ fn sink_line(sink: &SinkSpec) -> String {
         } => {
             format!("shuffle hash({}) × {partitions}", List(keys))
         }
-        SinkSpec::Files { output } => {
-            format!("write {} to {}", output.format.extension(), output.url)
-        }
+        SinkSpec::Files { output } => write_line(output),
     }
+}
+
+fn write_line(output: &Output) -> String {
+    let order = match &output.options.sort_by[..] {
+        [] => String::new(),
+        order => {
+            let keys: Vec<SortKey> = order.iter().map(SortKey::from).collect();
+            format!(" sorted by {}", List(&keys))
+        }
+    };
+    format!("write {} to {}{order}", output.extension(), output.url)
 }
 
 /// How much a stage reads and in how many tasks, as far as that is known before it runs.
@@ -391,6 +401,7 @@ mod tests {
         Output {
             url: "file:///out".to_owned(),
             format: FileFormat::Parquet,
+            options: crate::plan::OutputOptions::default(),
         }
     }
 
@@ -406,6 +417,7 @@ mod tests {
             }),
             schema: schema(&["path", "offset", "line"]),
             projection: Some(vec!["line".to_owned()]),
+            predicate: None,
         });
         let project = LogicalPlan::Project {
             input: scan.into(),
@@ -467,6 +479,8 @@ mod tests {
             }),
             file_schema: schema(&["word"]),
             projection: vec![0],
+            predicate: None,
+            key_filters: Vec::new(),
             files: vec![FileMeta {
                 url: "file:///a".to_owned(),
                 bytes: 3000,
@@ -481,6 +495,7 @@ mod tests {
         let first = Stage {
             id: StageId(0),
             source: StageSource::Scan(scan),
+            sides: Vec::new(),
             operators: vec![aggregate(AggregateMode::Partial)],
             sink: SinkSpec::Shuffle {
                 partitioning: Partitioning::Hash {
@@ -493,10 +508,11 @@ mod tests {
         let second = Stage {
             id: StageId(1),
             source: StageSource::Shuffle {
-                stage: StageId(0),
+                stages: vec![StageId(0)],
                 schema: schema(&["word", "count"]),
-                gather: false,
+                deal: Deal::Partitions,
             },
+            sides: Vec::new(),
             operators: vec![aggregate(AggregateMode::Final)],
             sink: SinkSpec::Files { output: output() },
             schema: schema(&["word", "count"]),
@@ -507,6 +523,7 @@ mod tests {
             .assert_eq(&describe_stage(&second));
         let graph = StageGraph {
             stages: vec![first.into(), second.into()],
+            complete: true,
         };
         expect![[r#"
             stage 0: 2 tasks, 2.9 KiB of 1 file

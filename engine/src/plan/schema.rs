@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateExpr, Expr, SortKey, typing};
 use crate::limits;
-use crate::plan::{JoinKind, LogicalPlan, Scan};
+use crate::plan::{JoinKind, LogicalPlan, Scan, output};
 
 /// The columns of the rows that `plan` makes.
 ///
@@ -56,8 +56,12 @@ fn schema_within(plan: &LogicalPlan) -> Result<SchemaRef> {
     schema_over(plan, &inputs.collect::<Result<Vec<_>>>()?)
 }
 
-/// The columns that `node` makes of inputs with the columns `inputs`.
-fn schema_over(node: &LogicalPlan, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+/// The columns that `node` makes of inputs with the columns `inputs`, for whoever goes through a
+/// plan from its scans to its root.
+///
+/// # Errors
+/// As for [`schema_of`], without the limits on the size of a plan.
+pub fn schema_over(node: &LogicalPlan, inputs: &[SchemaRef]) -> Result<SchemaRef> {
     let input = || {
         inputs
             .first()
@@ -98,7 +102,11 @@ fn schema_over_one(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
             check_sort_keys(keys, &input)?;
             Ok(input)
         }
-        LogicalPlan::Limit { .. } | LogicalPlan::Write { .. } => Ok(input),
+        LogicalPlan::Limit { .. } => Ok(input),
+        LogicalPlan::Write { output, .. } => {
+            output::check(output, &input)?;
+            Ok(input)
+        }
         LogicalPlan::Scan(_) | LogicalPlan::Join { .. } | LogicalPlan::Union { .. } => {
             Err(Error::internal("an operator with one input was expected"))
         }
@@ -279,6 +287,7 @@ mod tests {
                 Field::new("line", DataType::Utf8View, false),
             ])),
             projection: projection.map(|names| names.iter().map(|&name| name.into()).collect()),
+            predicate: None,
         }))
     }
 
@@ -383,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_of_too_many_operators_is_refused() {
+    fn a_plan_past_its_limits_is_refused() {
         let chain = |nodes: usize| {
             let mut plan = scan(None);
             for _ in 1..nodes {
@@ -395,13 +404,17 @@ mod tests {
             }
             let result = schema_of(&plan).map(|_| ()).map_err(|error| error.report());
             // A chain this long is taken apart in a loop too: dropping it would recurse.
-            while let Some(input) = plan.input().cloned() {
-                plan = input;
+            while let Some(&input) = plan.inputs().first() {
+                plan = Arc::clone(input);
             }
             result
         };
-        assert_eq!(chain(limits::PLAN_NODES_MAX), Ok(()));
-        let refused = "the plan has too many operators limit=10000".to_owned();
-        assert_eq!(chain(limits::PLAN_NODES_MAX + 1), Err(refused));
+        assert_eq!(chain(limits::PLAN_DEPTH_MAX), Ok(()));
+        let refused = "the plan is nested too deeply limit=500".to_owned();
+        assert_eq!(chain(limits::PLAN_DEPTH_MAX + 1), Err(refused));
+        let wide = LogicalPlan::Union {
+            inputs: vec![scan(None); limits::PLAN_NODES_MAX],
+        };
+        check(wide, "the plan has too many operators limit=10000");
     }
 }

@@ -13,9 +13,11 @@ use crate::plan::{Output, ScanFormat};
 pub struct StageGraph {
     /// The stages; stage `i` has id `i`.
     pub stages: Vec<Arc<Stage>>,
-    /// The last stage makes the job's result. Otherwise more stages follow once these are done and
-    /// their sizes are known.
+    /// The last stage makes the job's result. Otherwise more stages follow when sizes are known of
+    /// what these write.
     pub complete: bool,
+    /// Where output files go, if that is what the job makes.
+    pub output: Option<Output>,
 }
 
 /// A maximal piece of a plan without a shuffle.
@@ -209,6 +211,13 @@ pub struct JoinStep {
     pub output: Vec<String>,
 }
 
+impl JoinStep {
+    /// Whether a column of that name comes out.
+    pub fn output_has(&self, name: &str) -> bool {
+        self.output.iter().any(|column| column == name)
+    }
+}
+
 /// What a join step does with rows that match and those that do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
@@ -255,9 +264,10 @@ impl StepKind {
 
 /// Which part of an aggregation an operator does.
 ///
-/// The columns between `Partial` and `Final` are the keys under their names, then the states of
-/// each aggregate: one column of the aggregate's name for count, sum, min and max; for avg the two
-/// columns `<name>:sum` and `<name>:count`.
+/// The columns between `Partial` and `Final` are the keys under their names, then the states:
+/// `<name>:count`, `<name>:sum` (`:sum_i64` or `:sum_u64`, in a wide decimal, of whole numbers),
+/// `:min`, `:max` or `:first`, and for a variance `:count`, `:mean` and `:m2`. An avg has a sum and
+/// a count. A state that several aggregates need is there once, under the name of the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AggregateMode {
     /// Rows in, results out.

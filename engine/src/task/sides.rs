@@ -12,6 +12,7 @@ use super::chain::output_schema;
 use crate::context::{Share, SharedKey, TaskContext, compute};
 use crate::error::{Error, Result};
 use crate::metrics::TaskMetrics;
+use crate::operator::Morsel;
 use crate::operator::join::{Builder, FilterRequest, JoinSpec, JoinTable};
 use crate::plan::{KeyFilterSpec, OperatorSpec, ShuffleInput, StageSource, TaskSpec};
 use crate::shuffle;
@@ -145,18 +146,13 @@ impl Side<'_> {
             Arc::clone(self.schema),
             ctx,
         )?;
-        let taken = morsels.map(|morsel| {
-            let builder = Arc::clone(&builder);
-            async move {
-                let morsel = morsel?;
-                compute(ctx, move || morsel(&mut |batch| builder.add(&batch))).await?
-            }
-        });
         let lanes = ctx.pool.current_num_threads();
-        taken
+        let mut taken = morsels
+            .map(|morsel| take(morsel, Arc::clone(&builder), ctx.clone()))
             .buffer_unordered(lanes)
-            .try_for_each(|()| async { Ok(()) })
-            .await?;
+            .boxed();
+        while taken.try_next().await?.is_some() {}
+        drop(taken);
         let builder = Arc::into_inner(builder)
             .ok_or_else(|| Error::internal("a side is still being read"))?;
         let table = compute(ctx, move || builder.finish()).await??;
@@ -164,4 +160,10 @@ impl Side<'_> {
         TaskMetrics::count(&ctx.metrics.build_bytes, table.bytes());
         Ok(table)
     }
+}
+
+/// Lets `builder` have the rows of a morsel. Owns what it needs, so that it can wait anywhere.
+async fn take(morsel: Result<Morsel>, builder: Arc<Builder>, ctx: TaskContext) -> Result<()> {
+    let morsel = morsel?;
+    compute(&ctx, move || morsel(&mut |batch| builder.add(&batch))).await?
 }

@@ -109,7 +109,13 @@ fn check(
 fn expressions() {
     for seed in 0..3000 {
         let mut random = Rng::with_seed(seed);
-        let kinds = [data::integers, data::floats, data::texts, data::booleans];
+        let kinds = [
+            data::integers,
+            data::floats,
+            data::decimals,
+            data::texts,
+            data::booleans,
+        ];
         let depth = random.usize(..5);
         let expr = kinds[random.usize(..kinds.len())](&mut random, depth);
         let count = random.usize(1..40);

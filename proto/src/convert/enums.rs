@@ -3,7 +3,7 @@
 //! Zero is what a missing field decodes to; no enum gives it a meaning, so it is refused.
 
 use kiln_engine::expr::{AggregateFunction, BinaryOp, Function};
-use kiln_engine::plan::{AggregateMode, FileFormat, TextRecord};
+use kiln_engine::plan::{AggregateMode, Deal, FileFormat, JoinKind, StepKind, TextRecord};
 use kiln_engine::{ErrorKind, Result};
 
 use crate::convert::malformed;
@@ -45,15 +45,23 @@ macro_rules! twins {
 }
 
 twins! {
-    AggregateFunction: Count, Sum, Min, Max, Avg;
+    AggregateFunction: Count, Sum, Min, Max, Avg, CountDistinct, Variance, VariancePopulation, StdDev,
+        StdDevPopulation, First, Last, Any, All;
     AggregateMode: Single, Partial, Final;
     AttemptState: Running, Won, Failed, Lost, Cancelled;
     BinaryOp: Add, Subtract, Multiply, Divide, Modulo, Equal, NotEqual, Less, LessOrEqual, Greater,
         GreaterOrEqual, And, Or;
+    Deal: Gather, Partitions, Producers;
     ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal;
     FileFormat: Parquet, Csv, Json;
-    Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike, Concat,
-        Coalesce, Abs;
+    Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike,
+        Concat, Coalesce, Abs, Ltrim, Rtrim, Substring, Left, Right, Replace, Reverse, Repeat,
+        Lpad, Rpad, Split, SplitPart, Strpos, Ascii, Chr, Initcap, RegexpReplace, RegexpExtract,
+        Like, Ilike, Year, Quarter, Month, Week, Day, DayOfWeek, DayOfYear, Hour, Minute, Second,
+        EpochSeconds, DateTrunc, DateDiff, ToDate, ToTimestamp, Round, Floor, Ceil, Trunc, Sqrt,
+        Exp, Ln, Log10, Log2, Power, Sign, Sin, Cos, Tan, Atan2, Greatest, Least, Nullif;
     JobState: Planning, Running, Committing, Done, Failed, Cancelled;
+    JoinKind: Inner, Left, Right, Full, Semi, Anti;
+    StepKind: Inner, ProbeOuter, BuildOuter, FullOuter, ProbeSemi, ProbeAnti, BuildSemi, BuildAnti;
     TextRecord: Line, Word;
 }

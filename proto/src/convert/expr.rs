@@ -5,6 +5,7 @@
 //! it put them, so a node can neither be missing nor be used twice (which would let a small
 //! message make an exponentially large tree).
 
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL128_MAX_SCALE};
 use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
 };
@@ -39,6 +40,29 @@ impl ExprWriter {
         exprs.iter().map(|expr| self.write(expr)).collect()
     }
 
+    /// Appends one that may be absent.
+    ///
+    /// # Errors
+    /// As for one.
+    pub(super) fn write_some(&mut self, expr: Option<&Expr>) -> Result<Option<u32>> {
+        expr.map(|expr| self.write(expr)).transpose()
+    }
+
+    /// Appends the keys of a join, given as pairs of expressions over either side.
+    ///
+    /// # Errors
+    /// As for one.
+    pub(super) fn write_pairs<'a>(
+        &mut self,
+        pairs: impl IntoIterator<Item = (&'a Expr, &'a Expr)>,
+    ) -> Result<Vec<wire::KeyPair>> {
+        let pairs = pairs.into_iter().map(|(left, right)| {
+            let (left, right) = (self.write(left)?, self.write(right)?);
+            Ok(wire::KeyPair { left, right })
+        });
+        pairs.collect()
+    }
+
     /// Appends the operands of a group-by.
     ///
     /// # Errors
@@ -50,16 +74,14 @@ impl ExprWriter {
     ) -> Result<wire::Group> {
         let keys = self.write_all(keys)?;
         let aggregates = aggregates.iter().map(|aggregate| {
-            let argument = aggregate
-                .argument
-                .as_ref()
-                .map(|expr| self.write(expr))
-                .transpose()?;
+            let argument = self.write_some(aggregate.argument.as_ref())?;
+            let filter = self.write_some(aggregate.filter.as_ref())?;
             let function = aggregate.function.encode();
             Ok(wire::Aggregate {
                 function,
                 argument,
                 name: aggregate.name.clone(),
+                filter,
             })
         });
         Ok(wire::Group {
@@ -118,9 +140,27 @@ impl ExprWriter {
             Expr::Not(expr) => Node::Not(operand(expr)?),
             Expr::Negate(expr) => Node::Negate(operand(expr)?),
             Expr::IsNull(expr) => Node::IsNull(operand(expr)?),
-            Expr::Cast { expr, to } => Node::Cast(wire::Cast {
+            Expr::Cast { expr, to, lenient } => Node::Cast(wire::Cast {
                 expr: operand(expr)?,
                 to: schema::encode_type(to),
+                lenient: *lenient,
+            }),
+            Expr::Case {
+                branches,
+                otherwise,
+            } => {
+                let branches = branches.iter().map(|(condition, value)| {
+                    let (condition, value) = (operand(condition)?, operand(value)?);
+                    Ok(wire::Branch { condition, value })
+                });
+                Node::Case(wire::Case {
+                    branches: branches.collect::<Result<_>>()?,
+                    otherwise: otherwise.as_deref().map(operand).transpose()?,
+                })
+            }
+            Expr::InList { expr, list } => Node::InList(wire::InList {
+                expr: operand(expr)?,
+                list: list.iter().map(operand).collect::<Result<_>>()?,
             }),
             Expr::Function { function, args } => {
                 let args = args.iter().map(operand).collect::<Result<_>>()?;
@@ -184,6 +224,25 @@ impl ExprReader {
         indices.into_iter().map(|index| self.take(index)).collect()
     }
 
+    /// An expression that may be absent.
+    ///
+    /// # Errors
+    /// As for one.
+    pub(super) fn take_some(&mut self, index: Option<u32>) -> Result<Option<Expr>> {
+        index.map(|index| self.take(index)).transpose()
+    }
+
+    /// The keys of a join.
+    ///
+    /// # Errors
+    /// As for one.
+    pub(super) fn take_pairs(&mut self, pairs: Vec<wire::KeyPair>) -> Result<Vec<(Expr, Expr)>> {
+        let pairs = pairs.into_iter();
+        pairs
+            .map(|pair| Ok((self.take(pair.left)?, self.take(pair.right)?)))
+            .collect()
+    }
+
     /// The operands of a group-by.
     ///
     /// # Errors
@@ -195,16 +254,15 @@ impl ExprReader {
         let keys = self.take_all(group.keys)?;
         let aggregates = group.aggregates.into_iter().map(|aggregate| {
             let function = AggregateFunction::decode(aggregate.function)?;
-            let argument = aggregate
-                .argument
-                .map(|index| self.take(index))
-                .transpose()?;
+            let argument = self.take_some(aggregate.argument)?;
+            let filter = self.take_some(aggregate.filter)?;
             if argument.is_none() && function != AggregateFunction::Count {
                 return Err(malformed(format_args!("{function:?} without an argument")));
             }
             Ok(AggregateExpr {
                 function,
                 argument,
+                filter,
                 name: aggregate.name,
             })
         });
@@ -267,9 +325,31 @@ impl ExprReader {
             Node::Not(index) => Expr::Not(Box::new(operand(index)?)),
             Node::Negate(index) => Expr::Negate(Box::new(operand(index)?)),
             Node::IsNull(index) => Expr::IsNull(Box::new(operand(index)?)),
-            Node::Cast(wire::Cast { expr, to }) => Expr::Cast {
+            Node::Cast(wire::Cast { expr, to, lenient }) => Expr::Cast {
                 expr: Box::new(operand(expr)?),
                 to: schema::decode_type(&to)?,
+                lenient,
+            },
+            Node::Case(wire::Case {
+                branches,
+                otherwise,
+            }) => {
+                if branches.is_empty() {
+                    return Err(malformed("a case without a branch"));
+                }
+                let branches = branches
+                    .into_iter()
+                    .map(|branch| Ok((operand(branch.condition)?, operand(branch.value)?)))
+                    .collect::<Result<_>>()?;
+                let otherwise = otherwise.map(operand).transpose()?.map(Box::new);
+                Expr::Case {
+                    branches,
+                    otherwise,
+                }
+            }
+            Node::InList(wire::InList { expr, list }) => Expr::InList {
+                expr: Box::new(operand(expr)?),
+                list: list.into_iter().map(operand).collect::<Result<_>>()?,
             },
             Node::Call(wire::Call { function, args }) => Expr::Function {
                 function: Function::decode(function)?,
@@ -300,6 +380,26 @@ fn encode_literal(literal: &Literal) -> wire::Literal {
         Literal::Int64(value) => Value::Int64(*value),
         Literal::Float64(value) => Value::Float64(*value),
         Literal::Utf8(value) => Value::Utf8(value.clone()),
+        Literal::Binary(value) => Value::Binary(value.clone().into()),
+        Literal::Decimal {
+            unscaled,
+            precision,
+            scale,
+        } => Value::Decimal(encode_decimal(*unscaled, *precision, *scale)),
+        Literal::Date(days) => Value::Date(*days),
+        Literal::Timestamp { micros, zone } => Value::Timestamp(wire::Timestamp {
+            micros: *micros,
+            zone: zone.clone(),
+        }),
+        Literal::Interval {
+            months,
+            days,
+            nanos,
+        } => Value::Interval(wire::Interval {
+            months: *months,
+            days: *days,
+            nanos: *nanos,
+        }),
     };
     wire::Literal { value: Some(value) }
 }
@@ -311,5 +411,49 @@ fn decode_literal(literal: wire::Literal) -> Result<Literal> {
         Value::Int64(value) => Literal::Int64(value),
         Value::Float64(value) => Literal::Float64(value),
         Value::Utf8(value) => Literal::Utf8(value),
+        Value::Binary(value) => Literal::Binary(value.into()),
+        Value::Decimal(decimal) => decode_decimal(decimal)?,
+        Value::Date(days) => Literal::Date(days),
+        Value::Timestamp(wire::Timestamp { micros, zone }) => Literal::Timestamp { micros, zone },
+        Value::Interval(wire::Interval {
+            months,
+            days,
+            nanos,
+        }) => Literal::Interval {
+            months,
+            days,
+            nanos,
+        },
+    })
+}
+
+fn encode_decimal(unscaled: i128, precision: u8, scale: i8) -> wire::Decimal {
+    wire::Decimal {
+        high: (unscaled >> 64) as i64,
+        low: unscaled as u64,
+        precision: u32::from(precision),
+        scale: i32::from(scale),
+    }
+}
+
+fn decode_decimal(decimal: wire::Decimal) -> Result<Literal> {
+    let wire::Decimal {
+        high,
+        low,
+        precision,
+        scale,
+    } = decimal;
+    let unknown = || malformed(format_args!("a decimal({precision}, {scale})"));
+    let digits = u8::try_from(precision)
+        .ok()
+        .filter(|digits| (1..=DECIMAL128_MAX_PRECISION).contains(digits));
+    let digits = digits.ok_or_else(unknown)?;
+    let behind = i8::try_from(scale)
+        .ok()
+        .filter(|behind| *behind >= -DECIMAL128_MAX_SCALE && i32::from(digits) >= scale);
+    Ok(Literal::Decimal {
+        unscaled: i128::from(high) << 64 | i128::from(low),
+        precision: digits,
+        scale: behind.ok_or_else(unknown)?,
     })
 }

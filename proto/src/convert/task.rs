@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId, TaskId};
-use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::{
-    OutputFile, PartitionMeta, ShuffleSource, Split, Stage, StageSource, TaskFailure, TaskInput,
-    TaskOutput, TaskSpec, TaskSuccess,
+    OutputFile, PartitionMeta, ShuffleInput, ShuffleSource, Split, Stage, StageSource, TaskFailure,
+    TaskInput, TaskOutput, TaskSpec, TaskSuccess,
 };
 use kiln_engine::{ErrorKind, Result, limits};
 
@@ -20,6 +20,9 @@ use crate::convert::{malformed, need, stage};
 use crate::wire;
 use crate::wire::task_spec::Input;
 use crate::wire::task_success::Output;
+
+/// Operators that counts are sent of: those of the longest stage, its source and its sink.
+const OPERATORS_COUNTED_MAX: usize = limits::PLAN_NODES_MAX + 2;
 
 /// A job's id.
 ///
@@ -60,15 +63,8 @@ pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
         TaskInput::Splits(splits) => Input::Splits(wire::Splits {
             splits: splits.iter().map(encode_split).collect(),
         }),
-        TaskInput::Shuffle {
-            stage,
-            partitions,
-            sources,
-        } => Input::Shuffle(wire::ShuffleInput {
-            stage: stage.0,
-            start: partitions.start,
-            end: partitions.end,
-            sources: sources.iter().map(encode_source).collect(),
+        TaskInput::Shuffle(inputs) => Input::Shuffle(wire::ShuffleInputs {
+            inputs: inputs.iter().map(encode_shuffle).collect(),
         }),
     };
     Ok(wire::TaskSpec {
@@ -76,6 +72,7 @@ pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
         attempt: spec.attempt,
         stage: Some(stage::encode(&spec.stage)?),
         input: Some(input),
+        sides: spec.sides.iter().map(encode_shuffle).collect(),
     })
 }
 
@@ -91,11 +88,17 @@ pub fn decode_spec(spec: wire::TaskSpec) -> Result<TaskSpec> {
     }
     let input = decode_input(need(spec.input, "input of a task")?)?;
     check_input(&stage, &input)?;
+    let sides = spec.sides.into_iter().map(decode_shuffle);
+    let sides = sides.collect::<Result<Vec<_>>>()?;
+    if !stages_of(&sides).eq(stage.sides.iter().map(|side| side.stage)) {
+        return Err(malformed("the sides of a task are not those of its stage"));
+    }
     Ok(TaskSpec {
         id,
         attempt: spec.attempt,
         stage: Arc::new(stage),
         input,
+        sides,
     })
 }
 
@@ -108,34 +111,57 @@ fn decode_input(input: Input) -> Result<TaskInput> {
                 .map(decode_split)
                 .collect::<Result<_>>()?,
         ),
-        Input::Shuffle(wire::ShuffleInput {
-            stage,
-            start,
-            end,
-            sources,
-        }) => {
-            if start > end || end > limits::SHUFFLE_PARTITIONS_MAX {
-                return Err(malformed(format_args!("partitions {start}..{end}")));
-            }
-            let count = (end - start) as usize;
-            let sources = sources
-                .into_iter()
-                .map(|source| decode_source(source, count));
-            let sources = sources.collect::<Result<_>>()?;
-            TaskInput::Shuffle {
-                stage: StageId(stage),
-                partitions: start..end,
-                sources,
-            }
+        Input::Shuffle(shuffle) => {
+            let inputs = shuffle.inputs.into_iter().map(decode_shuffle);
+            TaskInput::Shuffle(inputs.collect::<Result<_>>()?)
         }
     })
+}
+
+fn encode_shuffle(input: &ShuffleInput) -> wire::ShuffleInput {
+    let ShuffleInput {
+        stage,
+        partitions,
+        sources,
+    } = input;
+    wire::ShuffleInput {
+        stage: stage.0,
+        start: partitions.start,
+        end: partitions.end,
+        sources: sources.iter().map(encode_source).collect(),
+    }
+}
+
+fn decode_shuffle(input: wire::ShuffleInput) -> Result<ShuffleInput> {
+    let wire::ShuffleInput {
+        stage,
+        start,
+        end,
+        sources,
+    } = input;
+    if start > end || end > limits::SHUFFLE_PARTITIONS_MAX {
+        return Err(malformed(format_args!("partitions {start}..{end}")));
+    }
+    let count = (end - start) as usize;
+    let sources = sources
+        .into_iter()
+        .map(|source| decode_source(source, count));
+    Ok(ShuffleInput {
+        stage: StageId(stage),
+        partitions: start..end,
+        sources: sources.collect::<Result<_>>()?,
+    })
+}
+
+fn stages_of(inputs: &[ShuffleInput]) -> impl Iterator<Item = StageId> {
+    inputs.iter().map(|input| input.stage)
 }
 
 fn check_input(stage: &Stage, input: &TaskInput) -> Result<()> {
     match (&stage.source, input) {
         (StageSource::Scan(_), TaskInput::Splits(_)) => Ok(()),
-        (StageSource::Shuffle { stage: from, .. }, TaskInput::Shuffle { stage, .. })
-            if from == stage =>
+        (StageSource::Shuffle { stages, .. }, TaskInput::Shuffle(inputs))
+            if stages_of(inputs).eq(stages.iter().copied()) =>
         {
             Ok(())
         }
@@ -322,7 +348,15 @@ pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
         objects,
         compute_nanos,
         spilled_bytes,
-    } = *counts;
+        row_groups,
+        row_groups_pruned,
+        pages_pruned,
+        rows_scanned,
+        rows_pruned,
+        build_rows,
+        build_bytes,
+        operators,
+    } = counts.clone();
     wire::Counts {
         rows_in,
         bytes_in,
@@ -333,6 +367,14 @@ pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
         objects,
         compute_nanos,
         spilled_bytes,
+        row_groups,
+        row_groups_pruned,
+        pages_pruned,
+        rows_scanned,
+        rows_pruned,
+        build_rows,
+        build_bytes,
+        operators: encode_operators(&operators),
     }
 }
 
@@ -348,7 +390,49 @@ pub(super) fn decode_counts(counts: Option<wire::Counts>) -> Result<Counts> {
         objects: counts.objects,
         compute_nanos: counts.compute_nanos,
         spilled_bytes: counts.spilled_bytes,
+        row_groups: counts.row_groups,
+        row_groups_pruned: counts.row_groups_pruned,
+        pages_pruned: counts.pages_pruned,
+        rows_scanned: counts.rows_scanned,
+        rows_pruned: counts.rows_pruned,
+        build_rows: counts.build_rows,
+        build_bytes: counts.build_bytes,
+        operators: counts.operators.map_or(Ok(Vec::new()), decode_operators)?,
     })
+}
+
+/// None where nothing was counted, as for most attempts that run.
+fn encode_operators(operators: &[OperatorCounts]) -> Option<wire::OperatorCounts> {
+    let column = |counter: fn(&OperatorCounts) -> u64| operators.iter().map(counter).collect();
+    (!operators.is_empty()).then(|| wire::OperatorCounts {
+        rows_out: column(|counts| counts.rows_out),
+        batches: column(|counts| counts.batches),
+        nanos: column(|counts| counts.nanos),
+    })
+}
+
+fn decode_operators(operators: wire::OperatorCounts) -> Result<Vec<OperatorCounts>> {
+    let wire::OperatorCounts {
+        rows_out,
+        batches,
+        nanos,
+    } = operators;
+    if rows_out.len() != batches.len() || rows_out.len() != nanos.len() {
+        return Err(malformed("columns of operator counts differ in length"));
+    }
+    if rows_out.len() > OPERATORS_COUNTED_MAX {
+        return Err(malformed(format_args!(
+            "counts of {} operators",
+            rows_out.len()
+        )));
+    }
+    let columns = rows_out.into_iter().zip(batches).zip(nanos);
+    let counts = |((rows_out, batches), nanos)| OperatorCounts {
+        rows_out,
+        batches,
+        nanos,
+    };
+    Ok(columns.map(counts).collect())
 }
 
 pub(super) fn encode_warnings(warnings: &[Warning]) -> Vec<wire::Warning> {

@@ -10,7 +10,7 @@ use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
 };
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
-use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::*;
 use kiln_proto::message::*;
 
@@ -109,18 +109,40 @@ impl Random {
     }
 
     fn literal(&mut self) -> Literal {
-        match self.below(5) {
+        match self.below(10) {
             0 => Literal::Null,
             1 => Literal::Boolean(self.bool()),
             2 => Literal::Int64(self.u64() as i64),
             3 => Literal::Float64(self.one(&[0.5, -0.0, f64::INFINITY, f64::MIN_POSITIVE, 1e300])),
-            _ => Literal::Utf8(self.text()),
+            4 => Literal::Utf8(self.text()),
+            5 => {
+                let len = self.below(9);
+                Literal::Binary(self.bytes(len))
+            }
+            6 => {
+                let precision = self.0.u8(1..=38);
+                Literal::Decimal {
+                    unscaled: self.0.i128(..) >> self.below(128),
+                    precision,
+                    scale: self.0.i8(-38..=precision.cast_signed()),
+                }
+            }
+            7 => Literal::Date(self.u32().cast_signed()),
+            8 => Literal::Timestamp {
+                micros: self.u64().cast_signed(),
+                zone: self.maybe(Self::text),
+            },
+            _ => Literal::Interval {
+                months: self.u32().cast_signed(),
+                days: self.u32().cast_signed(),
+                nanos: self.u64().cast_signed(),
+            },
         }
     }
 
     pub(crate) fn expr(&mut self, depth: usize) -> Expr {
         let below = |random: &mut Self| Box::new(random.expr(depth - 1));
-        match self.below(if depth == 0 { 2 } else { 10 }) {
+        match self.below(if depth == 0 { 2 } else { 12 }) {
             0 => Expr::Column(self.text()),
             1 => Expr::Literal(self.literal()),
             2 => Expr::Not(below(self)),
@@ -129,14 +151,25 @@ impl Random {
             5 => Expr::Cast {
                 expr: below(self),
                 to: self.data_type(2),
+                lenient: self.bool(),
             },
             6 => Expr::Function {
-                function: self.one(&FUNCTIONS),
+                function: self.one(Function::ALL),
                 args: self.several(4, |random| random.expr(depth - 1)),
             },
             7 => Expr::Alias {
                 expr: below(self),
                 name: self.text(),
+            },
+            8 => Expr::Case {
+                branches: (0..1 + self.below(3))
+                    .map(|_| (self.expr(depth - 1), self.expr(depth - 1)))
+                    .collect(),
+                otherwise: self.maybe(below),
+            },
+            9 => Expr::InList {
+                expr: below(self),
+                list: self.several(4, |random| random.expr(depth - 1)),
             },
             _ => Expr::Binary {
                 left: below(self),
@@ -152,15 +185,15 @@ impl Random {
 
     fn aggregates(&mut self) -> Vec<AggregateExpr> {
         self.several(4, |random| {
-            use AggregateFunction::*;
-            let function = random.one(&[Count, Sum, Min, Max, Avg]);
-            let argument = match function == Count && random.bool() {
+            let function = random.one(&AGGREGATES);
+            let argument = match function == AggregateFunction::Count && random.bool() {
                 true => None,
                 false => Some(random.expr(3)),
             };
             AggregateExpr {
                 function,
                 argument,
+                filter: random.maybe(|random| random.expr(2)),
                 name: random.text(),
             }
         })
@@ -193,61 +226,120 @@ impl Random {
         Output {
             url: self.text(),
             format,
+            options: OutputOptions {
+                row_group_rows: self.maybe(Self::u64),
+                compression: self.maybe(Self::compression),
+                sort_by: self.several(3, |random| ColumnOrder {
+                    column: random.text(),
+                    descending: random.bool(),
+                    nulls_first: random.bool(),
+                }),
+                file_bytes: self.maybe(Self::u64),
+            },
         }
     }
 
-    pub(crate) fn plan(&mut self) -> LogicalPlan {
-        let mut plan = LogicalPlan::Scan(Scan {
+    fn compression(&mut self) -> FileCompression {
+        match self.below(5) {
+            0 => FileCompression::None,
+            1 => FileCompression::Snappy,
+            2 => FileCompression::Lz4,
+            3 => FileCompression::Gzip,
+            _ => FileCompression::Zstd(self.0.u8(..)),
+        }
+    }
+
+    pub(crate) fn scan(&mut self) -> LogicalPlan {
+        LogicalPlan::Scan(Scan {
             locations: self.texts(),
             format: self.format(),
             schema: self.schema(),
             projection: self.maybe(Self::texts),
-        });
-        for _ in 0..self.below(8) {
+            predicate: self.maybe(|random| random.expr(3)),
+        })
+    }
+
+    /// A plan in which several operators may read from the same one.
+    pub(crate) fn plan(&mut self) -> LogicalPlan {
+        let mut made: Vec<Arc<LogicalPlan>> = Vec::new();
+        let mut plan = self.scan();
+        for _ in 0..self.below(12) {
             let input = Arc::new(plan);
-            plan = match self.below(7) {
-                0 => LogicalPlan::Project {
-                    input,
-                    exprs: self.exprs(),
-                },
-                1 => LogicalPlan::Filter {
-                    input,
-                    predicate: self.expr(5),
-                },
-                2 => LogicalPlan::Explode {
-                    input,
-                    column: self.text(),
-                },
-                3 => {
-                    let (group_by, aggregates) = (self.exprs(), self.aggregates());
-                    LogicalPlan::Aggregate {
-                        input,
-                        group_by,
-                        aggregates,
-                    }
+            made.push(Arc::clone(&input));
+            plan = match self.below(4) {
+                0 => {
+                    let other = match self.bool() {
+                        true => Arc::new(self.scan()),
+                        false => Arc::clone(&made[self.below(made.len())]),
+                    };
+                    self.join(input, other)
                 }
-                4 => LogicalPlan::Sort {
-                    input,
-                    keys: self.sort_keys(),
-                    limit: self.maybe(Self::u64),
-                },
-                5 => LogicalPlan::Limit {
-                    input,
-                    offset: self.u64(),
-                    limit: self.u64(),
-                },
-                _ => LogicalPlan::Write {
-                    input,
-                    output: self.output(),
-                },
+                1 => {
+                    let others =
+                        self.several(3, |random| Arc::clone(&made[random.below(made.len())]));
+                    let inputs = others.into_iter().chain([input]).collect();
+                    LogicalPlan::Union { inputs }
+                }
+                _ => self.over_one(input),
             };
         }
         plan
     }
 
-    fn operator(&mut self) -> OperatorSpec {
-        use AggregateMode::*;
+    fn join(&mut self, left: Arc<LogicalPlan>, right: Arc<LogicalPlan>) -> LogicalPlan {
+        use JoinKind::*;
+        LogicalPlan::Join {
+            left,
+            right,
+            kind: self.one(&[Inner, Left, Right, Full, Semi, Anti]),
+            on: self.several(3, |random| (random.expr(2), random.expr(2))),
+            filter: self.maybe(|random| random.expr(3)),
+        }
+    }
+
+    fn over_one(&mut self, input: Arc<LogicalPlan>) -> LogicalPlan {
         match self.below(7) {
+            0 => LogicalPlan::Project {
+                input,
+                exprs: self.exprs(),
+            },
+            1 => LogicalPlan::Filter {
+                input,
+                predicate: self.expr(5),
+            },
+            2 => LogicalPlan::Explode {
+                input,
+                column: self.text(),
+            },
+            3 => {
+                let (group_by, aggregates) = (self.exprs(), self.aggregates());
+                LogicalPlan::Aggregate {
+                    input,
+                    group_by,
+                    aggregates,
+                }
+            }
+            4 => LogicalPlan::Sort {
+                input,
+                keys: self.sort_keys(),
+                limit: self.maybe(Self::u64),
+            },
+            5 => LogicalPlan::Limit {
+                input,
+                offset: self.u64(),
+                limit: self.u64(),
+            },
+            _ => LogicalPlan::Write {
+                input,
+                output: self.output(),
+            },
+        }
+    }
+
+    /// A step of a stage that has this many sides.
+    fn operator(&mut self, sides: usize) -> OperatorSpec {
+        use AggregateMode::*;
+        match self.below(if sides == 0 { 7 } else { 10 }) {
             0 => OperatorSpec::Project {
                 exprs: self.exprs(),
             },
@@ -269,10 +361,23 @@ impl Random {
             5 => OperatorSpec::Sort {
                 keys: self.sort_keys(),
             },
-            _ => OperatorSpec::Limit {
+            6 => OperatorSpec::Limit {
                 offset: self.u64(),
                 limit: self.u64(),
             },
+            _ => OperatorSpec::Join(self.join_step(sides)),
+        }
+    }
+
+    fn join_step(&mut self, sides: usize) -> JoinStep {
+        let keys = self.below(3);
+        JoinStep {
+            side: self.below(sides),
+            kind: self.one(&STEPS),
+            probe_keys: (0..keys).map(|_| self.expr(2)).collect(),
+            build_keys: (0..keys).map(|_| self.expr(2)).collect(),
+            filter: self.maybe(|random| random.expr(3)),
+            output: self.texts(),
         }
     }
 
@@ -293,17 +398,6 @@ impl Random {
         }
     }
 
-    fn stage(&mut self, id: StageId, source: StageSource) -> Arc<Stage> {
-        let operators = self.several(5, Self::operator);
-        Arc::new(Stage {
-            id,
-            source,
-            operators,
-            sink: self.sink(),
-            schema: self.schema(),
-        })
-    }
-
     pub(crate) fn task(&mut self) -> TaskId {
         let (job, stage) = (JobId::new(self.u64()), StageId(self.u32()));
         TaskId {
@@ -315,36 +409,68 @@ impl Random {
 
     pub(crate) fn spec(&mut self) -> TaskSpec {
         let (id, attempt) = (self.task(), self.u32());
+        let sides: Vec<ShuffleInput> = self.several(4, Self::shuffle_input);
+        let operators = self.several(5, |random| random.operator(sides.len()));
         let (source, input) = match self.bool() {
             true => (
-                self.scan_source(),
+                StageSource::Scan(self.scan_source(&operators)),
                 TaskInput::Splits(self.several(5, Self::split)),
             ),
             false => self.shuffle_source(),
         };
+        let stage = Stage {
+            id: id.stage,
+            source,
+            sides: sides.iter().map(|input| self.side(input)).collect(),
+            operators,
+            sink: self.sink(),
+            schema: self.schema(),
+        };
         TaskSpec {
             id,
             attempt,
-            stage: self.stage(id.stage, source),
+            stage: Arc::new(stage),
             input,
+            sides,
         }
     }
 
-    fn scan_source(&mut self) -> StageSource {
+    fn side(&mut self, input: &ShuffleInput) -> Side {
+        Side {
+            stage: input.stage,
+            schema: self.schema(),
+            broadcast: self.bool(),
+        }
+    }
+
+    /// A scan that filters by some of the keys of the joins among `operators`.
+    fn scan_source(&mut self, operators: &[OperatorSpec]) -> ScanSpec {
         let file_schema = self.schema();
-        let projection = match file_schema.fields().len() {
-            0 => Vec::new(),
-            columns => self.several(5, |random| random.below(columns)),
-        };
-        let (files, tasks) = (Vec::new(), Vec::new());
-        let format = self.format();
-        StageSource::Scan(ScanSpec {
-            format,
+        let columns = file_schema.fields().len();
+        let mut projection = Vec::new();
+        let mut key_filters = Vec::new();
+        if columns > 0 {
+            projection = self.several(5, |random| random.below(columns));
+            for (operator, step) in operators.iter().enumerate() {
+                let OperatorSpec::Join(join) = step else {
+                    continue;
+                };
+                key_filters.extend((0..join.probe_keys.len()).map(|key| KeyFilterSpec {
+                    column: self.below(columns),
+                    operator,
+                    key,
+                }));
+            }
+        }
+        ScanSpec {
+            format: self.format(),
             file_schema,
             projection,
-            files,
-            tasks,
-        })
+            predicate: self.maybe(|random| random.expr(3)),
+            key_filters,
+            files: Vec::new(),
+            tasks: Vec::new(),
+        }
     }
 
     fn split(&mut self) -> Split {
@@ -358,6 +484,18 @@ impl Random {
     }
 
     fn shuffle_source(&mut self) -> (StageSource, TaskInput) {
+        let inputs: Vec<_> = (0..1 + self.below(3))
+            .map(|_| self.shuffle_input())
+            .collect();
+        let source = StageSource::Shuffle {
+            stages: inputs.iter().map(|input| input.stage).collect(),
+            schema: self.schema(),
+            deal: self.one(&[Deal::Gather, Deal::Partitions, Deal::Producers]),
+        };
+        (source, TaskInput::Shuffle(inputs))
+    }
+
+    fn shuffle_input(&mut self) -> ShuffleInput {
         let (stage, start, len) = (StageId(self.u32()), self.0.u32(..4000), self.0.u32(..20));
         let sources = self.several(5, |random| ShuffleSource {
             task: random.u32(),
@@ -365,19 +503,11 @@ impl Random {
             offset: random.u64() >> 1,
             partitions: (0..len).map(|_| random.partition()).collect(),
         });
-        let source = StageSource::Shuffle {
+        ShuffleInput {
             stage,
-            schema: self.schema(),
-            gather: self.bool(),
-        };
-        (
-            source,
-            TaskInput::Shuffle {
-                stage,
-                partitions: start..start + len,
-                sources,
-            },
-        )
+            partitions: start..start + len,
+            sources,
+        }
     }
 
     fn partition(&mut self) -> PartitionMeta {
@@ -399,6 +529,18 @@ impl Random {
             objects: self.u64(),
             compute_nanos: self.u64(),
             spilled_bytes: self.u64(),
+            row_groups: self.u64(),
+            row_groups_pruned: self.u64(),
+            pages_pruned: self.u64(),
+            rows_scanned: self.u64(),
+            rows_pruned: self.u64(),
+            build_rows: self.u64(),
+            build_bytes: self.u64(),
+            operators: self.several(5, |random| OperatorCounts {
+                rows_out: random.u64(),
+                batches: random.u64(),
+                nanos: random.u64(),
+            }),
         }
     }
 
@@ -584,17 +726,30 @@ const OPS: [BinaryOp; 13] = [
     BinaryOp::Or,
 ];
 
-const FUNCTIONS: [Function; 12] = [
-    Function::Words,
-    Function::Lower,
-    Function::Upper,
-    Function::Length,
-    Function::Trim,
-    Function::Contains,
-    Function::StartsWith,
-    Function::EndsWith,
-    Function::RegexpLike,
-    Function::Concat,
-    Function::Coalesce,
-    Function::Abs,
+const AGGREGATES: [AggregateFunction; 14] = [
+    AggregateFunction::Count,
+    AggregateFunction::Sum,
+    AggregateFunction::Min,
+    AggregateFunction::Max,
+    AggregateFunction::Avg,
+    AggregateFunction::CountDistinct,
+    AggregateFunction::Variance,
+    AggregateFunction::VariancePopulation,
+    AggregateFunction::StdDev,
+    AggregateFunction::StdDevPopulation,
+    AggregateFunction::First,
+    AggregateFunction::Last,
+    AggregateFunction::Any,
+    AggregateFunction::All,
+];
+
+const STEPS: [StepKind; 8] = [
+    StepKind::Inner,
+    StepKind::ProbeOuter,
+    StepKind::BuildOuter,
+    StepKind::FullOuter,
+    StepKind::ProbeSemi,
+    StepKind::ProbeAnti,
+    StepKind::BuildSemi,
+    StepKind::BuildAnti,
 ];

@@ -1,89 +1,167 @@
-//! Columns that nothing reads are not made, and not read from files.
+//! Columns that nothing reads are not made, not carried along and not read from files.
+//!
+//! Scans, projections, aggregates and unions are told what to make. A join makes all columns of
+//! its sides, so where that is more than is read there is a projection of plain columns on top of
+//! it: the planner makes that the join's own output. The sides of a join get one, too, because
+//! their rows may be stored or sent.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use kiln_engine::Result;
 use kiln_engine::expr::{AggregateExpr, Expr, output_name};
-use kiln_engine::plan::{LogicalPlan, Scan};
+use kiln_engine::plan::{JoinKind, LogicalPlan, Scan};
 
-use crate::planner::rewrite::{chain, columns, unaliased, with_input};
+use crate::planner::rewrite::{
+    column_names, column_set, columns, only_columns, unaliased, with_inputs,
+};
 
 /// What is read of a node's columns: those named, or all.
 type Needed = Option<BTreeSet<String>>;
 
-/// Drops columns, from the root to the scan, that no node above reads.
+/// Drops columns, from the root to the scans, that no node above reads.
 pub(in crate::planner) fn columns_needed(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut needed = None;
-    let mut pruned = Vec::new();
-    for node in chain(&plan) {
-        let (node, below) = prune(node, needed);
-        pruned.push(node);
-        needed = below;
-    }
-    let rebuilt = pruned
-        .into_iter()
-        .rev()
-        .reduce(|input, node| with_input(&node, input));
-    Ok(rebuilt.unwrap_or(plan))
+    Ok(prune(&plan, &None))
 }
 
-/// The node without what is not needed of it, and what it needs of its input.
-fn prune(node: &LogicalPlan, needed: Needed) -> (LogicalPlan, Needed) {
-    let with = |names: BTreeSet<String>| {
-        needed.clone().map(|mut needed| {
-            needed.extend(names);
-            needed
-        })
-    };
-    match node {
-        LogicalPlan::Scan(scan) => (LogicalPlan::Scan(prune_scan(scan, needed)), None),
+/// The plan without what is not needed of it. A join, and what only chooses rows, may make more.
+fn prune(plan: &LogicalPlan, needed: &Needed) -> LogicalPlan {
+    match plan {
+        LogicalPlan::Scan(scan) => LogicalPlan::Scan(prune_scan(scan, needed)),
         LogicalPlan::Project { input, exprs } => {
-            let exprs = keep(exprs, &needed, output_name, |expr| {
+            let exprs = keep(exprs, needed, output_name, |expr| {
                 matches!(unaliased(expr), Expr::Column(_))
             });
             let below = Some(columns(&exprs));
-            let input = input.clone();
-            (LogicalPlan::Project { input, exprs }, below)
+            LogicalPlan::Project {
+                input: prune(input, &below).into(),
+                exprs,
+            }
         }
         LogicalPlan::Aggregate {
             input,
             group_by,
             aggregates,
         } => {
-            let aggregates = if group_by.is_empty() {
-                let name = |aggregate: &AggregateExpr| aggregate.name.clone();
-                keep(aggregates, &needed, name, |aggregate| {
-                    aggregate.argument.is_none()
-                })
-            } else {
-                let is_needed =
-                    |name: &String| needed.as_ref().is_none_or(|needed| needed.contains(name));
-                aggregates
-                    .iter()
-                    .filter(|aggregate| is_needed(&aggregate.name))
-                    .cloned()
-                    .collect()
-            };
+            let aggregates = prune_aggregates(group_by, aggregates, needed);
             let arguments = aggregates
                 .iter()
-                .filter_map(|aggregate| aggregate.argument.as_ref());
+                .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
             let below = Some(columns(group_by.iter().chain(arguments)));
-            let node = LogicalPlan::Aggregate {
-                input: input.clone(),
+            LogicalPlan::Aggregate {
+                input: prune_joined(input, &below).into(),
                 group_by: group_by.clone(),
                 aggregates,
-            };
-            (node, below)
+            }
         }
-        LogicalPlan::Filter { predicate, .. } => (node.clone(), with(columns([predicate]))),
-        LogicalPlan::Explode { column, .. } => (node.clone(), with([column.clone()].into())),
-        LogicalPlan::Sort { keys, .. } => (
-            node.clone(),
-            with(columns(keys.iter().map(|key| &key.expr))),
-        ),
-        LogicalPlan::Limit { .. } | LogicalPlan::Write { .. } => (node.clone(), needed),
+        LogicalPlan::Join {
+            left,
+            right,
+            kind,
+            on,
+            filter,
+        } => {
+            let (left, right) = prune_sides(left, right, *kind, on, filter.as_ref(), needed);
+            with_inputs(plan, vec![left.into(), right.into()])
+        }
+        LogicalPlan::Union { inputs } => {
+            let names = keep(&column_names(plan), needed, String::clone, |_| true);
+            let below = Some(names.iter().cloned().collect());
+            let pruned = inputs
+                .iter()
+                .map(|input| Arc::new(only_columns(prune(input, &below), &names)));
+            LogicalPlan::Union {
+                inputs: pruned.collect(),
+            }
+        }
+        LogicalPlan::Filter { input, predicate } => pass(plan, input, needed, columns([predicate])),
+        LogicalPlan::Explode { input, column } => {
+            pass(plan, input, needed, [column.clone()].into())
+        }
+        LogicalPlan::Sort { input, keys, .. } => {
+            let read = columns(keys.iter().map(|key| &key.expr));
+            pass(plan, input, needed, read)
+        }
+        LogicalPlan::Limit { input, .. } | LogicalPlan::Write { input, .. } => {
+            pass(plan, input, needed, BTreeSet::new())
+        }
     }
+}
+
+/// A node that hands its columns on, and reads some itself.
+fn pass(
+    node: &LogicalPlan,
+    input: &LogicalPlan,
+    needed: &Needed,
+    read: BTreeSet<String>,
+) -> LogicalPlan {
+    let below = needed.as_ref().map(|needed| needed | &read);
+    with_inputs(node, vec![Arc::new(prune_joined(input, &below))])
+}
+
+/// The pruned plan; a join with nothing but the needed columns.
+fn prune_joined(plan: &LogicalPlan, needed: &Needed) -> LogicalPlan {
+    let pruned = prune(plan, needed);
+    match pruned {
+        LogicalPlan::Join { .. } => exactly(pruned, needed),
+        other => other,
+    }
+}
+
+/// A projection to what is needed, or to some column if that is nothing.
+fn exactly(plan: LogicalPlan, needed: &Needed) -> LogicalPlan {
+    let names = keep(&column_names(&plan), needed, String::clone, |_| true);
+    only_columns(plan, &names)
+}
+
+fn prune_sides(
+    left: &LogicalPlan,
+    right: &LogicalPlan,
+    kind: JoinKind,
+    on: &[(Expr, Expr)],
+    filter: Option<&Expr>,
+    needed: &Needed,
+) -> (LogicalPlan, LogicalPlan) {
+    let only_left = matches!(kind, JoinKind::Semi | JoinKind::Anti);
+    let (lefts, rights) = (column_set(left), column_set(right));
+    let filter = columns(filter);
+    let of_side = |side: &BTreeSet<String>, keys: BTreeSet<String>, makes: bool| {
+        let made = match needed {
+            _ if !makes => BTreeSet::new(),
+            Some(needed) => needed & side,
+            None => side.clone(),
+        };
+        Some(&(&made | &keys) | &(&filter & side))
+    };
+    let left_needed = of_side(&lefts, columns(on.iter().map(|(left, _)| left)), true);
+    let right_needed = of_side(
+        &rights,
+        columns(on.iter().map(|(_, right)| right)),
+        !only_left,
+    );
+    (
+        exactly(prune(left, &left_needed), &left_needed),
+        exactly(prune(right, &right_needed), &right_needed),
+    )
+}
+
+fn prune_aggregates(
+    group_by: &[Expr],
+    aggregates: &[AggregateExpr],
+    needed: &Needed,
+) -> Vec<AggregateExpr> {
+    if group_by.is_empty() {
+        let name = |aggregate: &AggregateExpr| aggregate.name.clone();
+        return keep(aggregates, needed, name, |aggregate| {
+            aggregate.argument.is_none()
+        });
+    }
+    let is_needed = |name: &String| needed.as_ref().is_none_or(|needed| needed.contains(name));
+    let kept = aggregates.iter();
+    kept.filter(|aggregate| is_needed(&aggregate.name))
+        .cloned()
+        .collect()
 }
 
 /// The items whose names are needed; if that is none, one of the cheap ones, because rows without
@@ -109,7 +187,7 @@ fn keep<T: Clone>(
     cheap.cloned().into_iter().collect()
 }
 
-fn prune_scan(scan: &Scan, needed: Needed) -> Scan {
+fn prune_scan(scan: &Scan, needed: &Needed) -> Scan {
     let all = || {
         scan.schema
             .fields()
@@ -122,7 +200,7 @@ fn prune_scan(scan: &Scan, needed: Needed) -> Scan {
         let field = scan.schema.field_with_name(name);
         field.is_ok_and(|field| is_narrow(field.data_type()))
     };
-    let kept = keep(&produced, &needed, String::clone, narrow);
+    let kept = keep(&produced, needed, String::clone, narrow);
     let is_all = scan.projection.is_none() && kept.len() == produced.len();
     Scan {
         projection: if is_all { None } else { Some(kept) },

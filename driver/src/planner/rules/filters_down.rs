@@ -1,144 +1,185 @@
 //! Rows that nobody wants are dropped before anything is computed from them.
 //!
 //! A predicate sinks below an operator when it reads only columns that pass that operator
-//! unchanged, and when asking it of more rows than before cannot make it fail.
+//! unchanged, and when asking it of more rows than before cannot make it fail. Where a scan can
+//! ask it of the files, it becomes part of the scan.
+
+use std::sync::Arc;
 
 use kiln_engine::Result;
-use kiln_engine::expr::{BinaryOp, Expr, output_name};
-use kiln_engine::plan::LogicalPlan;
+use kiln_engine::expr::Expr;
+use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat};
 
-use crate::planner::rewrite::{columns, map_expr, operands, rewrite_up, unaliased, with_input};
+use super::filters_at_join::{JoinNode, at_join};
+use crate::planner::predicate::{
+    add_part, behind, conjuncts, filtered, join_parts, never_fails, parts_of,
+};
+use crate::planner::rewrite::{columns, rewrite_up};
 
-/// Moves each part of each filter as close to the scan as it may go.
+/// Moves each part of each filter, and of what joins ask, as close to the scans as it may go.
 pub(in crate::planner) fn filters_down(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(rewrite_up(&plan, |node| match node {
-        LogicalPlan::Filter { input, predicate } => filter_down(&input, predicate),
+        LogicalPlan::Filter { .. } | LogicalPlan::Join { .. } => sink(node, Vec::new()),
         other => other,
     }))
 }
 
-fn filter_down(input: &LogicalPlan, predicate: Expr) -> LogicalPlan {
-    let mut parts = Vec::new();
-    split(predicate, &mut parts);
-    let mut input = input.clone();
-    let mut stays = Vec::new();
-    for part in parts {
-        match sink(&input, &part) {
-            Some(sunk) => input = sunk,
-            None => stays.push(part),
+/// `plan` with only those rows for which `parts` are true, asked as far down as each may be.
+pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
+    match plan {
+        LogicalPlan::Filter { input, predicate } => {
+            let mut all = parts_of(Some(&predicate));
+            for part in parts {
+                add_part(&mut all, part);
+            }
+            sink(owned(input), all)
         }
-    }
-    match stays.into_iter().reduce(Expr::and) {
-        Some(predicate) => LogicalPlan::Filter {
-            input: input.into(),
-            predicate,
-        },
-        None => input,
-    }
-}
-
-/// The parts of `a AND b AND …`.
-fn split(predicate: Expr, parts: &mut Vec<Expr>) {
-    match predicate {
-        Expr::Binary {
-            left,
-            op: BinaryOp::And,
-            right,
+        LogicalPlan::Project { input, exprs } => {
+            let (down, stay) = divide(parts, true, &|part| behind(part, &exprs));
+            let input = sunk(input, down);
+            filtered(LogicalPlan::Project { input, exprs }, stay)
+        }
+        LogicalPlan::Aggregate {
+            input,
+            group_by,
+            aggregates,
         } => {
-            split(*left, parts);
-            split(*right, parts);
-        }
-        part => parts.push(part),
-    }
-}
-
-/// `plan` with a filter as far below its root as it may go; none if that is nowhere.
-fn sink(plan: &LogicalPlan, predicate: &Expr) -> Option<LogicalPlan> {
-    let mut passed = Vec::new();
-    let mut node = plan;
-    let mut predicate = predicate.clone();
-    while let Some(below) = pass(node, &predicate) {
-        predicate = below;
-        passed.push(node);
-        node = node.input()?;
-    }
-    if passed.is_empty() {
-        return None;
-    }
-    let filter = LogicalPlan::Filter {
-        input: node.clone().into(),
-        predicate,
-    };
-    Some(
-        passed
-            .into_iter()
-            .rev()
-            .fold(filter, |input, node| with_input(node, input)),
-    )
-}
-
-/// What a predicate over the rows of `node` reads as over the rows of its input; none if it has to
-/// stay above.
-fn pass(node: &LogicalPlan, predicate: &Expr) -> Option<Expr> {
-    match node {
-        LogicalPlan::Project { exprs, .. } => rename(predicate, exprs),
-        LogicalPlan::Sort { limit: None, .. } => Some(predicate.clone()),
-        LogicalPlan::Explode { column, .. } => {
-            // Rows with an empty list are asked as well now.
-            let passes = !columns([predicate]).contains(column) && never_fails(predicate);
-            passes.then(|| predicate.clone())
-        }
-        LogicalPlan::Aggregate { group_by, .. } => {
             // A group is there as long as one of its rows is; without a key there is one anyway.
-            let reads_keys = !columns([predicate]).is_empty();
-            reads_keys.then(|| rename(predicate, group_by))?
+            let (down, stay) = divide(parts, true, &|part| {
+                let reads_keys = !columns([part]).is_empty();
+                reads_keys.then(|| behind(part, &group_by))?
+            });
+            let input = sunk(input, down);
+            let node = LogicalPlan::Aggregate {
+                input,
+                group_by,
+                aggregates,
+            };
+            filtered(node, stay)
         }
+        LogicalPlan::Sort {
+            input,
+            keys,
+            limit: None,
+        } => LogicalPlan::Sort {
+            input: sunk(input, parts),
+            keys,
+            limit: None,
+        },
+        LogicalPlan::Explode { input, column } => {
+            // Rows with an empty list are asked as well now.
+            let (down, stay) = divide(parts, false, &|part| {
+                (!columns([part]).contains(&column)).then(|| part.clone())
+            });
+            let input = sunk(input, down);
+            filtered(LogicalPlan::Explode { input, column }, stay)
+        }
+        LogicalPlan::Union { inputs } => LogicalPlan::Union {
+            inputs: inputs
+                .into_iter()
+                .map(|input| sunk(input, parts.clone()))
+                .collect(),
+        },
+        LogicalPlan::Join {
+            left,
+            right,
+            kind,
+            on,
+            filter,
+        } => at_join(
+            JoinNode {
+                left: owned(left),
+                right: owned(right),
+                kind,
+                on,
+                filter,
+            },
+            parts,
+        ),
+        LogicalPlan::Scan(scan) if scan.format == ScanFormat::Parquet => into_scan(scan, parts),
         LogicalPlan::Scan(_)
-        | LogicalPlan::Filter { .. }
-        | LogicalPlan::Sort { limit: Some(_), .. }
+        | LogicalPlan::Sort { .. }
         | LogicalPlan::Limit { .. }
-        | LogicalPlan::Write { .. } => None,
+        | LogicalPlan::Write { .. } => filtered(plan, parts),
     }
 }
 
-/// The predicate in terms of the columns behind `exprs`; none if it reads a computed one, which
-/// would be computed twice.
-fn rename(predicate: &Expr, exprs: &[Expr]) -> Option<Expr> {
-    let source = |name: &str| {
-        let made = exprs.iter().find(|expr| output_name(expr) == name)?;
-        matches!(unaliased(made), Expr::Column(_)).then(|| unaliased(made).clone())
-    };
-    let plain = columns([predicate])
-        .iter()
-        .all(|name| source(name).is_some());
-    plain.then(|| {
-        map_expr(predicate.clone(), &mut |expr| match expr {
-            Expr::Column(name) => source(&name).unwrap_or(Expr::Column(name)),
-            other => other,
-        })
-    })
+fn sunk(input: Arc<LogicalPlan>, parts: Vec<Expr>) -> Arc<LogicalPlan> {
+    if parts.is_empty() {
+        return input;
+    }
+    Arc::new(sink(owned(input), parts))
 }
 
-/// Whether no value of any column makes the expression an error.
-fn never_fails(expr: &Expr) -> bool {
-    let itself = match expr {
-        Expr::Negate(_) | Expr::Cast { .. } => false,
-        Expr::Function { function, .. } => *function != kiln_engine::expr::Function::Abs,
-        Expr::Binary { op, .. } => !matches!(
-            op,
-            BinaryOp::Add
-                | BinaryOp::Subtract
-                | BinaryOp::Multiply
-                | BinaryOp::Divide
-                | BinaryOp::Modulo
-        ),
-        Expr::Column(_)
-        | Expr::Literal(_)
-        | Expr::Not(_)
-        | Expr::IsNull(_)
-        | Expr::Alias { .. } => true,
-    };
-    itself && operands(expr).into_iter().all(never_fails)
+fn owned(plan: Arc<LogicalPlan>) -> LogicalPlan {
+    Arc::unwrap_or_clone(plan)
+}
+
+/// The parts that may go down, as they read there, and those that stay. What may fail stays
+/// behind whatever stays before it, which may be its guard, and where there are more rows below.
+fn divide(
+    parts: Vec<Expr>,
+    as_many_rows: bool,
+    below: &dyn Fn(&Expr) -> Option<Expr>,
+) -> (Vec<Expr>, Vec<Expr>) {
+    let (mut down, mut stay) = (Vec::new(), Vec::new());
+    for part in parts {
+        let may = never_fails(&part) || as_many_rows && stay.is_empty();
+        match below(&part).filter(|_| may) {
+            Some(part) => add_part(&mut down, part),
+            None => add_part(&mut stay, part),
+        }
+    }
+    (down, stay)
+}
+
+/// The scan with `parts` added to what it asks, as far as expressions may nest.
+fn into_scan(mut scan: Scan, parts: Vec<Expr>) -> LogicalPlan {
+    let mut all = parts_of(scan.predicate.as_ref());
+    for part in parts {
+        add_part(&mut all, part);
+    }
+    let (predicate, rest) = join_parts(all);
+    scan.predicate = predicate;
+    filtered(LogicalPlan::Scan(scan), rest)
+}
+
+/// Whether `part` is asked of the rows of `plan` already, wherever [`sink`] put it.
+pub(super) fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
+    match plan {
+        LogicalPlan::Filter { input, predicate } => {
+            conjuncts(predicate).contains(&part) || is_asked(input, part)
+        }
+        LogicalPlan::Scan(scan) => {
+            let mut asked = scan.predicate.iter().flat_map(conjuncts);
+            asked.any(|asked| asked == part)
+        }
+        LogicalPlan::Project { input, exprs } => {
+            behind(part, exprs).is_some_and(|part| is_asked(input, &part))
+        }
+        LogicalPlan::Aggregate {
+            input, group_by, ..
+        } => behind(part, group_by).is_some_and(|part| is_asked(input, &part)),
+        LogicalPlan::Explode { input, column } => {
+            !columns([part]).contains(column) && is_asked(input, part)
+        }
+        LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Limit { input, .. }
+        | LogicalPlan::Write { input, .. } => is_asked(input, part),
+        LogicalPlan::Union { inputs } => inputs.iter().all(|input| is_asked(input, part)),
+        LogicalPlan::Join {
+            left,
+            right,
+            kind,
+            filter,
+            ..
+        } => {
+            let mut own = filter.iter().flat_map(conjuncts);
+            super::filters_at_join::passes_left(*kind) && is_asked(left, part)
+                || super::filters_at_join::passes_right(*kind) && is_asked(right, part)
+                || *kind == kiln_engine::plan::JoinKind::Inner && own.any(|own| own == part)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -183,17 +224,16 @@ mod tests {
             filters_down,
             plan,
             expect![[r#"
-            filter key = "x" AND n > 1
-              sort by n
-                aggregate by s AS key: count(*) AS n
-                  scan parquet [s, a, b, c] from memory:///in
-            →
-            sort by n
-              filter n > 1
-                aggregate by s AS key: count(*) AS n
-                  filter s = "x"
-                    scan parquet [s, a, b, c] from memory:///in
-        "#]],
+                filter key = "x" AND n > 1
+                  sort by n
+                    aggregate by s AS key: count(*) AS n
+                      scan parquet [s, a, b, c] from memory:///in
+                →
+                sort by n
+                  filter n > 1
+                    aggregate by s AS key: count(*) AS n
+                      scan parquet [s, a, b, c] from memory:///in where s = "x"
+            "#]],
         );
     }
 

@@ -6,7 +6,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::Expect;
 use kiln_engine::Result;
 use kiln_engine::expr::{AggregateExpr, Expr, SortKey};
-use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, TextOptions, explain_logical, schema_of};
+use kiln_engine::plan::{
+    JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, explain_logical, schema_of,
+};
 
 /// A plan under construction.
 #[derive(Clone)]
@@ -37,6 +39,15 @@ pub(in crate::planner) fn table() -> Plan {
     )
 }
 
+/// A table of numbers in columns of these names, in Parquet files.
+pub(in crate::planner) fn numbers(columns: &[&str]) -> Plan {
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|&name| (name, DataType::Int64))
+        .collect();
+    scan(ScanFormat::Parquet, &columns)
+}
+
 fn scan(format: ScanFormat, columns: &[(&str, DataType)]) -> Plan {
     let field = |(name, data_type): &(&str, DataType)| Field::new(*name, data_type.clone(), true);
     Plan(LogicalPlan::Scan(Scan {
@@ -44,6 +55,7 @@ fn scan(format: ScanFormat, columns: &[(&str, DataType)]) -> Plan {
         format,
         schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
         projection: None,
+        predicate: None,
     }))
 }
 
@@ -90,6 +102,37 @@ impl Plan {
             input: self.input(),
             keys: keys.into(),
             limit: None,
+        })
+    }
+
+    pub(in crate::planner) fn join(
+        self,
+        other: Plan,
+        kind: JoinKind,
+        on: impl Into<Vec<(Expr, Expr)>>,
+    ) -> Plan {
+        self.join_where(other, kind, on, None)
+    }
+
+    pub(in crate::planner) fn join_where(
+        self,
+        other: Plan,
+        kind: JoinKind,
+        on: impl Into<Vec<(Expr, Expr)>>,
+        filter: Option<Expr>,
+    ) -> Plan {
+        Plan(LogicalPlan::Join {
+            left: self.input(),
+            right: other.input(),
+            kind,
+            on: on.into(),
+            filter,
+        })
+    }
+
+    pub(in crate::planner) fn union(self, other: Plan) -> Plan {
+        Plan(LogicalPlan::Union {
+            inputs: vec![self.input(), other.input()],
         })
     }
 

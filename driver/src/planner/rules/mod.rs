@@ -1,7 +1,10 @@
 //! The optimiser's rules, one file each, in the order in which they are applied.
 
+mod fold;
 mod simplify;
 
+mod facts;
+mod filters_at_join;
 mod filters_down;
 mod limits_together;
 

@@ -1,101 +1,118 @@
 //! Constants are computed once, and what is always true is not asked.
-//!
-//! Only what cannot fail and cannot change a type is folded; an overflow is left for the rows to
-//! meet, because a plan without rows must not fail.
 
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use kiln_engine::Result;
-use kiln_engine::expr::{BinaryOp, Expr, Literal, output_name};
-use kiln_engine::plan::LogicalPlan;
+use kiln_engine::expr::{AggregateExpr, AggregateFunction, Expr, Literal, output_name, typing};
+use kiln_engine::plan::{LogicalPlan, Scan};
 
-use crate::planner::rewrite::{map_expr, named, rewrite_up, unaliased};
+use super::fold::fold;
+use crate::planner::rewrite::{named, rewrite_typed};
 
-/// Folds constants in every expression and drops filters that keep every row.
+/// Folds every expression and drops filters that keep every row.
 pub(in crate::planner) fn simplify(plan: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(rewrite_up(&plan, |node| match node {
-        LogicalPlan::Project { input, exprs } => LogicalPlan::Project {
+    let (plan, _) = rewrite_typed(&plan, &mut simplify_node)?;
+    Ok(plan)
+}
+
+fn simplify_node(node: LogicalPlan, schemas: &[SchemaRef]) -> LogicalPlan {
+    match (node, schemas) {
+        (LogicalPlan::Scan(scan), _) => LogicalPlan::Scan(simplify_scan(scan)),
+        (LogicalPlan::Project { input, exprs }, [schema]) => LogicalPlan::Project {
             input,
-            exprs: exprs.into_iter().map(fold_named).collect(),
+            exprs: exprs.iter().map(|expr| fold_named(expr, schema)).collect(),
         },
-        LogicalPlan::Filter { input, predicate } => match fold(predicate) {
-            Expr::Literal(Literal::Boolean(true)) => input.as_ref().clone(),
-            predicate => LogicalPlan::Filter { input, predicate },
-        },
-        LogicalPlan::Aggregate {
-            input,
-            group_by,
-            mut aggregates,
-        } => {
-            for aggregate in &mut aggregates {
-                aggregate.argument = aggregate.argument.take().map(fold);
-            }
-            LogicalPlan::Aggregate {
-                input,
-                group_by: group_by.into_iter().map(fold_named).collect(),
-                aggregates,
+        (LogicalPlan::Filter { input, predicate }, [schema]) => {
+            match fold(&predicate, Some(schema)) {
+                Expr::Literal(Literal::Boolean(true)) => input.as_ref().clone(),
+                predicate => LogicalPlan::Filter { input, predicate },
             }
         }
-        other => other,
-    }))
-}
-
-/// Folds, and keeps the name of the column.
-fn fold_named(expr: Expr) -> Expr {
-    let name = output_name(&expr);
-    named(fold(expr), &name)
-}
-
-fn fold(expr: Expr) -> Expr {
-    map_expr(expr, &mut |expr| match expr {
-        Expr::Not(inner) => match *inner {
-            Expr::Literal(Literal::Boolean(value)) => Expr::Literal(Literal::Boolean(!value)),
-            Expr::Not(inner) => *inner,
-            inner => Expr::Not(Box::new(inner)),
+        (
+            LogicalPlan::Aggregate {
+                input,
+                group_by,
+                aggregates,
+            },
+            [schema],
+        ) => LogicalPlan::Aggregate {
+            input,
+            group_by: group_by.iter().map(|key| fold_named(key, schema)).collect(),
+            aggregates: aggregates
+                .into_iter()
+                .map(|aggregate| fold_aggregate(aggregate, schema))
+                .collect(),
         },
-        Expr::Binary { left, op, right } => fold_binary(*left, op, *right),
-        Expr::Alias { expr, name } => unaliased(&expr).clone().alias(name),
-        other => other,
-    })
+        (
+            LogicalPlan::Join {
+                left,
+                right,
+                kind,
+                on,
+                filter,
+            },
+            [lefts, rights],
+        ) => LogicalPlan::Join {
+            on: on
+                .iter()
+                .map(|(left, right)| (fold(left, Some(lefts)), fold(right, Some(rights))))
+                .collect(),
+            filter: filter.and_then(|filter| kept(fold(&filter, None))),
+            left,
+            right,
+            kind,
+        },
+        (node, _) => node,
+    }
 }
 
-fn fold_binary(left: Expr, op: BinaryOp, right: Expr) -> Expr {
-    use Literal::{Boolean, Int64};
-    let folded = match (&left, op, &right) {
-        (Expr::Literal(Boolean(true)), BinaryOp::And, other)
-        | (other, BinaryOp::And, Expr::Literal(Boolean(true)))
-        | (Expr::Literal(Boolean(false)), BinaryOp::Or, other)
-        | (other, BinaryOp::Or, Expr::Literal(Boolean(false))) => Some(other.clone()),
-        (Expr::Literal(Boolean(false)), BinaryOp::And, _)
-        | (_, BinaryOp::And, Expr::Literal(Boolean(false))) => Some(Expr::Literal(Boolean(false))),
-        (Expr::Literal(Boolean(true)), BinaryOp::Or, _)
-        | (_, BinaryOp::Or, Expr::Literal(Boolean(true))) => Some(Expr::Literal(Boolean(true))),
-        (Expr::Literal(Int64(a)), op, Expr::Literal(Int64(b))) => fold_integers(*a, op, *b),
-        (Expr::Literal(Literal::Utf8(a)), op, Expr::Literal(Literal::Utf8(b))) => compare(a, op, b),
-        _ => None,
-    };
-    folded.unwrap_or_else(|| Expr::binary(left, op, right))
+fn simplify_scan(mut scan: Scan) -> Scan {
+    scan.predicate = scan
+        .predicate
+        .and_then(|predicate| kept(fold(&predicate, Some(&scan.schema))));
+    scan
 }
 
-fn fold_integers(a: i64, op: BinaryOp, b: i64) -> Option<Expr> {
-    let number = match op {
-        BinaryOp::Add => a.checked_add(b),
-        BinaryOp::Subtract => a.checked_sub(b),
-        BinaryOp::Multiply => a.checked_mul(b),
-        _ => return compare(&a, op, &b),
-    };
-    number.map(|number| Expr::Literal(Literal::Int64(number)))
+/// The predicate, unless it is true.
+fn kept(predicate: Expr) -> Option<Expr> {
+    (predicate != Expr::Literal(Literal::Boolean(true))).then_some(predicate)
 }
 
-fn compare<T: Ord>(a: &T, op: BinaryOp, b: &T) -> Option<Expr> {
-    let holds = match op {
-        BinaryOp::Equal => a == b,
-        BinaryOp::NotEqual => a != b,
-        BinaryOp::Less => a < b,
-        BinaryOp::LessOrEqual => a <= b,
-        BinaryOp::Greater => a > b,
-        BinaryOp::GreaterOrEqual => a >= b,
-        _ => return None,
+/// Folds, and keeps name and type of the column.
+fn fold_named(expr: &Expr, schema: &SchemaRef) -> Expr {
+    let folded = named(fold(expr, Some(schema)), &output_name(expr));
+    let data_type = |expr| typing::data_type(expr, schema).ok();
+    if folded == *expr || data_type(&folded) == data_type(expr) {
+        folded
+    } else {
+        expr.clone()
+    }
+}
+
+fn fold_aggregate(aggregate: AggregateExpr, schema: &SchemaRef) -> AggregateExpr {
+    let mut folded = aggregate.clone();
+    folded.argument = folded
+        .argument
+        .map(|argument| fold(&argument, Some(schema)));
+    folded.filter = folded
+        .filter
+        .and_then(|filter| kept(fold(&filter, Some(schema))));
+    if let (AggregateFunction::Count, Some(argument @ Expr::Column(_))) =
+        (folded.function, &folded.argument)
+    {
+        let field = typing::field(argument, schema);
+        if field.is_ok_and(|field| !field.is_nullable()) {
+            folded.argument = None;
+        }
+    }
+    let made = |aggregate: &AggregateExpr| -> Option<DataType> {
+        let field = typing::aggregate_field(aggregate, schema);
+        field.ok().map(|field: Field| field.data_type().clone())
     };
-    Some(Expr::Literal(Literal::Boolean(holds)))
+    if folded == aggregate || made(&folded) == made(&aggregate) {
+        folded
+    } else {
+        aggregate
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +166,7 @@ mod tests {
                     scan parquet [s, a, b, c] from memory:///in
                 →
                 aggregate by a + 2 AS `a + (1 + 1)`: sum(b * 1) AS `sum(b * (2 - 1))`
-                  filter NOT a > 1
+                  filter a <= 1
                     scan parquet [s, a, b, c] from memory:///in
             "#]],
         );

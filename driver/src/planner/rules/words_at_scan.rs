@@ -57,6 +57,7 @@ fn words_of(node: &LogicalPlan) -> Option<LogicalPlan> {
             false,
         )])),
         projection: None,
+        predicate: None,
     });
     if word == col("word") && column == "word" {
         return Some(scan);

@@ -2,18 +2,22 @@
 
 use std::sync::{Arc, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
-use arrow::compute::{cast, is_not_null};
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, Scalar};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::kernels::numeric::sub;
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{cast, not, nullif};
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result};
 use crate::memory::Reservation;
 use crate::operator::aggregate::keys::EncodedKeys;
 use crate::operator::aggregate::merge::emit_part;
+use crate::operator::aggregate::rows;
 use crate::operator::aggregate::spec::{Spec, StateKind};
 use crate::operator::aggregate::state::States;
-use crate::operator::aggregate::table::{GroupRef, Keys, Table};
+use crate::operator::aggregate::table::Table;
 use crate::operator::aggregate::{OWNER, Shared};
 use crate::operator::{Emit, Operator};
 use crate::plan::AggregateMode;
@@ -34,9 +38,9 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn new(spec: &Spec) -> Self {
+    pub(super) fn new(spec: &Spec, packed: bool) -> Self {
         Groups {
-            table: Table::new(),
+            table: Table::new(packed),
             states: spec.states.iter().map(States::new).collect(),
         }
     }
@@ -47,9 +51,24 @@ impl Groups {
         self.table.bytes() + (self.table.len() * self.group_bytes()) as u64 + values
     }
 
+    /// Fails if `rows` more groups cannot be told apart by their numbers.
+    ///
+    /// # Errors
+    /// `Exhausted`.
+    pub(super) fn check_numbers(&self, rows: usize) -> Result<()> {
+        if self.table.has_numbers(rows) {
+            return Ok(());
+        }
+        let groups = self.table.len();
+        Err(Error::exhausted(format!(
+            "{OWNER} has more groups than it can number groups={groups}"
+        )))
+    }
+
     /// Bytes that may have to be allocated for `rows` more keys with `key_bytes` in long ones.
     pub(super) fn growth(&self, rows: usize, key_bytes: usize) -> u64 {
-        self.table.growth(rows, key_bytes) + (rows * self.group_bytes()) as u64
+        let values: u64 = self.states.iter().map(|s| s.value_growth(rows)).sum();
+        self.table.growth(rows, key_bytes) + (rows * self.group_bytes()) as u64 + values
     }
 
     /// Vectors grow by doubling, so a state may have room for twice the groups.
@@ -66,13 +85,11 @@ pub(super) struct Lane {
     rows: u64,
     /// States are passed on without grouping.
     passing: bool,
-    /// The groups of a batch's rows; here to be used again.
-    refs: Vec<GroupRef>,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let groups = Groups::new(&shared.spec);
+        let groups = shared.groups();
         let reservation = shared.memory.reserve(OWNER);
         Lane {
             shared,
@@ -80,47 +97,30 @@ impl Lane {
             reservation,
             rows: 0,
             passing: false,
-            refs: Vec::new(),
         }
     }
 
     fn group(&mut self, batch: &RecordBatch, keys: &EncodedKeys<'_>) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let weights = match shared.spec.weights() {
-            Some(weights) => Some(counts(&weights.evaluate(batch)?)?),
+        let spec = &self.shared.spec;
+        let inputs = spec.evaluate_inputs(batch)?;
+        let filters = spec.evaluate_filters(batch)?;
+        let weights = match spec.weights() {
+            Some(weights) => Some(counts(&inputs[weights])?),
             None => None,
         };
-        let buffers = keys.buffers();
-        let refs_needed = self.groups.states.iter().any(States::needs_groups);
-        if shared.spec.keys.is_empty() {
-            let total = weights.map_or(batch.num_rows() as u64, |weights| weights.iter().sum());
-            let keys = Keys {
-                views: &keys.views,
-                hashes: &keys.hashes,
-                buffers: &buffers,
-                weights: Some(&[total]),
-            };
-            self.groups.table.update(keys, Some(&mut self.refs));
-            let only = self.refs[0];
-            self.refs.resize(batch.num_rows(), only);
-        } else {
-            let keys = Keys {
-                views: &keys.views,
-                hashes: &keys.hashes,
-                buffers: &buffers,
-                weights: weights.as_deref(),
-            };
-            self.groups
-                .table
-                .update(keys, refs_needed.then_some(&mut self.refs));
+        let Groups { table, states } = &mut self.groups;
+        let rows = batch.num_rows();
+        if !states.iter().any(States::needs_groups) {
+            rows::count(table, keys, rows, weights.as_deref());
+            return Ok(());
         }
-        for (states, spec) in self.groups.states.iter_mut().zip(&shared.spec.states) {
-            if !states.needs_groups() {
-                continue;
-            }
-            states.resize(&self.groups.table);
-            if let Some(values) = spec.evaluate(batch)? {
-                states.update(&self.refs, &values)?;
+        let rows = rows::place(table, keys, rows, weights.as_deref());
+        for (states, state) in states.iter_mut().zip(&spec.states) {
+            if states.needs_groups() {
+                let mask = state.mask(&inputs, &filters);
+                states.resize(table, mask.is_some());
+                let inputs: Vec<&ArrayRef> = state.inputs.iter().map(|n| &inputs[*n]).collect();
+                states.update(&rows, mask.as_ref(), &inputs)?;
             }
         }
         Ok(())
@@ -129,6 +129,7 @@ impl Lane {
     /// Reserves what a batch may need. A partial aggregation whose request is refused empties
     /// itself first, and if that does not help either it stops grouping.
     fn make_room(&mut self, rows: usize, key_bytes: usize, emit: Emit<'_>) -> Result<()> {
+        self.groups.check_numbers(rows)?;
         if self.reserve(rows, key_bytes) {
             return Ok(());
         }
@@ -155,7 +156,7 @@ impl Lane {
 
     /// Emits all groups and starts over.
     fn flush(&mut self, emit: Emit<'_>) -> Result<()> {
-        let mut groups = std::mem::replace(&mut self.groups, Groups::new(&self.shared.spec));
+        let mut groups = std::mem::replace(&mut self.groups, self.shared.groups());
         for (number, part) in groups.table.into_parts().into_iter().enumerate() {
             emit_part(&self.shared, number, part, &mut groups.states, emit)?;
         }
@@ -199,7 +200,7 @@ impl Operator for Lane {
     }
 
     fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {
-        let groups = std::mem::replace(&mut self.groups, Groups::new(&self.shared.spec));
+        let groups = std::mem::replace(&mut self.groups, self.shared.groups());
         let reservation =
             std::mem::replace(&mut self.reservation, self.shared.memory.reserve(OWNER));
         let mut finished = self
@@ -223,16 +224,32 @@ fn counts(column: &ArrayRef) -> Result<Vec<u64>> {
 /// The partial states of groups of one row each.
 fn states_of_rows(spec: &Spec, keys: Vec<ArrayRef>, batch: &RecordBatch) -> Result<RecordBatch> {
     let rows = batch.num_rows();
+    let inputs = spec.evaluate_inputs(batch)?;
+    let filters = spec.evaluate_filters(batch)?;
     let mut columns = keys;
     for state in &spec.states {
-        columns.push(match (state.kind, state.evaluate(batch)?) {
-            (StateKind::Rows, _) | (_, None) => Arc::new(Int64Array::from_value(1, rows)),
-            (StateKind::Count, Some(values)) => {
-                let valid: BooleanArray = is_not_null(&values)?;
-                cast(&valid, &DataType::Int64)?
+        let mask = state.mask(&inputs, &filters);
+        let counts = || -> ArrayRef {
+            let valid = |row| mask.as_ref().is_none_or(|mask| mask.is_valid(row));
+            let counts = (0..rows).map(|row| i64::from(valid(row)));
+            Arc::new(Int64Array::from_iter_values(counts))
+        };
+        match (state.kind, state.inputs.first()) {
+            (StateKind::Rows | StateKind::Count, _) | (_, None) => columns.push(counts()),
+            (StateKind::Moments, Some(input)) => {
+                let zero = Scalar::new(Float64Array::from_value(0.0, 1));
+                let absent = not(&is_valid(mask.as_ref(), rows))?;
+                let means = zip(&absent, &zero, &inputs[*input])?;
+                // Zero, but for what is not finite.
+                let squares = sub(&means, &means)?;
+                columns.extend([counts(), means, squares]);
             }
-            (_, Some(values)) => cast(&values, &state.data_type)?,
-        });
+            (_, Some(input)) => {
+                let absent = not(&is_valid(mask.as_ref(), rows))?;
+                let values = nullif(&inputs[*input], &absent)?;
+                columns.push(cast(&values, state.columns[0].data_type())?);
+            }
+        }
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(
@@ -240,4 +257,12 @@ fn states_of_rows(spec: &Spec, keys: Vec<ArrayRef>, batch: &RecordBatch) -> Resu
         columns,
         &options,
     )?)
+}
+
+fn is_valid(mask: Option<&NullBuffer>, rows: usize) -> BooleanArray {
+    let valid = match mask {
+        Some(mask) => mask.inner().clone(),
+        None => BooleanBuffer::new_set(rows),
+    };
+    BooleanArray::new(valid, None)
 }

@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Float64Array, Int64Array, PrimitiveArray,
+};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result};
@@ -13,8 +15,9 @@ use crate::limits;
 use crate::memory::Reservation;
 use crate::operator::aggregate::Shared;
 use crate::operator::aggregate::lane::Groups;
+use crate::operator::aggregate::moments::variance;
 use crate::operator::aggregate::spec::{ResultSpec, StateKind};
-use crate::operator::aggregate::state::States;
+use crate::operator::aggregate::state::{States, sum_overflow};
 use crate::operator::aggregate::table::{Keys, PARTS, Part, Row, Table};
 use crate::operator::{Emit, Morsel};
 use crate::plan::AggregateMode;
@@ -86,17 +89,17 @@ pub(super) fn morsels(
 }
 
 fn group_of_nothing(shared: &Shared) -> Result<Groups> {
-    let mut groups = Groups::new(&shared.spec);
+    let mut groups = shared.groups();
     let keys = shared.codec.encode(&[], 1)?;
     let keys = Keys {
         views: &keys.views,
-        hashes: &keys.hashes,
+        hashes: &keys.hashes(&keys.views),
         buffers: &[],
         weights: Some(&[0]),
     };
     groups.table.update(keys, None);
     for states in &mut groups.states {
-        states.resize(&groups.table);
+        states.resize(&groups.table, true);
     }
     Ok(groups)
 }
@@ -122,6 +125,7 @@ fn merge_part(
     let mut grown = 0;
     for mut other in lanes {
         let arena_bytes = other.part.arena().iter().map(|chunk| chunk.len()).sum();
+        base.check_numbers(other.part.len())?;
         let growth = base.growth(other.part.len(), arena_bytes);
         if !held.with(|held| held.try_grow(growth)) {
             if shared.spec.mode == AggregateMode::Partial {
@@ -144,8 +148,8 @@ fn absorb(shared: &Shared, base: &mut Groups, number: usize, mut other: LanePart
     let arena = other.part.arena();
     let mut refs = Vec::new();
     let refs_needed = base.states.iter().any(States::needs_groups);
+    refs.reserve(if refs_needed { other.part.len() } else { 0 });
     let (mut views, mut hashes, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-    let mut first = 0;
     for chunk in 0..other.part.chunks() {
         shared.cancel.check()?;
         for rows in other.part.chunk(chunk).chunks(MERGED_ROWS) {
@@ -162,13 +166,12 @@ fn absorb(shared: &Shared, base: &mut Groups, number: usize, mut other: LanePart
                 weights: Some(&weights),
             };
             base.table.update(keys, refs_needed.then_some(&mut refs));
-            for (states, others) in base.states.iter_mut().zip(&other.states) {
-                if states.needs_groups() {
-                    states.resize(&base.table);
-                    states.merge(others, number, first, &refs)?;
-                }
-            }
-            first += rows.len();
+        }
+    }
+    for (states, others) in base.states.iter_mut().zip(&other.states) {
+        if states.needs_groups() {
+            states.resize(&base.table, others.is_masked());
+            states.merge(others, number, &refs)?;
         }
     }
     Ok(())
@@ -192,6 +195,7 @@ pub(super) fn emit_part(
         .map(Buffer::from_vec)
         .collect();
     let mut states: Vec<States> = states.iter_mut().map(|s| s.take_part(number)).collect();
+    states.iter_mut().for_each(|s| s.settle(number, part.len()));
     let mut first = 0;
     for chunk in 0..part.chunks() {
         shared.cancel.check()?;
@@ -199,7 +203,7 @@ pub(super) fn emit_part(
             let range = first..first + rows.len();
             first = range.end;
             let mut columns = shared.codec.decode(rows, &arena)?;
-            columns.extend(result_columns(shared, number, rows, range, &mut states)?);
+            columns.extend(result_columns(shared, number, rows, range, &states)?);
             let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
             let schema = Arc::clone(&shared.spec.schema);
             emit(RecordBatch::try_new_with_options(
@@ -215,27 +219,52 @@ fn result_columns(
     number: usize,
     rows: &[Row],
     range: Range<usize>,
-    states: &mut [States],
+    states: &[States],
 ) -> Result<Vec<ArrayRef>> {
     let spec = &shared.spec;
-    let mut columns: Vec<ArrayRef> = Vec::with_capacity(states.len());
+    let mut columns: Vec<Vec<ArrayRef>> = Vec::with_capacity(states.len());
     for (states, state) in states.iter().zip(&spec.states) {
-        debug_assert_eq!(states.needs_groups(), state.kind != StateKind::Rows);
-        columns.push(match states.column(number, range.clone())? {
-            Some(column) => column,
-            None => Arc::new(Int64Array::from_iter_values(
-                rows.iter().map(|r| r.count as i64),
-            )),
+        columns.push(if state.kind == StateKind::Rows {
+            let counts = rows.iter().map(|row| row.count as i64);
+            vec![Arc::new(Int64Array::from_iter_values(counts))]
+        } else {
+            states.columns(number, range.clone())?
         });
     }
     if spec.mode == AggregateMode::Partial {
-        return Ok(columns);
+        return Ok(columns.into_iter().flatten().collect());
     }
-    let result = |result: &ResultSpec| match *result {
-        ResultSpec::State(state) => Ok(Arc::clone(&columns[state])),
-        ResultSpec::Mean { sum, count } => mean(&columns[sum], &columns[count]),
+    let result = |result: &ResultSpec| match result {
+        ResultSpec::State(state) => Ok(Arc::clone(&columns[*state][0])),
+        ResultSpec::Whole(sum, data_type) => {
+            whole(&columns[*sum][0], data_type, &spec.states[*sum].aggregate)
+        }
+        ResultSpec::Mean { sum, count } => mean(&columns[*sum][0], &columns[*count][0]),
+        ResultSpec::Variance {
+            moments,
+            sample,
+            root,
+        } => Ok(variance(&columns[*moments], *sample, *root)),
     };
     spec.results.iter().map(result).collect()
+}
+
+/// A sum of whole numbers in the type of the result.
+fn whole(sum: &ArrayRef, data_type: &DataType, aggregate: &str) -> Result<ArrayRef> {
+    fn narrow<T: ArrowPrimitiveType>(sum: &ArrayRef) -> Option<ArrayRef>
+    where
+        T::Native: TryFrom<i128>,
+    {
+        let sums = sum.as_primitive::<Decimal128Type>();
+        let narrow = |sum: i128| T::Native::try_from(sum).map_err(|_| ());
+        let sums: PrimitiveArray<T> = sums.try_unary(narrow).ok()?;
+        Some(Arc::new(sums))
+    }
+    let narrowed = match data_type {
+        DataType::UInt64 => narrow::<UInt64Type>(sum),
+        _ => narrow::<Int64Type>(sum),
+    };
+    narrowed.ok_or_else(|| sum_overflow(data_type, aggregate))
 }
 
 fn mean(sum: &ArrayRef, count: &ArrayRef) -> Result<ArrayRef> {

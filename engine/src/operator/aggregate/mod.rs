@@ -8,11 +8,17 @@
 //! when the budget refuses, it emits what it has and starts over, and when keys hardly repeat, it
 //! stops grouping and passes states on. The other modes need all groups and fail with `Exhausted`.
 
+mod column;
+mod distinct;
 mod keys;
 mod lane;
 mod merge;
+mod mixed;
+mod moments;
+mod rows;
 mod spec;
 mod state;
+mod strings;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -81,6 +87,13 @@ struct Shared {
     cancel: CancelToken,
     /// What lanes that have ended collected, with the memory it takes.
     finished: Mutex<Vec<(Groups, Reservation)>>,
+}
+
+impl Shared {
+    /// No groups yet.
+    fn groups(&self) -> Groups {
+        Groups::new(&self.spec, self.codec.is_packed())
+    }
 }
 
 struct Aggregate(Arc<Shared>);

@@ -1,12 +1,16 @@
-//! What an aggregation computes, taken apart: keys, states, and how states become results.
+//! What an aggregation computes, taken apart: inputs, states, and how states become results.
 //!
-//! A *state* is something that is updated row by row and merged: a count, a sum, a least or a
-//! greatest value. Every aggregate is one state, except the mean, which is a sum and a count. The
-//! three modes differ only in where states get their input and in what comes out.
+//! A *state* is something that is updated row by row and merged: a count, a sum, a least value.
+//! An aggregate is made of one or two of them, and two aggregates that need the same state share
+//! it, as `sum(x)` and `avg(x)` do. In the same way an expression that several states need is
+//! evaluated once. The three modes differ only in where states get their input and in what
+//! comes out; which states there are follows from the aggregates alone, so that the final step
+//! finds the columns that the partial one made.
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef};
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -14,31 +18,59 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Error, Result};
 use crate::expr::eval::{Compiled, compile};
 use crate::expr::{AggregateExpr, AggregateFunction, Expr, typing};
-use crate::operator::aggregate::state::States;
 use crate::plan::AggregateMode;
 
 /// An aggregation, ready to run.
 pub(super) struct Spec {
     pub(super) mode: AggregateMode,
     pub(super) keys: Vec<Compiled>,
+    pub(super) inputs: Vec<Input>,
+    filters: Vec<Compiled>,
     pub(super) states: Vec<StateSpec>,
     pub(super) results: Vec<ResultSpec>,
     pub(super) schema: SchemaRef,
 }
 
+/// An expression that states are computed from.
+pub(super) struct Input {
+    compiled: Compiled,
+    /// What its values have to be converted to first.
+    convert: Option<DataType>,
+}
+
 /// One state of every group.
 pub(super) struct StateSpec {
     pub(super) kind: StateKind,
-    /// What it is computed from; none for the rows themselves.
-    pub(super) input: Option<Compiled>,
-    /// What the input has to be converted to first.
-    input_type: Option<DataType>,
-    /// Type of the state.
-    pub(super) data_type: DataType,
-    /// Name of the state's column between partial and final.
-    pub(super) column: String,
-    /// The aggregate it belongs to, for errors.
+    /// Numbers of the inputs; none for the rows themselves.
+    pub(super) inputs: Vec<usize>,
+    /// Number of the filter.
+    pub(super) filter: Option<usize>,
+    /// The columns in which it travels from the partial to the final step.
+    pub(super) columns: Vec<Field>,
+    /// The aggregate it was first needed for, for errors.
     pub(super) aggregate: String,
+    identity: Identity,
+}
+
+/// States are the same if these are.
+#[derive(Clone, PartialEq)]
+struct Identity {
+    step: Step,
+    argument: Option<Expr>,
+    filter: Option<Expr>,
+}
+
+/// What an aggregate needs, whatever the mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Rows,
+    Count,
+    Sum,
+    Min,
+    Max,
+    First,
+    Moments,
+    Distinct,
 }
 
 /// How a state is updated.
@@ -46,7 +78,7 @@ pub(super) struct StateSpec {
 pub(super) enum StateKind {
     /// The count that the table keeps of each group: of rows, or of weights that come as input.
     Rows,
-    /// Input values that are not null.
+    /// Input values that are not null, or rows where there is no input.
     Count,
     /// Counts that come as input, added up.
     AddCounts,
@@ -56,18 +88,29 @@ pub(super) enum StateKind {
     Min,
     /// Greatest.
     Max,
+    /// That of any row.
+    First,
+    /// Number, mean, and sum of the squares of the distances from the mean.
+    Moments,
+    /// The same from columns that hold them.
+    AddMoments,
+    /// Different values.
+    Distinct,
 }
 
-/// How a result comes from states.
+/// How a result comes from states, which are given by number.
 pub(super) enum ResultSpec {
-    /// It is the state of that number.
+    /// It is the state.
     State(usize),
+    /// A sum that was kept wide, as a whole number of this type.
+    Whole(usize, DataType),
     /// Sum over count.
-    Mean {
-        /// Number of the sum's state.
-        sum: usize,
-        /// Number of the count's state.
-        count: usize,
+    Mean { sum: usize, count: usize },
+    /// Variance of a sample or a population, or its root.
+    Variance {
+        moments: usize,
+        sample: bool,
+        root: bool,
     },
 }
 
@@ -85,99 +128,230 @@ impl Spec {
         let mut spec = Spec {
             mode,
             keys,
+            inputs: Vec::new(),
+            filters: Vec::new(),
             states: Vec::new(),
             results: Vec::new(),
             schema: Arc::new(Schema::empty()),
         };
+        let mut exprs = Vec::new();
         let mut fields = spec.key_fields();
         for aggregate in aggregates {
-            let result = spec.lower(aggregate, input)?;
+            if mode != AggregateMode::Final {
+                typing::aggregate_field(aggregate, input)?;
+            }
+            let result = spec.lower(aggregate, input, &mut exprs)?;
             if mode != AggregateMode::Partial {
                 fields.push(spec.result_field(aggregate, &result));
             }
             spec.results.push(result);
         }
         if mode == AggregateMode::Partial {
-            fields.extend(spec.states.iter().map(|state| {
-                Field::new(
-                    &state.column,
-                    state.data_type.clone(),
-                    !state.kind.is_count(),
-                )
-            }));
+            fields.extend(spec.states.iter().flat_map(|state| state.columns.clone()));
         }
         spec.schema = Arc::new(Schema::new(fields));
         Ok(spec)
     }
 
-    /// Adds the states of `aggregate`.
-    fn lower(&mut self, aggregate: &AggregateExpr, input: &Schema) -> Result<ResultSpec> {
-        let name = &aggregate.name;
-        if self.mode != AggregateMode::Final {
-            typing::aggregate_field(aggregate, input)?;
+    /// Adds the states of `aggregate` that are not there yet. `exprs` are the inputs so far.
+    fn lower(
+        &mut self,
+        aggregate: &AggregateExpr,
+        input: &Schema,
+        exprs: &mut Vec<(Expr, Option<DataType>)>,
+    ) -> Result<ResultSpec> {
+        use AggregateFunction as F;
+        if self.mode != AggregateMode::Single && !aggregate.function.is_mergeable() {
+            return Err(Error::internal(format!(
+                "{aggregate}: does not run in two steps"
+            )));
         }
-        let (sum_column, count_column) = (format!("{name}:sum"), format!("{name}:count"));
-        let is_final = self.mode == AggregateMode::Final;
-        // In the final step the states of the partial one are the input.
-        let argument = |column: &str| match is_final {
-            true => Some(Expr::Column(column.to_owned())),
-            false => aggregate.argument.clone(),
+        let mut state = |step| self.state(step, aggregate, input, exprs);
+        let variance = |moments, sample, root| ResultSpec::Variance {
+            moments,
+            sample,
+            root,
         };
-        let counting = if is_final {
-            StateKind::AddCounts
-        } else {
-            StateKind::Count
-        };
-        let plain = |kind| (kind, argument(name), name.clone());
-        let states = match aggregate.function {
-            AggregateFunction::Count if is_final && !self.counts_rows() => {
-                vec![plain(StateKind::Rows)]
-            }
-            AggregateFunction::Count if !is_final && aggregate.argument.is_none() => {
-                vec![plain(StateKind::Rows)]
-            }
-            AggregateFunction::Count => vec![plain(counting)],
-            AggregateFunction::Sum => vec![plain(StateKind::Sum)],
-            AggregateFunction::Min => vec![plain(StateKind::Min)],
-            AggregateFunction::Max => vec![plain(StateKind::Max)],
-            AggregateFunction::Avg => vec![
-                (StateKind::Sum, argument(&sum_column), sum_column),
-                (counting, argument(&count_column), count_column),
-            ],
-            _ => return Err(Error::internal(format!("{aggregate}: does not run yet"))),
-        };
-        let first = self.states.len();
-        for (kind, argument, column) in states {
-            let is_mean = aggregate.function == AggregateFunction::Avg;
-            let argument = argument
-                .map(|argument| compile(&argument, input))
-                .transpose()?;
-            let (input_type, data_type) = match &argument {
-                _ if kind.is_count() => (None, DataType::Int64),
-                None => return Err(Error::internal("an aggregate lost its argument")),
-                Some(argument) => {
-                    let argument = argument.field().data_type();
-                    let (input, state) = state_types(kind, argument, is_mean)
-                        .ok_or_else(|| unsupported(aggregate, argument))?;
-                    ((input != *argument).then_some(input), state)
-                }
-            };
-            self.states.push(StateSpec {
-                kind,
-                input: argument,
-                input_type,
-                data_type,
-                column,
-                aggregate: name.clone(),
-            });
-        }
         Ok(match aggregate.function {
-            AggregateFunction::Avg => ResultSpec::Mean {
-                sum: first,
-                count: first + 1,
+            F::Count if aggregate.argument.is_none() && aggregate.filter.is_none() => {
+                ResultSpec::State(state(Step::Rows)?)
+            }
+            F::Count => ResultSpec::State(state(Step::Count)?),
+            F::Sum => {
+                let sum = state(Step::Sum)?;
+                self.sum_result(sum)
+            }
+            F::Avg => ResultSpec::Mean {
+                sum: state(Step::Sum)?,
+                count: state(Step::Count)?,
             },
-            _ => ResultSpec::State(first),
+            F::Min | F::All => ResultSpec::State(state(Step::Min)?),
+            F::Max | F::Any => ResultSpec::State(state(Step::Max)?),
+            F::First | F::Last => ResultSpec::State(state(Step::First)?),
+            F::CountDistinct => ResultSpec::State(state(Step::Distinct)?),
+            F::Variance => variance(state(Step::Moments)?, true, false),
+            F::VariancePopulation => variance(state(Step::Moments)?, false, false),
+            F::StdDev => variance(state(Step::Moments)?, true, true),
+            F::StdDevPopulation => variance(state(Step::Moments)?, false, true),
         })
+    }
+
+    /// The number of the state of `aggregate` for `step`, which is added if it is new.
+    fn state(
+        &mut self,
+        step: Step,
+        aggregate: &AggregateExpr,
+        input: &Schema,
+        exprs: &mut Vec<(Expr, Option<DataType>)>,
+    ) -> Result<usize> {
+        let mut identity = Identity {
+            step,
+            argument: aggregate.argument.clone(),
+            filter: aggregate.filter.clone(),
+        };
+        if let (AggregateMode::Single, Step::Count, Some(argument), None) =
+            (self.mode, step, &identity.argument, &identity.filter)
+            && !typing::field(argument, input)?.is_nullable()
+        {
+            // What is never null is counted by the table.
+            (identity.step, identity.argument) = (Step::Rows, None);
+        }
+        let known = self.states.iter().position(|s| s.identity == identity);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let state = match self.mode {
+            AggregateMode::Final => self.final_state(identity, aggregate, input, exprs)?,
+            _ => self.first_state(identity, aggregate, input, exprs)?,
+        };
+        self.states.push(state);
+        Ok(self.states.len() - 1)
+    }
+
+    /// A state that is computed from rows.
+    fn first_state(
+        &mut self,
+        identity: Identity,
+        aggregate: &AggregateExpr,
+        input: &Schema,
+        exprs: &mut Vec<(Expr, Option<DataType>)>,
+    ) -> Result<StateSpec> {
+        let kind = match identity.step {
+            Step::Rows => StateKind::Rows,
+            Step::Count => StateKind::Count,
+            Step::Sum => StateKind::Sum,
+            Step::Min => StateKind::Min,
+            Step::Max => StateKind::Max,
+            Step::First => StateKind::First,
+            Step::Moments => StateKind::Moments,
+            Step::Distinct => StateKind::Distinct,
+        };
+        let mut inputs = Vec::new();
+        let mut data_type = DataType::Int64;
+        let mut suffix = "";
+        if let Some(argument) = &identity.argument {
+            let found = typing::data_type(argument, input)?;
+            let convert = converted(kind, &found).ok_or_else(|| {
+                Error::invalid(format!(
+                    "{aggregate}: does not take this type found={found}"
+                ))
+            })?;
+            (data_type, suffix) = state_type(kind, &found, &convert);
+            let convert = (convert != found).then_some(convert);
+            inputs.push(self.input((argument.clone(), convert), input, exprs)?);
+        }
+        let filter = match &identity.filter {
+            Some(filter) => Some(self.filter(filter, input)?),
+            None => None,
+        };
+        Ok(StateSpec {
+            kind,
+            inputs,
+            filter,
+            columns: columns(&aggregate.name, identity.step, data_type, suffix),
+            aggregate: aggregate.name.clone(),
+            identity,
+        })
+    }
+
+    /// A state that is merged from the columns that a partial step made of it.
+    fn final_state(
+        &mut self,
+        identity: Identity,
+        aggregate: &AggregateExpr,
+        input: &Schema,
+        exprs: &mut Vec<(Expr, Option<DataType>)>,
+    ) -> Result<StateSpec> {
+        let kind = match identity.step {
+            Step::Rows => StateKind::Rows,
+            Step::Count => StateKind::AddCounts,
+            Step::Sum => StateKind::Sum,
+            Step::Min => StateKind::Min,
+            Step::Max => StateKind::Max,
+            Step::First => StateKind::First,
+            Step::Moments => StateKind::AddMoments,
+            Step::Distinct => StateKind::Distinct,
+        };
+        let name = &aggregate.name;
+        let suffix = |suffix: &&str| {
+            let column = format!("{name}{}{suffix}", identity.step.suffix());
+            input.field_with_name(&column).is_ok()
+        };
+        let suffix = ["", SIGNED, UNSIGNED].into_iter().find(suffix);
+        let mut columns = columns(name, identity.step, DataType::Int64, suffix.unwrap_or(""));
+        let mut inputs = Vec::new();
+        for field in &mut columns {
+            let column = Expr::Column(field.name().clone());
+            *field = typing::field(&column, input)?.with_nullable(field.is_nullable());
+            inputs.push(self.input((column, None), input, exprs)?);
+        }
+        Ok(StateSpec {
+            kind,
+            inputs,
+            filter: None,
+            columns,
+            aggregate: name.clone(),
+            identity,
+        })
+    }
+
+    /// The number of an input, which is added if it is new.
+    fn input(
+        &mut self,
+        wanted: (Expr, Option<DataType>),
+        schema: &Schema,
+        exprs: &mut Vec<(Expr, Option<DataType>)>,
+    ) -> Result<usize> {
+        if let Some(known) = exprs.iter().position(|known| *known == wanted) {
+            return Ok(known);
+        }
+        self.inputs.push(Input {
+            compiled: compile(&wanted.0, schema)?,
+            convert: wanted.1.clone(),
+        });
+        exprs.push(wanted);
+        Ok(exprs.len() - 1)
+    }
+
+    /// The number of a filter, which is added if it is new.
+    fn filter(&mut self, filter: &Expr, schema: &Schema) -> Result<usize> {
+        let same = |state: &&StateSpec| state.identity.filter.as_ref() == Some(filter);
+        if let Some(known) = self.states.iter().find(same).and_then(|state| state.filter) {
+            return Ok(known);
+        }
+        self.filters.push(compile(filter, schema)?);
+        Ok(self.filters.len() - 1)
+    }
+
+    fn sum_result(&self, sum: usize) -> ResultSpec {
+        let column = self.states[sum].columns[0].name();
+        if column.ends_with(SIGNED) {
+            ResultSpec::Whole(sum, DataType::Int64)
+        } else if column.ends_with(UNSIGNED) {
+            ResultSpec::Whole(sum, DataType::UInt64)
+        } else {
+            ResultSpec::State(sum)
+        }
     }
 
     /// The columns of the keys.
@@ -185,96 +359,139 @@ impl Spec {
         self.keys.iter().map(|key| key.field().clone()).collect()
     }
 
-    fn counts_rows(&self) -> bool {
-        self.states
-            .iter()
-            .any(|state| state.kind == StateKind::Rows)
-    }
-
-    /// In the final step, the partial counts that the table adds up.
-    pub(super) fn weights(&self) -> Option<&Compiled> {
+    /// In the final step, the number of the input with partial counts that the table adds up.
+    pub(super) fn weights(&self) -> Option<usize> {
         let rows = self
             .states
             .iter()
             .find(|state| state.kind == StateKind::Rows)?;
-        rows.input.as_ref()
+        rows.inputs.first().copied()
     }
 
     fn result_field(&self, aggregate: &AggregateExpr, result: &ResultSpec) -> Field {
-        match result {
-            ResultSpec::Mean { .. } => Field::new(&aggregate.name, DataType::Float64, true),
+        let (data_type, nullable) = match result {
             ResultSpec::State(state) => {
-                let state = &self.states[*state];
-                Field::new(
-                    &aggregate.name,
-                    state.data_type.clone(),
-                    !state.kind.is_count(),
-                )
+                let column = &self.states[*state].columns[0];
+                (column.data_type().clone(), column.is_nullable())
             }
+            ResultSpec::Whole(_, data_type) => (data_type.clone(), true),
+            ResultSpec::Mean { .. } | ResultSpec::Variance { .. } => (DataType::Float64, true),
+        };
+        Field::new(&aggregate.name, data_type, nullable)
+    }
+
+    /// The values of every input for the rows of `batch`.
+    ///
+    /// # Errors
+    /// As for [`Compiled::evaluate`].
+    pub(super) fn evaluate_inputs(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let value = |input: &Input| {
+            let values = input.compiled.evaluate(batch)?;
+            Ok(match &input.convert {
+                Some(wanted) => cast(&values, wanted)?,
+                None => values,
+            })
+        };
+        self.inputs.iter().map(value).collect()
+    }
+
+    /// The rows that each filter lets through, as what is not null of a mask.
+    ///
+    /// # Errors
+    /// As for [`Compiled::evaluate`].
+    pub(super) fn evaluate_filters(&self, batch: &RecordBatch) -> Result<Vec<NullBuffer>> {
+        let mask = |filter: &Compiled| {
+            let kept = filter.evaluate_boolean(batch)?;
+            let is_true = match kept.nulls() {
+                Some(nulls) => kept.values() & nulls.inner(),
+                None => kept.values().clone(),
+            };
+            Ok(NullBuffer::new(is_true))
+        };
+        self.filters.iter().map(mask).collect()
+    }
+}
+
+/// What is added to the name of the column of a sum of whole numbers, so that the final step
+/// knows the type of its result.
+const SIGNED: &str = "_i64";
+const UNSIGNED: &str = "_u64";
+
+impl Step {
+    /// What the name of its column ends with.
+    fn suffix(self) -> &'static str {
+        match self {
+            Step::Rows | Step::Count | Step::Distinct => ":count",
+            Step::Sum => ":sum",
+            Step::Min => ":min",
+            Step::Max => ":max",
+            Step::First => ":first",
+            Step::Moments => ":moments",
         }
     }
 }
 
-impl StateKind {
-    /// Whether it is a number that is never null.
-    pub(super) fn is_count(self) -> bool {
-        matches!(
-            self,
-            StateKind::Rows | StateKind::Count | StateKind::AddCounts
-        )
-    }
-}
-
 impl StateSpec {
-    /// What rows of `batch` add to the state; none where these are counted as they are.
-    ///
-    /// # Errors
-    /// As for [`Compiled::evaluate`].
-    pub(super) fn evaluate(&self, batch: &RecordBatch) -> Result<Option<ArrayRef>> {
-        let Some(input) = &self.input else {
-            return Ok(None);
-        };
-        let values = input.evaluate(batch)?;
-        Ok(Some(match &self.input_type {
-            Some(wanted) => cast(&values, wanted)?,
-            None => values,
-        }))
+    /// Which rows of a batch count for the state: none where all do.
+    pub(super) fn mask(&self, inputs: &[ArrayRef], filters: &[NullBuffer]) -> Option<NullBuffer> {
+        let nulls = self.inputs.first().and_then(|n| inputs[*n].logical_nulls());
+        let kept = self.filter.map(|filter| &filters[filter]);
+        NullBuffer::union(nulls.as_ref(), kept).filter(|mask| mask.null_count() > 0)
     }
 }
 
-fn unsupported(aggregate: &AggregateExpr, found: &DataType) -> Error {
-    Error::invalid(format!(
-        "{aggregate}: does not take this type found={found}"
-    ))
+/// The columns of a state of the aggregate called `name`.
+fn columns(name: &str, step: Step, data_type: DataType, suffix: &str) -> Vec<Field> {
+    match step {
+        Step::Moments => vec![
+            Field::new(format!("{name}:count"), DataType::Int64, false),
+            Field::new(format!("{name}:mean"), DataType::Float64, false),
+            Field::new(format!("{name}:m2"), DataType::Float64, false),
+        ],
+        Step::Rows | Step::Count | Step::Distinct => {
+            let column = format!("{name}{}", step.suffix());
+            vec![Field::new(column, DataType::Int64, false)]
+        }
+        _ => {
+            let column = format!("{name}{}{suffix}", step.suffix());
+            vec![Field::new(column, data_type, true)]
+        }
+    }
 }
 
-/// For a sum, least or greatest: the type that the input has to have and the type of the state;
-/// none where there is no such state. The sum behind a mean is exact for whole numbers, since it
-/// is not the result.
-fn state_types(kind: StateKind, input: &DataType, is_mean: bool) -> Option<(DataType, DataType)> {
+/// What values of type `found` are converted to for a state; none if they cannot be.
+fn converted(kind: StateKind, found: &DataType) -> Option<DataType> {
+    let plain = match found {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        DataType::Dictionary(_, value) => return converted(kind, value),
+        other => other.clone(),
+    };
+    match kind {
+        StateKind::Sum => match plain {
+            DataType::Null => Some(DataType::Int64),
+            DataType::Float16 => Some(DataType::Float32),
+            other => typing::sum_type(&other).map(|_| other),
+        },
+        StateKind::Moments => typing::sum_type(&plain).map(|_| DataType::Float64),
+        StateKind::Count => Some(found.clone()),
+        _ => typing::is_kept(&plain).then_some(plain),
+    }
+}
+
+/// The type of a state, and what its column's name ends with. Sums of whole numbers are kept wide,
+/// so that only the last of them has to fit.
+fn state_type(kind: StateKind, found: &DataType, converted: &DataType) -> (DataType, &'static str) {
     if kind != StateKind::Sum {
-        let input = match input {
-            DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
-            DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
-            DataType::Dictionary(_, value) => return state_types(kind, value, is_mean),
-            other => other.clone(),
-        };
-        return States::supports(&input).then(|| (input.clone(), input));
+        return (converted.clone(), "");
     }
-    let exact = |sum: DataType| if is_mean { decimal(0) } else { sum };
-    Some(match input {
-        DataType::Null => (DataType::Int64, exact(DataType::Int64)),
-        DataType::Float16 => (DataType::Float64, DataType::Float64),
-        DataType::Float32 | DataType::Float64 => (input.clone(), DataType::Float64),
-        signed if signed.is_signed_integer() => (input.clone(), exact(DataType::Int64)),
-        unsigned if unsigned.is_unsigned_integer() => (input.clone(), exact(DataType::UInt64)),
+    let decimal = |scale| DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale);
+    match converted {
+        DataType::Float32 | DataType::Float64 => (DataType::Float64, ""),
         DataType::Decimal32(_, scale)
         | DataType::Decimal64(_, scale)
-        | DataType::Decimal128(_, scale) => (input.clone(), decimal(*scale)),
-        _ => return None,
-    })
-}
-
-fn decimal(scale: i8) -> DataType {
-    DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale)
+        | DataType::Decimal128(_, scale) => (decimal(*scale), ""),
+        _ if found.is_unsigned_integer() => (decimal(0), UNSIGNED),
+        _ => (decimal(0), SIGNED),
+    }
 }

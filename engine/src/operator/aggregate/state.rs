@@ -1,22 +1,29 @@
 //! The states of groups, in columns beside the grouping table.
 //!
-//! There are four layouts, whatever the types: counts, whole numbers (everything that is one
-//! underneath: integers, dates, times, decimals, booleans) in 128 bits, floats, and bytes. A state
-//! is found by part and row as the group is.
+//! There are six layouts, whatever the types: counts, whole numbers (everything that is one
+//! underneath: integers, dates, times, decimals, booleans) in 128 bits, floats, moments, bytes, and
+//! sets of values. A state is found by part and row as the group is.
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Float64Array, Int64Array,
-    PrimitiveArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, Float64Array,
+    Int64Array, PrimitiveArray,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 
 use crate::error::{Error, Result};
+use crate::operator::aggregate::column::{Column, Fold};
+use crate::operator::aggregate::distinct::Distinct;
+use crate::operator::aggregate::moments::{self, Moments};
+use crate::operator::aggregate::rows::Rows;
 use crate::operator::aggregate::spec::{StateKind, StateSpec};
-use crate::operator::aggregate::table::{GroupRef, PARTS, Table};
+use crate::operator::aggregate::strings::Strings;
+use crate::operator::aggregate::table::{GroupRef, Table};
 
 /// Runs `$body` with `$native` as the arrow type of a `$data_type` that is a whole number
 /// underneath, and `$other` for any other type.
@@ -72,71 +79,36 @@ pub(super) struct States {
 enum Layout {
     /// Kept by the table.
     InTable,
-    Counts(Vec<Vec<i64>>),
-    Integers(Vec<Column<i128>>),
-    Floats(Vec<Column<f64>>),
-    Bytes(Vec<Vec<Option<Box<[u8]>>>>, u64),
-}
-
-/// Values, and which of them are there.
-#[derive(Clone, Default)]
-struct Column<T> {
-    values: Vec<T>,
-    seen: Vec<bool>,
-}
-
-impl<T: Copy + Default> Column<T> {
-    fn resize(&mut self, len: usize) {
-        self.values.resize(len, T::default());
-        self.seen.resize(len, false);
-    }
-
-    #[inline]
-    fn add(&mut self, row: u32, value: T, fold: impl FnOnce(T, T) -> Option<T>) -> Option<()> {
-        let row = row as usize;
-        let (held, seen) = (&mut self.values[row], &mut self.seen[row]);
-        *held = if *seen { fold(*held, value)? } else { value };
-        *seen = true;
-        Some(())
-    }
+    Counts(Column<i64>),
+    Integers(Column<i128>),
+    Floats(Column<f64>),
+    Moments(Column<Moments>),
+    Strings(Strings),
+    Distinct(Distinct),
 }
 
 impl States {
     pub(super) fn new(spec: &StateSpec) -> Self {
-        let layout = match (spec.kind, &spec.data_type) {
+        let (kind, data_type) = (spec.kind, spec.columns[0].data_type());
+        let layout = match (kind, data_type) {
             (StateKind::Rows, _) => Layout::InTable,
-            (StateKind::Count | StateKind::AddCounts, _) => Layout::Counts(vec![Vec::new(); PARTS]),
+            (StateKind::Count | StateKind::AddCounts, _) => Layout::Counts(Column::new(0)),
+            (StateKind::Moments | StateKind::AddMoments, _) => {
+                Layout::Moments(Column::new(Moments::default()))
+            }
+            (StateKind::Distinct, _) => Layout::Distinct(Distinct::new()),
             (_, DataType::Float32 | DataType::Float64) => {
-                Layout::Floats(vec![Column::default(); PARTS])
+                Layout::Floats(Column::new(empty_float(kind)))
             }
-            (_, DataType::Utf8View | DataType::BinaryView) => {
-                Layout::Bytes(vec![Vec::new(); PARTS], 0)
-            }
-            _ => Layout::Integers(vec![Column::default(); PARTS]),
+            (_, DataType::Utf8View | DataType::BinaryView) => Layout::Strings(Strings::new(kind)),
+            _ => Layout::Integers(Column::new(empty_integer(kind))),
         };
-        let (data_type, aggregate) = (spec.data_type.clone(), spec.aggregate.clone());
         States {
-            kind: spec.kind,
-            data_type,
-            aggregate,
+            kind,
+            data_type: data_type.clone(),
+            aggregate: spec.aggregate.clone(),
             layout,
         }
-    }
-
-    /// Whether there are states of that type.
-    pub(super) fn supports(data_type: &DataType) -> bool {
-        let others = matches!(
-            data_type,
-            DataType::Boolean
-                | DataType::Float32
-                | DataType::Float64
-                | DataType::Utf8View
-                | DataType::BinaryView
-        );
-        with_integer_type!(data_type, Native => {
-            let _: Option<Native> = None;
-            true
-        }, _ => others)
     }
 
     /// Whether it has to know the group of each row.
@@ -146,282 +118,355 @@ impl States {
 
     /// Bytes for each group, as far as that is fixed.
     pub(super) fn group_bytes(&self) -> usize {
-        match self.layout {
-            Layout::InTable => 0,
-            Layout::Counts(_) => 8,
-            Layout::Integers(_) => 17,
-            Layout::Floats(_) => 9,
-            Layout::Bytes(..) => 16,
+        match &self.layout {
+            Layout::InTable | Layout::Distinct(_) => 0,
+            Layout::Counts(_) => size_of::<i64>(),
+            Layout::Integers(column) => size_of::<i128>() + usize::from(column.is_tracked()),
+            Layout::Floats(column) => size_of::<f64>() + usize::from(column.is_tracked()),
+            Layout::Moments(_) => size_of::<Moments>(),
+            Layout::Strings(_) => size_of::<Option<Box<[u8]>>>(),
         }
     }
 
-    /// Bytes that values of varying length take.
+    /// Bytes that values of varying length or number take.
     pub(super) fn value_bytes(&self) -> u64 {
         match &self.layout {
-            Layout::Bytes(_, bytes) => *bytes,
+            Layout::Strings(strings) => strings.bytes(),
+            Layout::Distinct(distinct) => distinct.bytes(),
             _ => 0,
         }
     }
 
-    /// Makes room for the groups that `table` has.
-    pub(super) fn resize(&mut self, table: &Table) {
-        let len = |number: usize| table.part(number).len();
-        match &mut self.layout {
-            Layout::InTable => {}
-            Layout::Counts(parts) => {
-                parts
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(n, part)| part.resize(len(n), 0));
-            }
-            Layout::Integers(parts) => {
-                parts
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(n, part)| part.resize(len(n)));
-            }
-            Layout::Floats(parts) => {
-                parts
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(n, part)| part.resize(len(n)));
-            }
-            Layout::Bytes(parts, _) => {
-                parts
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(n, part)| part.resize(len(n), None));
-            }
+    /// Bytes that such values may take more for `rows` more rows.
+    pub(super) fn value_growth(&self, rows: usize) -> u64 {
+        match &self.layout {
+            Layout::Distinct(distinct) => distinct.growth(rows),
+            _ => 0,
         }
     }
 
-    /// Adds one value for each of `groups`.
+    /// Makes room for the groups of `table`. `masked` says that some of them may get no value.
+    pub(super) fn resize(&mut self, table: &Table, masked: bool) {
+        match &mut self.layout {
+            Layout::InTable | Layout::Distinct(_) => {}
+            Layout::Counts(column) => column.resize(table, false),
+            Layout::Integers(column) => column.resize(table, masked),
+            Layout::Floats(column) => column.resize(table, masked),
+            Layout::Moments(column) => column.resize(table, false),
+            Layout::Strings(strings) => strings.resize(table),
+        }
+    }
+
+    /// Adds the values of the rows that `mask` lets through, after [`Self::resize`].
     ///
     /// # Errors
     /// `Invalid` if a sum overflows.
-    pub(super) fn update(&mut self, groups: &[GroupRef], input: &ArrayRef) -> Result<()> {
-        let nulls = input.logical_nulls().filter(|nulls| nulls.null_count() > 0);
-        let rows = || {
-            let nulls = nulls.as_ref();
-            let valid = move |row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
-            groups
-                .iter()
-                .enumerate()
-                .filter(move |(row, _)| valid(*row))
-        };
-        let kind = self.kind;
-        let done = match &mut self.layout {
-            Layout::InTable => Some(()),
-            Layout::Counts(parts) => {
-                if kind == StateKind::Count {
-                    rows().for_each(|(_, at)| parts[at.part as usize][at.row as usize] += 1);
-                } else {
-                    let counts = input.as_primitive::<Int64Type>().values();
-                    rows().for_each(|(row, at)| {
-                        parts[at.part as usize][at.row as usize] += counts[row];
-                    });
-                }
-                Some(())
+    pub(super) fn update(
+        &mut self,
+        rows: &Rows,
+        mask: Option<&NullBuffer>,
+        inputs: &[&ArrayRef],
+    ) -> Result<()> {
+        let mut overflow = false;
+        match &mut self.layout {
+            Layout::InTable => {}
+            Layout::Counts(column) if self.kind == StateKind::Count => column.count(rows, mask),
+            Layout::Counts(column) => {
+                let values = inputs[0].as_primitive::<Int64Type>().values();
+                let fold = |held: i64, value: i64| held + value;
+                column.update(rows, mask, values, Fold { fold, join: fold });
             }
-            Layout::Integers(parts) => {
-                let mut add = |at: &GroupRef, value: i128| {
-                    parts[at.part as usize].add(at.row, value, |a, b| fold_integers(kind, a, b))
-                };
-                with_integer_type!(input.data_type(),
-                    Native => {
-                        let values = input.as_primitive::<Native>().values();
-                        rows().try_for_each(|(row, at)| add(at, i128::from(values[row])))
-                    },
-                    _ => {
-                        let values = input.as_boolean();
-                        rows().try_for_each(|(row, at)| add(at, i128::from(values.value(row))))
-                    }
-                )
+            Layout::Integers(column) => {
+                overflow = update_integers(column, self.kind, rows, mask, inputs[0]);
             }
-            Layout::Floats(parts) => {
-                let mut add = |at: &GroupRef, value: f64| {
-                    parts[at.part as usize].add(at.row, value, |a, b| Some(fold_floats(kind, a, b)))
-                };
-                if *input.data_type() == DataType::Float32 {
-                    let values = input.as_primitive::<Float32Type>().values();
-                    rows().try_for_each(|(row, at)| add(at, f64::from(values[row])))
+            Layout::Floats(column) => {
+                if *inputs[0].data_type() == DataType::Float32 {
+                    let values = inputs[0].as_primitive::<Float32Type>().values();
+                    update_floats(column, self.kind, rows, mask, values);
                 } else {
-                    let values = input.as_primitive::<Float64Type>().values();
-                    rows().try_for_each(|(row, at)| add(at, values[row]))
+                    let values = inputs[0].as_primitive::<Float64Type>().values();
+                    update_floats(column, self.kind, rows, mask, values);
                 }
             }
-            Layout::Bytes(parts, bytes) => {
-                let value = bytes_of(input);
-                rows().for_each(|(row, at)| {
-                    let held = &mut parts[at.part as usize][at.row as usize];
-                    fold_bytes(kind, held, value(row), bytes);
-                });
-                Some(())
+            Layout::Moments(column) if self.kind == StateKind::Moments => {
+                let values = inputs[0].as_primitive::<Float64Type>().values();
+                let (fold, join) = (Moments::add, Moments::join);
+                column.update(rows, mask, values, Fold { fold, join });
             }
-        };
-        done.ok_or_else(|| self.overflow())
+            Layout::Moments(column) => {
+                let values = moments::of_columns(inputs);
+                let (fold, join) = (Moments::join, Moments::join);
+                column.update(rows, mask, &values, Fold { fold, join });
+            }
+            Layout::Strings(strings) => strings.update(rows, mask, inputs[0]),
+            Layout::Distinct(distinct) => distinct.update(rows, mask, inputs[0]),
+        }
+        if overflow {
+            Err(self.overflow())
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes out the states of one part.
     pub(super) fn take_part(&mut self, part: usize) -> States {
-        fn take<T: Default + Clone>(parts: &mut [T], part: usize) -> Vec<T> {
-            let mut taken = vec![T::default(); PARTS];
-            std::mem::swap(&mut taken[part], &mut parts[part]);
-            taken
-        }
         let layout = match &mut self.layout {
             Layout::InTable => Layout::InTable,
-            Layout::Counts(parts) => Layout::Counts(take(parts, part)),
-            Layout::Integers(parts) => Layout::Integers(take(parts, part)),
-            Layout::Floats(parts) => Layout::Floats(take(parts, part)),
-            Layout::Bytes(parts, _) => Layout::Bytes(take(parts, part), 0),
+            Layout::Counts(column) => Layout::Counts(column.take_part(part)),
+            Layout::Integers(column) => Layout::Integers(column.take_part(part)),
+            Layout::Floats(column) => Layout::Floats(column.take_part(part)),
+            Layout::Moments(column) => Layout::Moments(column.take_part(part)),
+            Layout::Strings(strings) => Layout::Strings(strings.take_part(part)),
+            Layout::Distinct(distinct) => Layout::Distinct(distinct.take_part(part)),
         };
-        let (data_type, aggregate) = (self.data_type.clone(), self.aggregate.clone());
         States {
             kind: self.kind,
-            data_type,
-            aggregate,
+            data_type: self.data_type.clone(),
+            aggregate: self.aggregate.clone(),
             layout,
         }
     }
 
-    /// Merges rows `first..` of `part` of `other` into the groups that `groups` names.
+    /// Merges `part` of `other`, whose groups have become `groups`, after [`Self::resize`].
     ///
     /// # Errors
     /// `Invalid` if a sum overflows.
-    pub(super) fn merge(
-        &mut self,
-        other: &States,
-        part: usize,
-        first: usize,
-        groups: &[GroupRef],
-    ) -> Result<()> {
+    pub(super) fn merge(&mut self, other: &States, part: usize, groups: &[GroupRef]) -> Result<()> {
         let kind = self.kind;
-        let rows = || {
-            groups
-                .iter()
-                .enumerate()
-                .map(|(index, at)| (first + index, at.row))
-        };
-        let done = match (&mut self.layout, &other.layout) {
+        let overflow = Cell::new(false);
+        match (&mut self.layout, &other.layout) {
             (Layout::Counts(into), Layout::Counts(from)) => {
-                rows().for_each(|(row, at)| into[part][at as usize] += from[part][row]);
-                Some(())
+                into.merge(from, part, groups, |a, b| a + b);
             }
             (Layout::Integers(into), Layout::Integers(from)) => {
-                let (into, from) = (&mut into[part], &from[part]);
-                rows()
-                    .filter(|(row, _)| from.seen[*row])
-                    .try_for_each(|(row, at)| {
-                        into.add(at, from.values[row], |a, b| fold_integers(kind, a, b))
-                    })
+                into.merge(from, part, groups, |a, b| {
+                    join_integers(kind, a, b, &overflow)
+                });
             }
             (Layout::Floats(into), Layout::Floats(from)) => {
-                let (into, from) = (&mut into[part], &from[part]);
-                rows()
-                    .filter(|(row, _)| from.seen[*row])
-                    .try_for_each(|(row, at)| {
-                        into.add(at, from.values[row], |a, b| Some(fold_floats(kind, a, b)))
-                    })
+                into.merge(from, part, groups, |a, b| fold_floats(kind, a, b));
             }
-            (Layout::Bytes(into, bytes), Layout::Bytes(from, _)) => {
-                for (row, at) in rows() {
-                    if let Some(value) = &from[part][row] {
-                        fold_bytes(kind, &mut into[part][at as usize], value, bytes);
-                    }
-                }
-                Some(())
+            (Layout::Moments(into), Layout::Moments(from)) => {
+                into.merge(from, part, groups, Moments::join);
             }
-            _ => Some(()),
-        };
-        done.ok_or_else(|| self.overflow())
+            (Layout::Strings(into), Layout::Strings(from)) => into.merge(from, part, groups),
+            (Layout::Distinct(into), Layout::Distinct(from)) => into.merge(from, part, groups),
+            _ => {}
+        }
+        if overflow.get() {
+            Err(self.overflow())
+        } else {
+            Ok(())
+        }
     }
 
-    /// The states of rows `range` of `part` as a column; none if the table keeps them.
+    /// Whether merging it with `other` can leave groups without a value.
+    pub(super) fn is_masked(&self) -> bool {
+        match &self.layout {
+            Layout::Integers(column) => column.is_tracked(),
+            Layout::Floats(column) => column.is_tracked(),
+            _ => false,
+        }
+    }
+
+    /// What is computed once for all of the `groups` groups of `part`, before [`Self::columns`].
+    pub(super) fn settle(&mut self, part: usize, groups: usize) {
+        if let Layout::Distinct(distinct) = &mut self.layout {
+            distinct.settle(part, groups);
+        }
+    }
+
+    /// The states of rows `range` of `part` as columns; none if the table keeps them.
     ///
     /// # Errors
     /// `Invalid` if a sum does not fit its type.
-    pub(super) fn column(
-        &self,
-        part: usize,
-        range: std::ops::Range<usize>,
-    ) -> Result<Option<ArrayRef>> {
-        Ok(Some(match &self.layout {
-            Layout::InTable => return Ok(None),
-            Layout::Counts(parts) => Arc::new(Int64Array::from_iter_values(
-                parts[part][range].iter().copied(),
-            )),
-            Layout::Integers(parts) => {
-                let column = &parts[part];
-                self.integers(&column.values[range.clone()], &column.seen[range])?
+    pub(super) fn columns(&self, part: usize, range: Range<usize>) -> Result<Vec<ArrayRef>> {
+        let counts = |values: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
+        let column: ArrayRef = match &self.layout {
+            Layout::InTable => return Ok(Vec::new()),
+            Layout::Counts(column) => counts(column.values(part, range)),
+            Layout::Distinct(distinct) => counts(distinct.counts(range)),
+            Layout::Integers(column) => {
+                let nulls = column.nulls(part, range.clone());
+                self.integers(column.values(part, range), nulls)?
             }
-            Layout::Floats(parts) => {
-                let column = &parts[part];
-                let nulls = NullBuffer::from(&column.seen[range.clone()]);
-                let values = column.values[range].to_vec();
-                cast(
-                    &Float64Array::new(values.into(), Some(nulls)),
-                    &self.data_type,
-                )?
+            Layout::Floats(column) => {
+                let nulls = column.nulls(part, range.clone());
+                let values = column.values(part, range).to_vec();
+                cast(&Float64Array::new(values.into(), nulls), &self.data_type)?
             }
-            Layout::Bytes(parts, _) => {
-                let values = parts[part][range].iter().map(Option::as_deref);
-                let array = BinaryViewArray::from_iter(values);
+            Layout::Moments(column) => return Ok(moments::columns(column.values(part, range))),
+            Layout::Strings(strings) => {
+                let array = BinaryViewArray::from_iter(strings.values(part, range));
                 match self.data_type {
                     DataType::Utf8View => Arc::new(array.to_string_view()?),
                     _ => Arc::new(array),
                 }
             }
-        }))
+        };
+        Ok(vec![column])
     }
 
-    fn integers(&self, values: &[i128], seen: &[bool]) -> Result<ArrayRef> {
+    fn integers(&self, values: &[i128], nulls: Option<NullBuffer>) -> Result<ArrayRef> {
+        let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
         if let DataType::Decimal128(..) = self.data_type {
-            let limit = 10i128.pow(38);
-            if values
-                .iter()
-                .zip(seen)
-                .any(|(v, seen)| *seen && (*v >= limit || *v <= -limit))
-            {
+            let limit = 10u128.pow(38);
+            let is_large = |value: &i128| value.unsigned_abs() >= limit;
+            if (0..values.len()).any(|row| is_large(&values[row]) && valid(row)) {
                 return Err(self.overflow());
             }
         }
         with_integer_type!(&self.data_type,
             Native => {
-                fn narrow<T: ArrowPrimitiveType>(values: &[i128]) -> Option<Vec<T::Native>>
+                fn narrow<T: ArrowPrimitiveType>(
+                    values: &[i128],
+                    valid: impl Fn(usize) -> bool,
+                ) -> Option<Vec<T::Native>>
                 where
                     T::Native: TryFrom<i128>,
                 {
-                    values.iter().map(|value| T::Native::try_from(*value).ok()).collect()
+                    let values = values.iter().enumerate();
+                    values.map(|(row, value)| match T::Native::try_from(*value) {
+                        Ok(value) => Some(value),
+                        // What is there before the first value need not fit.
+                        Err(_) => (!valid(row)).then(T::default_value),
+                    }).collect()
                 }
-                let values = narrow::<Native>(values).ok_or_else(|| self.overflow())?;
-                let array = PrimitiveArray::<Native>::new(values.into(), Some(seen.into()));
+                let values = narrow::<Native>(values, valid).ok_or_else(|| self.overflow())?;
+                let array = PrimitiveArray::<Native>::new(values.into(), nulls);
                 Ok(Arc::new(array.with_data_type(self.data_type.clone())))
             },
             _ => {
-                let values = values.iter().map(|value| *value != 0).collect();
-                Ok(Arc::new(BooleanArray::new(values, Some(seen.into()))))
+                let values = values.iter().map(|value| *value == 1).collect();
+                Ok(Arc::new(BooleanArray::new(values, nulls)))
             }
         )
     }
 
     fn overflow(&self) -> Error {
-        Error::invalid(format!(
-            "a sum does not fit its type type={} aggregate={}",
-            self.data_type, self.aggregate
-        ))
+        sum_overflow(&self.data_type, &self.aggregate)
     }
 }
 
-fn fold_integers(kind: StateKind, held: i128, value: i128) -> Option<i128> {
+/// The error for a sum that its type does not hold.
+pub(super) fn sum_overflow(data_type: &DataType, aggregate: &str) -> Error {
+    Error::invalid(format!(
+        "a sum does not fit its type type={data_type} aggregate={aggregate}"
+    ))
+}
+
+/// What a state starts from, so that its first value needs no case of its own.
+fn empty_integer(kind: StateKind) -> i128 {
     match kind {
-        StateKind::Min => Some(held.min(value)),
-        StateKind::Max => Some(held.max(value)),
-        _ => held.checked_add(value),
+        StateKind::Min => i128::MAX,
+        StateKind::Max => i128::MIN,
+        _ => 0,
     }
+}
+
+/// The same for floats, of which -0 is the neutral one and NaN the greatest.
+fn empty_float(kind: StateKind) -> f64 {
+    match kind {
+        StateKind::Min => f64::NAN,
+        StateKind::Max => f64::NEG_INFINITY,
+        _ => -0.0,
+    }
+}
+
+/// Returns whether a sum overflowed.
+fn update_integers(
+    column: &mut Column<i128>,
+    kind: StateKind,
+    rows: &Rows,
+    mask: Option<&NullBuffer>,
+    input: &ArrayRef,
+) -> bool {
+    let overflow = Cell::new(false);
+    with_integer_type!(input.data_type(),
+        Native => {
+            let values = input.as_primitive::<Native>().values();
+            fold_integers(column, kind, rows, mask, values, &overflow);
+        },
+        _ => {
+            let values: Vec<u8> = input.as_boolean().values().iter().map(u8::from).collect();
+            fold_integers(column, kind, rows, mask, &values, &overflow);
+        }
+    );
+    overflow.get()
+}
+
+fn fold_integers<V: Copy + Into<i128>>(
+    column: &mut Column<i128>,
+    kind: StateKind,
+    rows: &Rows,
+    mask: Option<&NullBuffer>,
+    values: &[V],
+    overflow: &Cell<bool>,
+) {
+    let join = |a, b| join_integers(kind, a, b, overflow);
+    match kind {
+        StateKind::Min => {
+            let fold = |held: i128, value: V| held.min(value.into());
+            column.update(rows, mask, values, Fold { fold, join });
+        }
+        StateKind::Max => {
+            let fold = |held: i128, value: V| held.max(value.into());
+            column.update(rows, mask, values, Fold { fold, join });
+        }
+        StateKind::First => {
+            let fold = |_, value: V| value.into();
+            column.update(rows, mask, values, Fold { fold, join });
+        }
+        // As many numbers of 64 bits as there can be rows do not overflow 128.
+        _ if size_of::<V>() < size_of::<i128>() => {
+            let fold = |held: i128, value: V| held.wrapping_add(value.into());
+            column.update(rows, mask, values, Fold { fold, join });
+        }
+        _ => {
+            let fold = |held: i128, value: V| checked_sum(held, value.into(), overflow);
+            column.update(rows, mask, values, Fold { fold, join });
+        }
+    }
+}
+
+fn update_floats<V: Copy + Into<f64>>(
+    column: &mut Column<f64>,
+    kind: StateKind,
+    rows: &Rows,
+    mask: Option<&NullBuffer>,
+    values: &[V],
+) {
+    let join = |a, b| fold_floats(kind, a, b);
+    if kind == StateKind::Sum {
+        let fold = |held: f64, value: V| held + value.into();
+        column.update(rows, mask, values, Fold { fold, join });
+    } else {
+        let fold = |held, value: V| fold_floats(kind, held, value.into());
+        column.update(rows, mask, values, Fold { fold, join });
+    }
+}
+
+#[inline]
+fn join_integers(kind: StateKind, held: i128, other: i128, overflow: &Cell<bool>) -> i128 {
+    match kind {
+        StateKind::Min => held.min(other),
+        StateKind::Max => held.max(other),
+        StateKind::First => other,
+        _ => checked_sum(held, other, overflow),
+    }
+}
+
+#[inline]
+fn checked_sum(held: i128, value: i128, overflow: &Cell<bool>) -> i128 {
+    let (sum, over) = held.overflowing_add(value);
+    if over {
+        overflow.set(true);
+    }
+    sum
 }
 
 /// NaN is greater than every number, and 0 than -0, so that the order of rows decides nothing.
+#[inline]
 fn fold_floats(kind: StateKind, held: f64, value: f64) -> f64 {
     let value_is_less = match (held.is_nan(), value.is_nan()) {
         (false, false) => value.total_cmp(&held).is_lt(),
@@ -431,27 +476,63 @@ fn fold_floats(kind: StateKind, held: f64, value: f64) -> f64 {
         StateKind::Min if value_is_less => value,
         StateKind::Min => held,
         StateKind::Max if value_is_less => held,
-        StateKind::Max => value,
+        StateKind::Max | StateKind::First => value,
         _ => held + value,
     }
 }
 
-fn fold_bytes(kind: StateKind, held: &mut Option<Box<[u8]>>, value: &[u8], bytes: &mut u64) {
-    let replaces = held.as_deref().is_none_or(|held| match kind {
-        StateKind::Min => value < held,
-        _ => value > held,
-    });
-    if replaces {
-        let freed = held.as_deref().map_or(0, <[u8]>::len) as u64;
-        *bytes = (*bytes + value.len() as u64).saturating_sub(freed);
-        *held = Some(value.into());
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expr::typing;
 
-fn bytes_of<'a>(input: &'a ArrayRef) -> Box<dyn Fn(usize) -> &'a [u8] + 'a> {
-    if let Some(strings) = input.as_string_view_opt() {
-        return Box::new(|row| strings.value(row).as_bytes());
+    /// What the type check lets through has a layout, and the other way round.
+    #[test]
+    fn every_type_that_is_kept_has_a_layout() {
+        use arrow::datatypes::{IntervalUnit, TimeUnit};
+        let check = |data_type: DataType| {
+            let others = matches!(
+                data_type,
+                DataType::Boolean
+                    | DataType::Float32
+                    | DataType::Float64
+                    | DataType::Utf8View
+                    | DataType::BinaryView
+            );
+            let found = with_integer_type!(&data_type, Native => {
+                let _: Option<Native> = None;
+                true
+            }, _ => others);
+            assert_eq!(typing::is_kept(&data_type), found, "{data_type}");
+        };
+        let units = [
+            TimeUnit::Second,
+            TimeUnit::Millisecond,
+            TimeUnit::Microsecond,
+            TimeUnit::Nanosecond,
+        ];
+        for unit in units {
+            check(DataType::Timestamp(unit, None));
+            check(DataType::Duration(unit));
+        }
+        check(DataType::Interval(IntervalUnit::DayTime));
+        check(DataType::Time32(TimeUnit::Millisecond));
+        check(DataType::Time64(TimeUnit::Nanosecond));
+        check(DataType::Decimal32(5, 2));
+        check(DataType::Decimal256(50, 2));
+        for data_type in [
+            DataType::Null,
+            DataType::Boolean,
+            DataType::Int8,
+            DataType::UInt64,
+            DataType::Float16,
+            DataType::Float32,
+            DataType::Date64,
+            DataType::Utf8View,
+            DataType::BinaryView,
+            DataType::FixedSizeBinary(4),
+        ] {
+            check(data_type);
+        }
     }
-    let bytes = input.as_binary_view();
-    Box::new(|row| bytes.value(row))
 }

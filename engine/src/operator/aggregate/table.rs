@@ -1,7 +1,8 @@
 //! The grouping table: from keys to groups, with many cache misses under way at once.
 //!
 //! A key is sixteen bytes, a view as in [`crate::kernel::view`]: keys of at most twelve bytes are
-//! held in it, longer ones live in the table's arena. The table is cut by bits of the key's hash
+//! held in it, longer ones live in the table's arena. In a *packed* table the sixteen bytes are the
+//! key, without a length among them. The table is cut by bits of the key's hash
 //! into [`PARTS`] parts that never meet again, so that lanes can be merged part by part.
 //!
 //! A part has *slots*, eight bytes each (a tag of the hash and a row number, probed linearly), and
@@ -25,14 +26,44 @@ const SLOTS_MIN: usize = 16;
 const CHUNK_ROWS: usize = 16 << 10;
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// Most rows of one part, so that a [`GroupRef`] has room for their numbers. With the part it is
+/// four billion groups: memory ends first unless keys were made to fall into one part.
+const PART_ROWS_MAX: usize = u32::MAX as usize / PARTS;
+
 /// A view that no value has; stands for null. Its length is not one a view may have.
 pub(super) const NULL_KEY: u128 = u32::MAX as u128;
 
-/// Where a group is: its part and its row there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct GroupRef {
-    pub(super) part: u32,
-    pub(super) row: u32,
+/// Where a group is: its part and its row there, in one number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct GroupRef(u32);
+
+impl GroupRef {
+    fn new(part: usize, row: u32) -> Self {
+        GroupRef(row * PARTS as u32 + part as u32)
+    }
+
+    /// The part.
+    #[inline(always)]
+    pub(super) fn part(self) -> usize {
+        self.0 as usize % PARTS
+    }
+
+    /// The row in the part.
+    #[inline(always)]
+    pub(super) fn row(self) -> usize {
+        self.0 as usize / PARTS
+    }
+
+    /// The number: less than [`PARTS`] times the rows of the largest part.
+    #[inline(always)]
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The group of that number.
+    pub(super) fn from_index(index: usize) -> Self {
+        GroupRef(index as u32)
+    }
 }
 
 /// A group.
@@ -60,6 +91,7 @@ pub(super) struct Keys<'a> {
 /// Groups by key.
 pub(super) struct Table {
     parts: Box<[Part]>,
+    packed: bool,
 }
 
 /// The groups whose hash has the same part bits.
@@ -73,6 +105,7 @@ pub(super) struct Part {
     /// Chunks of long keys.
     arena: Vec<Vec<u8>>,
     arena_bytes: usize,
+    packed: bool,
 }
 
 /// Which part a key belongs to: bits that neither the slots nor a shuffle's partitioning use.
@@ -81,17 +114,33 @@ fn part_of(hash: u64) -> usize {
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
+    /// An empty table, for keys that are packed or not.
+    pub(super) fn new(packed: bool) -> Self {
+        let part = |_| Part {
+            packed,
+            ..Part::default()
+        };
         Table {
-            parts: (0..PARTS).map(|_| Part::default()).collect(),
+            parts: (0..PARTS).map(part).collect(),
+            packed,
         }
     }
 
     /// A table that has `part` as its part `number` and nothing else.
     pub(super) fn of_part(number: usize, part: Part) -> Self {
-        let mut table = Table::new();
+        let mut table = Table::new(part.packed);
         table.parts[number] = part;
         table
+    }
+
+    /// A table that has this one's part `number`, which is taken out, and nothing else.
+    pub(super) fn take_part(&mut self, number: usize) -> Self {
+        Table::of_part(number, std::mem::take(&mut self.parts[number]))
+    }
+
+    /// `hash`, changed so that its key belongs to `part`.
+    pub(super) fn hash_for_part(hash: u64, part: usize) -> u64 {
+        hash & !((PARTS as u64 - 1) << 32) | (part as u64) << 32
     }
 
     pub(super) fn part(&self, number: usize) -> &Part {
@@ -107,6 +156,13 @@ impl Table {
         self.parts.iter().map(|part| part.len).sum()
     }
 
+    /// Whether `rows` more keys can be numbered, in whatever part they are.
+    pub(super) fn has_numbers(&self, rows: usize) -> bool {
+        self.parts
+            .iter()
+            .all(|part| part.len + rows <= PART_ROWS_MAX)
+    }
+
     /// Bytes that are allocated.
     pub(super) fn bytes(&self) -> u64 {
         self.parts.iter().map(Part::bytes).sum()
@@ -120,26 +176,16 @@ impl Table {
     }
 
     /// Finds or adds the group of each key and adds to its count. `groups`, if given, is
-    /// overwritten with where they are.
+    /// extended by where they are.
     pub(super) fn update(&mut self, keys: Keys<'_>, mut groups: Option<&mut Vec<GroupRef>>) {
-        if let Some(groups) = groups.as_deref_mut() {
-            groups.clear();
-        }
         let mut at = 0;
         while at < keys.views.len() {
             let len = TOGETHER.min(keys.views.len() - at);
             let mut rows = [0; TOGETHER];
             self.update_together(keys, at, len, &mut rows);
             if let Some(groups) = groups.as_deref_mut() {
-                groups.extend(
-                    rows[..len]
-                        .iter()
-                        .zip(&keys.hashes[at..])
-                        .map(|(&row, &hash)| GroupRef {
-                            part: part_of(hash) as u32,
-                            row,
-                        }),
-                );
+                let found = rows[..len].iter().zip(&keys.hashes[at..]);
+                groups.extend(found.map(|(&row, &hash)| GroupRef::new(part_of(hash), row)));
             }
             at += len;
         }
@@ -167,7 +213,7 @@ impl Table {
             let (view, hash, row) = (views[index], hashes[index], found[index]);
             let weight = keys.weights.map_or(1, |weights| weights[at + index]);
             let part = &mut self.parts[part_of(hash)];
-            let is_inline = view as u32 <= INLINE_BYTES as u32;
+            let is_inline = self.packed || view as u32 <= INLINE_BYTES as u32;
             match part.row_mut(row) {
                 Some(row) if row.key == view && is_inline => row.count += weight,
                 Some(row) if !is_inline && row.hash == hash => {
@@ -283,7 +329,11 @@ impl Part {
                 let number = slot as u32 - 1;
                 let row =
                     &mut self.rows[number as usize / CHUNK_ROWS][number as usize % CHUNK_ROWS];
-                if row.hash == hash && same_key(row.key, &self.arena, view, buffers) {
+                let is_same = |key: u128| match self.packed {
+                    true => key == view,
+                    false => same_key(key, &self.arena, view, buffers),
+                };
+                if row.hash == hash && is_same(row.key) {
                     row.count += weight;
                     return number;
                 }
@@ -319,7 +369,7 @@ impl Part {
     /// The view of a key that the table owns.
     fn keep_key(&mut self, view: u128, buffers: &[&[u8]]) -> u128 {
         let len = view as u32 as usize;
-        if len <= INLINE_BYTES || view == NULL_KEY {
+        if self.packed || len <= INLINE_BYTES || view == NULL_KEY {
             return view;
         }
         let bytes = outside_bytes(view, buffers);

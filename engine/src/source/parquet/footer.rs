@@ -1,17 +1,21 @@
 //! The footer of a Parquet file: what is in it, checked.
 
+use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
-    ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData,
+    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder,
+    RowGroupMetaData,
 };
+use parquet::schema::types::{ColumnDescPtr, Type};
 
 use crate::context::panic_message;
 use crate::error::{Error, Result};
@@ -70,6 +74,17 @@ impl Footer {
         self.metadata.metadata().row_group(index)
     }
 
+    /// Where the chunk of a leaf lies in the file.
+    pub(super) fn chunk(&self, row_group: usize, leaf: usize) -> Range<u64> {
+        let (start, length) = self.row_group(row_group).column(leaf).byte_range();
+        start..start + length
+    }
+
+    /// A leaf of the file's schema.
+    pub(super) fn leaf(&self, leaf: usize) -> ColumnDescPtr {
+        self.metadata.parquet_schema().column(leaf)
+    }
+
     /// Where each row group starts in the file: a row group belongs to the split with its start.
     pub(super) fn row_group_starts(&self) -> impl Iterator<Item = u64> {
         self.metadata
@@ -89,7 +104,7 @@ impl Footer {
 /// Runs what a file's bytes may make fail or panic; either way the file is at fault.
 pub(super) fn contain<T>(
     file: &InputFile,
-    place: &str,
+    place: impl fmt::Display,
     work: impl FnOnce() -> Result<T, ParquetError>,
 ) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(work)) {
@@ -133,7 +148,8 @@ fn footer_bytes(file: &InputFile, tail: &[u8]) -> Result<u64> {
 }
 
 fn parse(size: u64, range: Range<u64>, tail: Bytes) -> Result<ParquetMetaData, ParquetError> {
-    let mut decoder = ParquetMetaDataPushDecoder::try_new(size)?;
+    let mut decoder =
+        ParquetMetaDataPushDecoder::try_new(size)?.with_page_index_policy(PageIndexPolicy::Skip);
     decoder.push_range(range, tail)?;
     match decoder.try_decode()? {
         DecodeResult::Data(metadata) => Ok(metadata),
@@ -192,10 +208,15 @@ fn is_inside(column: &ColumnChunkMetaData, file_bytes: u64) -> bool {
     counts && end.is_some_and(|end| end <= file_bytes)
 }
 
-/// The file's own types, but strings as views and dictionaries as what they stand for.
+/// The file's own types, but strings as views, dictionaries as what they stand for, and decimals as
+/// wide as they are stored.
 fn with_views(metadata: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, ParquetError> {
     let own = ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new())?;
-    let fields: Vec<FieldRef> = own.schema().fields().iter().map(view_field).collect();
+    let roots = own.parquet_schema().root_schema().get_fields();
+    let fields = own.schema().fields().iter().zip(roots);
+    let fields: Vec<FieldRef> = fields
+        .map(|(field, root)| narrow_field(&view_field(field), root))
+        .collect();
     let schema = Arc::new(Schema::new_with_metadata(
         fields,
         own.schema().metadata().clone(),
@@ -217,4 +238,26 @@ fn view_type(data_type: &DataType) -> DataType {
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(view_field).collect()),
         other => other.clone(),
     }
+}
+
+/// A decimal column as wide as its numbers are stored.
+fn narrow_field(field: &FieldRef, root: &Type) -> FieldRef {
+    use DataType::{Decimal32, Decimal64, Decimal128, Decimal256};
+    let (Decimal32(precision, scale)
+    | Decimal64(precision, scale)
+    | Decimal128(precision, scale)
+    | Decimal256(precision, scale)) = *field.data_type()
+    else {
+        return Arc::clone(field);
+    };
+    if !root.is_primitive() {
+        return Arc::clone(field);
+    }
+    let data_type = match root.get_physical_type() {
+        PhysicalType::INT32 => Decimal32(precision, scale),
+        PhysicalType::INT64 => Decimal64(precision, scale),
+        _ if precision <= DECIMAL128_MAX_PRECISION => Decimal128(precision, scale),
+        _ => Decimal256(precision, scale),
+    };
+    Arc::new(Field::clone(field).with_data_type(data_type))
 }

@@ -46,6 +46,8 @@ fn spec(record: TextRecord, strict: bool, projection: &[usize]) -> ScanSpec {
         format: ScanFormat::Text(TextOptions { record, strict }),
         file_schema: Arc::new(Schema::new(fields)),
         projection: projection.to_vec(),
+        predicate: None,
+        key_filters: Vec::new(),
         files: Vec::new(),
         tasks: Vec::new(),
     }
