@@ -33,8 +33,8 @@ pub fn optimize(
     plan: LogicalPlan,
     statistics: &dyn Fn(&Scan) -> Option<TableStatistics>,
 ) -> Result<LogicalPlan> {
-    let _ = statistics;
-    apply_rules(plan)
+    let plan = apply_rules(plan)?;
+    apply_rules(rules::join_order(&plan, statistics))
 }
 
 /// Applies the rules until none changes the plan.

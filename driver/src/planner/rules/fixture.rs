@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::Expect;
 use kiln_engine::Result;
-use kiln_engine::expr::{AggregateExpr, Expr, Literal, SortKey};
+use kiln_engine::expr::{AggregateExpr, Expr, Literal, SortKey, col, lit};
 use kiln_engine::plan::{
     JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, explain_logical, schema_of,
 };
@@ -147,6 +147,19 @@ const TPCH: [(&str, u64, &[(&str, Option<i64>)]); 8] = [
         ],
     ),
 ];
+
+/// A date.
+pub(in crate::planner) fn day(days: i32) -> Expr {
+    Expr::Literal(Literal::Date(days))
+}
+
+/// Whether a column is one of some texts.
+pub(in crate::planner) fn one_of<const N: usize>(column: &str, texts: [&str; N]) -> Expr {
+    Expr::InList {
+        expr: Box::new(col(column)),
+        list: texts.map(lit).into(),
+    }
+}
 
 /// The first day of every date in TPC-H, since 1970.
 const TPCH_FIRST_DAY: i32 = 8035;

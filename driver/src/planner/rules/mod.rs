@@ -11,6 +11,8 @@ mod limits_together;
 mod keys_as_columns;
 mod projections_together;
 
+mod join_order;
+
 mod columns_needed;
 mod words_at_scan;
 
@@ -19,6 +21,7 @@ pub(super) mod fixture;
 
 pub(super) use columns_needed::columns_needed;
 pub(super) use filters_down::filters_down;
+pub(super) use join_order::join_order;
 pub(super) use keys_as_columns::keys_as_columns;
 pub(super) use limits_together::limits_together;
 pub(super) use projections_together::projections_together;
