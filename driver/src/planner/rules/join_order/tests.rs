@@ -56,7 +56,9 @@ fn q3() {
         )
         .sort([col("revenue").desc(), col("o_orderdate").asc()])
         .limit(0, 10);
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         top 10 by revenue DESC, o_orderdate
           aggregate by l_orderkey, o_orderdate, o_shippriority: sum(l_extendedprice * (1 - l_discount)) AS revenue
             project o_orderdate, o_shippriority, l_orderkey, l_extendedprice, l_discount
@@ -66,7 +68,8 @@ fn q3() {
                   join inner on o_custkey = c_custkey
                     scan parquet [o_orderkey, o_custkey, o_orderdate, o_shippriority] from orders where o_orderdate < DATE '1995-03-15'
                     scan parquet [c_custkey] from customer where c_mktsegment = "BUILDING"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -89,7 +92,9 @@ fn q5() {
         )
         .aggregate([col("n_name")], [sum(revenue()).alias("revenue")])
         .sort([col("revenue").desc()]);
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         sort by revenue DESC
           aggregate by n_name: sum(l_extendedprice * (1 - l_discount)) AS revenue
             project l_extendedprice, l_discount, n_name
@@ -108,7 +113,8 @@ fn q5() {
                                 scan parquet [n_nationkey, n_name, n_regionkey] from nation
                                 scan parquet [r_regionkey] from region where r_name = "ASIA"
                 scan parquet [s_suppkey, s_nationkey] from supplier
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -142,7 +148,9 @@ fn q7() {
         [col("supp_nation"), col("cust_nation")],
         [sum(col("volume")).alias("revenue")],
     );
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         aggregate by supp_nation, cust_nation: sum(volume) AS revenue
           project n1_n_name AS supp_nation, n2_n_name AS cust_nation, l_extendedprice * (1 - l_discount) AS volume
             join inner on l_orderkey = o_orderkey where n1_n_name = "FRANCE" AND n2_n_name = "GERMANY" OR n1_n_name = "GERMANY" AND n2_n_name = "FRANCE"
@@ -162,7 +170,8 @@ fn q7() {
                       scan parquet [c_custkey, c_nationkey] from customer
                       project n_nationkey AS n2_n_nationkey, n_name AS n2_n_name
                         scan parquet [n_nationkey, n_name] from nation where n_name IN ("GERMANY", "FRANCE")
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -190,7 +199,9 @@ fn q9() {
             [col("nation"), col("o_orderdate")],
             [sum(col("amount")).alias("sum_profit")],
         );
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         aggregate by nation, o_orderdate: sum(amount) AS sum_profit
           project n_name AS nation, o_orderdate, l_extendedprice * (1 - l_discount) - ps_supplycost * l_quantity AS amount
             join inner on o_orderkey = l_orderkey
@@ -208,7 +219,8 @@ fn q9() {
                         join inner on s_nationkey = n_nationkey
                           scan parquet [s_suppkey, s_nationkey] from supplier
                           scan parquet [n_nationkey, n_name] from nation
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -231,7 +243,9 @@ fn q18() {
         )
         .sort([col("o_totalprice").desc()])
         .limit(0, 100);
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         top 100 by o_totalprice DESC
           aggregate by c_name, o_orderkey, o_totalprice: sum(l_quantity) AS quantity
             project c_name, o_orderkey, o_totalprice, l_quantity
@@ -247,7 +261,8 @@ fn q18() {
                             project l_orderkey AS key, l_quantity
                               scan parquet [l_orderkey, l_quantity] from lineitem
                     scan parquet [c_custkey, c_name] from customer
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -271,13 +286,16 @@ fn q19() {
                 .or(side("Brand#34", ["LG CASE", "LG BOX"], 20, 15)),
         )
         .aggregate([], [sum(revenue()).alias("revenue")]);
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         aggregate: sum(l_extendedprice * (1 - l_discount)) AS revenue
           project l_extendedprice, l_discount
             join inner on l_partkey = p_partkey where p_brand = "Brand#12" AND p_container IN ("SM CASE", "SM BOX") AND l_quantity >= 1 AND l_quantity <= 11 AND p_size <= 5 OR p_brand = "Brand#23" AND p_container IN ("MED BAG", "MED BOX") AND l_quantity >= 10 AND l_quantity <= 20 AND p_size <= 10 OR p_brand = "Brand#34" AND p_container IN ("LG CASE", "LG BOX") AND l_quantity >= 20 AND l_quantity <= 30 AND p_size <= 15
               scan parquet [l_partkey, l_quantity, l_extendedprice, l_discount] from lineitem where l_shipmode IN ("AIR", "AIR REG") AND l_shipinstruct = "DELIVER IN PERSON" AND (l_quantity >= 1 AND l_quantity <= 11 OR l_quantity >= 10 AND l_quantity <= 20 OR l_quantity >= 20 AND l_quantity <= 30)
               scan parquet [p_partkey, p_brand, p_container, p_size] from part where p_size >= 1 AND (p_brand = "Brand#12" AND p_container IN ("SM CASE", "SM BOX") AND p_size <= 5 OR p_brand = "Brand#23" AND p_container IN ("MED BAG", "MED BOX") AND p_size <= 10 OR p_brand = "Brand#34" AND p_container IN ("LG CASE", "LG BOX") AND p_size <= 15)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -318,7 +336,9 @@ fn q21() {
         .aggregate([col("s_name")], [count_all().alias("numwait")])
         .sort([col("numwait").desc(), col("s_name").asc()])
         .limit(0, 100);
-    check(plan, expect![[r#"
+    check(
+        plan,
+        expect![[r#"
         top 100 by numwait DESC, s_name
           aggregate by s_name: count(*) AS numwait
             project s_name
@@ -338,7 +358,8 @@ fn q21() {
                     scan parquet [l_orderkey, l_suppkey] from lineitem where l_receiptdate > l_commitdate
                 project l_orderkey AS l2_l_orderkey, l_suppkey AS l2_l_suppkey
                   scan parquet [l_orderkey, l_suppkey] from lineitem
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
