@@ -249,7 +249,8 @@ mod tests {
                   project a, n
                     aggregate by a, c: count(*) AS n
                       scan parquet [a, c] from memory:///in
-        "#]].assert_eq(&explain_logical(&plan));
+        "#]]
+        .assert_eq(&explain_logical(&plan));
         let mut found = Vec::new();
         let mut open = vec![Arc::new(plan)];
         while let Some(node) = open.pop() {
