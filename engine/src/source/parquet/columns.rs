@@ -69,6 +69,12 @@ impl Columns {
         &self.sources
     }
 
+    /// The source of the table's column of that name, if the scan reads it.
+    pub(super) fn find(&self, name: &str) -> Option<&Source> {
+        let mut sources = self.sources.iter();
+        sources.find(|source| source.field.name() == name)
+    }
+
     /// The leaves that have to be read, ascending.
     pub(super) fn leaves(&self) -> Vec<usize> {
         let places = self.sources.iter().filter_map(Source::place);

@@ -233,6 +233,12 @@ fn check_claims(file: &InputFile, metadata: &ParquetMetaData) -> Result<()> {
             let reason = format!("row group {index} does not lie within the file");
             return Err(unreadable(file, &reason));
         }
+        if let Some(column) = overlapping(row_group) {
+            let reason = format!(
+                "row group {index} has a column that lies within another column={column:?}"
+            );
+            return Err(unreadable(file, &reason));
+        }
         let mut flat = row_group
             .columns()
             .iter()
@@ -255,6 +261,22 @@ fn check_claims(file: &InputFile, metadata: &ParquetMetaData) -> Result<()> {
         return Err(unreadable(file, &reason));
     }
     Ok(())
+}
+
+/// The name of a column whose bytes are another's too.
+fn overlapping(row_group: &RowGroupMetaData) -> Option<String> {
+    let columns = row_group.columns().iter();
+    let mut chunks: Vec<(u64, u64, usize)> = columns
+        .enumerate()
+        .map(|(leaf, column)| {
+            let (start, length) = column.byte_range();
+            (start, start + length, leaf)
+        })
+        .collect();
+    chunks.sort_unstable();
+    let mut pairs = chunks.windows(2);
+    let pair = pairs.find(|pair| pair[0].1 > pair[1].0)?;
+    Some(row_group.column(pair[1].2).column_path().string())
 }
 
 fn is_inside(column: &ColumnChunkMetaData, file_bytes: u64) -> bool {

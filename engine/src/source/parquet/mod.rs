@@ -1,15 +1,17 @@
 //! Parquet files: a row group, or a piece of one, is a morsel.
 //!
 //! The footer of each file is read first ([`footer`]). Its statistics say which row groups may have
-//! rows that pass the predicate and the key filters of later joins ([`prune`], [`bounds`],
-//! [`plan`]). Of those, the columns that somebody needs are fetched ahead, as far as the limits
-//! allow, and decoded by the lane that takes the morsel: first what the predicate asks about, then
-//! the rest for the rows that are left ([`decode`], [`reader`]). The bytes are reserved from the
-//! fetch until they have been decoded ([`held`]).
+//! rows that pass the predicate and the key filters of later joins ([`plan`], [`prune`],
+//! [`bounds`]), bloom filters say which do not have a value ([`bloom`]), and the page index says
+//! which rows of the others are worth a look ([`pages`]). The columns that somebody needs are
+//! fetched ahead, as far as the limits allow, and decoded by the lane that takes the morsel: first
+//! what the predicate asks about, then the rest for the rows that are left ([`decode`],
+//! [`reader`]). The bytes are reserved from the fetch until they have been decoded ([`held`]).
 //!
 //! Nothing in a file is trusted: what its footer claims is compared with the file's size before
 //! anything is read or allocated, and a panic of the decoder is an error of the file.
 
+mod bloom;
 mod bounds;
 mod chunk;
 mod column;
@@ -17,6 +19,7 @@ mod columns;
 mod decode;
 mod footer;
 mod held;
+mod pages;
 mod plan;
 mod prune;
 mod reader;
@@ -50,6 +53,7 @@ use columns::Columns;
 use decode::RowGroup;
 use footer::Footer;
 use held::{Held, Holders};
+use pages::Usefulness;
 use wanted::Wanted;
 
 pub use statistics::{ColumnStatistics, FileStatistics, footer_statistics};
@@ -77,6 +81,7 @@ pub fn open(
         ctx: ctx.clone(),
         ahead: Arc::new(Semaphore::new(permits(limits::PREFETCH_BYTES) as usize)),
         holders: Arc::default(),
+        page_indexes: Usefulness::default(),
     });
     if scan.wanted.is_empty() {
         return Ok(stream::empty().boxed());
@@ -131,6 +136,7 @@ struct Scan {
     ahead: Arc<Semaphore>,
     /// The row groups whose bytes are in memory.
     holders: Arc<Holders>,
+    page_indexes: Usefulness,
 }
 
 impl Scan {
@@ -171,6 +177,9 @@ async fn file_row_groups(scan: Arc<Scan>, splits: Vec<Split>) -> Result<Vec<RowG
     let own = starts.filter(|(_, start)| within(*start));
     let own: Vec<usize> = own.map(|(index, _)| index).collect();
     let kept = plan::row_groups(&scan.wanted, &columns, &own)?;
+    let kept = bloom::keep(&scan.wanted, &columns, kept).await?;
+    let (kept, pages) = pages::narrow(&scan.wanted, &columns, kept, &scan.page_indexes).await?;
+    TaskMetrics::count(&metrics.pages_pruned, pages);
     TaskMetrics::count(&metrics.row_groups, own.len() as u64);
     TaskMetrics::count(&metrics.row_groups_pruned, (own.len() - kept.len()) as u64);
     Ok(kept)

@@ -35,7 +35,8 @@ pub(super) fn row_groups(
         let Some((least, greatest)) = filter.keys.bounds() else {
             continue;
         };
-        let Some(bounds) = source(wanted, columns, filter.column)
+        let Some(bounds) = wanted
+            .source(columns, filter.column)
             .map(known)
             .transpose()?
             .flatten()
@@ -86,12 +87,6 @@ fn answers(
     Ok(conjuncts
         .map(|conjunct| possible(conjunct, units, &find))
         .collect())
-}
-
-/// The source of a column of the table.
-fn source<'a>(wanted: &Wanted, columns: &'a Columns, column: usize) -> Option<&'a Source> {
-    let slot = wanted.slots.binary_search(&column).ok()?;
-    columns.sources().get(slot)
 }
 
 /// Cuts `ranges`, ascending and apart, into as many as `pieces` parts of about as many rows each.

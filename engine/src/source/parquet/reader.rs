@@ -8,7 +8,7 @@ use arrow::compute::filter;
 use parquet::errors::ParquetError;
 
 use super::chunk::Chunks;
-use super::column::{ColumnChunkReader, Predicate};
+use super::column::{ColumnChunkReader, Predicate, check_chunk};
 use super::columns::Place;
 use super::slow::Slow;
 use crate::error::{Error, Result};
@@ -30,6 +30,10 @@ pub(super) enum Reader {
 impl Reader {
     /// A reader of the rows in `ranges`, ascending and apart, of a row group.
     pub(super) fn new(place: &Place, chunks: &Chunks, ranges: &[Range<usize>]) -> Result<Self> {
+        for leaf in place.leaves.clone() {
+            let bytes = chunks.bytes(leaf).map_err(bad)?;
+            check_chunk(bytes, chunks.row_group().column(leaf).num_values())?;
+        }
         if place.leaves.len() == 1 {
             let leaf = place.leaves.start;
             let bytes = chunks.bytes(leaf).map_err(bad)?.clone();
@@ -98,8 +102,9 @@ impl Reader {
     /// `Invalid` if it does not.
     pub(super) fn finish(&mut self, rows: usize) -> Result<()> {
         match self {
-            // It has counted the rows of its pages when it was opened.
-            Reader::Fast { .. } => Ok(()),
+            // What the pages hold was compared with the footer when they were opened.
+            Reader::Fast { pages, at, .. } if *at + pages.rows_left() == rows => Ok(()),
+            Reader::Fast { .. } => Err(Error::internal("a column lost count of its rows")),
             Reader::Slow(slow) => slow.finish(rows).map_err(bad),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
+use super::columns::{Columns, Source};
 use super::test::Test;
 use crate::error::{Error, Result};
 use crate::expr::{BinaryOp, Expr};
@@ -78,6 +79,12 @@ impl Wanted {
         })
     }
 
+    /// Where a column of the table comes from in a file.
+    pub(super) fn source<'a>(&self, columns: &'a Columns, column: usize) -> Option<&'a Source> {
+        let slot = self.slots.binary_search(&column).ok()?;
+        columns.sources().get(slot)
+    }
+
     /// Whether no row can pass, whatever the files hold.
     pub(super) fn is_empty(&self) -> bool {
         self.filters.iter().any(|filter| filter.keys.rows() == 0)
@@ -144,6 +151,22 @@ fn columns_of(expr: &Expr, schema: &SchemaRef, columns: &mut Vec<usize>) -> Resu
     children(expr)
         .into_iter()
         .try_for_each(|child| columns_of(child, schema, columns))
+}
+
+/// The name of the column that `expr` reads, if there is just one.
+pub(super) fn only_column(expr: &Expr) -> Option<&str> {
+    fn names<'a>(expr: &'a Expr, found: &mut Vec<&'a str>) {
+        if let Expr::Column(name) = expr {
+            found.push(name);
+        }
+        for child in children(expr) {
+            names(child, found);
+        }
+    }
+    let mut found = Vec::new();
+    names(expr, &mut found);
+    let first = *found.first()?;
+    found.iter().all(|name| *name == first).then_some(first)
 }
 
 /// Whether there may be rows that `expr` cannot be computed for.

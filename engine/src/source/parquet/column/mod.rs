@@ -9,6 +9,7 @@
 //! Nothing in a chunk is trusted: every size, count, width, code and length is checked before it is
 //! used, and what is wrong is an `Invalid` error that says so; the caller knows the file.
 
+mod check;
 mod header;
 mod hybrid;
 mod pages;
@@ -30,6 +31,8 @@ use crate::error::{Error, Result};
 use pages::Pages;
 use plain::Source;
 use typed::Typed;
+
+pub(super) use check::check_chunk;
 
 /// Says for each of some values, none of which is null, whether it is wanted.
 pub(super) type Predicate<'a> = &'a mut dyn FnMut(&ArrayRef) -> Result<BooleanBuffer>;

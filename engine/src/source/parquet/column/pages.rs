@@ -367,7 +367,7 @@ impl Page {
 }
 
 /// Whether a page of the bytes in `range` may become so large.
-fn is_sane(uncompressed: usize, range: &Range<usize>) -> bool {
+pub(super) fn is_sane(uncompressed: usize, range: &Range<usize>) -> bool {
     let most = range.len().saturating_mul(limits::PARQUET_PAGE_RATIO_MAX);
     uncompressed <= most.max(limits::PARQUET_PAGE_BYTES) && uncompressed < i32::MAX as usize
 }

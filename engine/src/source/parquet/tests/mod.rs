@@ -10,7 +10,11 @@ use object_store::{ObjectStoreExt, PutPayload};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
+mod bad;
+mod formats;
+mod fuzz;
 mod rows;
+mod table;
 
 use super::*;
 use crate::error::ErrorKind;
