@@ -53,12 +53,12 @@ pub(super) fn passes_right(kind: JoinKind) -> bool {
 }
 
 /// Whether rows of the left that match nothing leave no trace.
-fn forgets_left(kind: JoinKind) -> bool {
+pub(super) fn forgets_left(kind: JoinKind) -> bool {
     matches!(kind, JoinKind::Inner | JoinKind::Right | JoinKind::Semi)
 }
 
 /// As [`forgets_left`], for the right.
-fn forgets_right(kind: JoinKind) -> bool {
+pub(super) fn forgets_right(kind: JoinKind) -> bool {
     use JoinKind::{Anti, Inner, Left, Semi};
     matches!(kind, Inner | Left | Semi | Anti)
 }
@@ -333,7 +333,10 @@ mod tests {
                     .and(col("b").lt(col("y")))
                     .and((lit(9) / col("b")).gt(3)),
             );
-        check(filters_down, plan, expect![[r#"
+        check(
+            filters_down,
+            plan,
+            expect![[r#"
             filter a = x AND b > 1 AND y < 2 AND b < y AND 9 / b > 3
               join inner
                 scan parquet [a, b] from memory:///in
@@ -342,14 +345,18 @@ mod tests {
             join inner on a = x where b < y AND 9 / b > 3
               scan parquet [a, b] from memory:///in where b > 1
               scan parquet [x, y] from memory:///in where y < 2
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn alternatives_say_something_of_each_side() {
         let pair = |b: i64, y: i64| col("b").eq(b).and(col("y").eq(y));
         let plan = joined(JoinKind::Inner, None).filter(pair(1, 2).or(pair(3, 4)));
-        check(filters_down, plan.clone(), expect![[r#"
+        check(
+            filters_down,
+            plan.clone(),
+            expect![[r#"
             filter b = 1 AND y = 2 OR b = 3 AND y = 4
               join inner on a = x
                 scan parquet [a, b] from memory:///in
@@ -358,7 +365,8 @@ mod tests {
             join inner on a = x where b = 1 AND y = 2 OR b = 3 AND y = 4
               scan parquet [a, b] from memory:///in where b IN (1, 3)
               scan parquet [x, y] from memory:///in where y IN (2, 4)
-        "#]]);
+        "#]],
+        );
         let once = filters_down(plan.0).expect("a plan");
         assert_eq!(filters_down(once.clone()).expect("a plan"), once);
     }

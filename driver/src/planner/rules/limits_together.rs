@@ -198,7 +198,10 @@ mod tests {
     fn inputs_give_no_more_than_is_kept() {
         let other = table().aggregate([], [count_all().alias("a")]);
         let plan = table().project([col("a")]).union(other).limit(2, 3);
-        check(limits_together, plan, expect![[r#"
+        check(
+            limits_together,
+            plan,
+            expect![[r#"
             limit 3 after 2
               union
                 project a
@@ -213,11 +216,15 @@ mod tests {
                     scan parquet [s, a, b, c] from memory:///in
                 aggregate: count(*) AS a
                   scan parquet [s, a, b, c] from memory:///in
-        "#]]);
+        "#]],
+        );
         let plan = table()
             .join(numbers(&["k"]), JoinKind::Left, [(col("a"), col("k"))])
             .limit(0, 3);
-        check(limits_together, plan.clone(), expect![[r#"
+        check(
+            limits_together,
+            plan.clone(),
+            expect![[r#"
             limit 3
               join left on a = k
                 scan parquet [s, a, b, c] from memory:///in
@@ -228,7 +235,8 @@ mod tests {
                 limit 3
                   scan parquet [s, a, b, c] from memory:///in
                 scan parquet [k] from memory:///in
-        "#]]);
+        "#]],
+        );
         let once = limits_together(plan.0).expect("a plan");
         assert_eq!(limits_together(once.clone()).expect("a plan"), once);
     }

@@ -54,7 +54,10 @@ mod tests {
             .aggregate([col("b")], [count_all().alias("n")])
             .sort([col("n").asc()])
             .sort([col("b").asc()]);
-        check(orders_dropped, plan, expect![[r#"
+        check(
+            orders_dropped,
+            plan,
+            expect![[r#"
             sort by b
               sort by n
                 aggregate by b: count(*) AS n
@@ -74,6 +77,7 @@ mod tests {
                   limit 3
                     sort by a
                       scan parquet [s, a, b, c] from memory:///in
-        "#]]);
+        "#]],
+        );
     }
 }

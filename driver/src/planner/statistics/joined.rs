@@ -39,9 +39,17 @@ pub(in crate::planner) fn key_domain(
     let each = pairs.iter().map(|(left_key, right_key)| {
         let one = distinct(left, left_key);
         let other = distinct(right, right_key);
-        let (few, many) = if one.0 <= other.0 { (one, other) } else { (other, one) };
+        let (few, many) = if one.0 <= other.0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
         // Few keys, one a row: parents, unless the children would be too many for each.
-        if few.1 && many.0 <= few.0 * CHILDREN_MAX { few.0 } else { many.0 }
+        if few.1 && many.0 <= few.0 * CHILDREN_MAX {
+            few.0
+        } else {
+            many.0
+        }
     });
     let all = each.product::<f64>().max(1.0);
     if pairs.len() < 2 {
@@ -74,7 +82,11 @@ pub(in crate::planner) fn semi_share(
 ) -> f64 {
     let keys = on.iter().map(|(_, key)| distinct(right, key).0);
     let there = keys.product::<f64>().min(right.rows);
-    let mut share = if on.is_empty() { 1.0 } else { (there / domain(left, right, on)).min(1.0) };
+    let mut share = if on.is_empty() {
+        1.0
+    } else {
+        (there / domain(left, right, on)).min(1.0)
+    };
     if filter.is_some() {
         share *= FILTERED_SHARE;
     }

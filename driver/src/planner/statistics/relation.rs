@@ -199,7 +199,9 @@ fn bytes_of(data_type: &DataType) -> f64 {
 fn over_one(node: &LogicalPlan, mut input: Relation) -> Relation {
     match node {
         LogicalPlan::Project { exprs, .. } => {
-            let columns = exprs.iter().map(|expr| (output_name(expr), made_of(expr, &input)));
+            let columns = exprs
+                .iter()
+                .map(|expr| (output_name(expr), made_of(expr, &input)));
             input.columns = columns.collect();
         }
         LogicalPlan::Filter { predicate, .. } => {

@@ -110,7 +110,11 @@ fn keep_within(name: &str, bounds: Bounds, relation: &mut Relation) -> f64 {
     };
     let values = column.distinct.unwrap_or(relation.base).max(1.0);
     // Bounds that meet in a value keep that one.
-    let share = if least <= most { share.max(1.0 / values) } else { 0.0 };
+    let share = if least <= most {
+        share.max(1.0 / values)
+    } else {
+        0.0
+    };
     column.distinct = column.distinct.map(|distinct| (distinct * share).max(1.0));
     column.min = Some(least.min(most));
     column.max = Some(most.max(least));
@@ -178,10 +182,7 @@ fn compared(left: &Expr, op: BinaryOp, right: &Expr, relation: &Relation) -> f64
         BinaryOp::Equal if constant => equal(left, relation),
         BinaryOp::Equal => equal(left, relation).min(equal(right, relation)),
         BinaryOp::NotEqual => 1.0 - compared(left, BinaryOp::Equal, right, relation),
-        BinaryOp::Less
-        | BinaryOp::LessOrEqual
-        | BinaryOp::Greater
-        | BinaryOp::GreaterOrEqual => {
+        BinaryOp::Less | BinaryOp::LessOrEqual | BinaryOp::Greater | BinaryOp::GreaterOrEqual => {
             let both = Expr::binary(left.clone(), op, right.clone());
             match bound(&both) {
                 Some((name, bounds)) => keep_within(name, bounds, &mut relation.clone()),

@@ -16,7 +16,6 @@ fn check(plan: Plan, rows: f64) {
     );
 }
 
-
 fn date(days: i32) -> Expr {
     Expr::Literal(Literal::Date(days))
 }
@@ -27,24 +26,52 @@ fn on(left: &str, right: &str) -> Vec<(Expr, Expr)> {
 
 #[test]
 fn filters_keep_a_share() {
-    let year = col("o_orderdate").gt_eq(date(8766)).and(col("o_orderdate").lt(date(9131)));
+    let year = col("o_orderdate")
+        .gt_eq(date(8766))
+        .and(col("o_orderdate").lt(date(9131)));
     check(tpch("orders").filter(year), 15e6 / 6.6);
     check(tpch("lineitem").filter(col("l_orderkey").eq(7)), 1.0);
-    check(tpch("customer").filter(col("c_mktsegment").eq("BUILDING")), 75e3);
+    check(
+        tpch("customer").filter(col("c_mktsegment").eq("BUILDING")),
+        75e3,
+    );
     check(tpch("part").filter(contains(col("p_name"), "green")), 2e5);
     check(tpch("region").filter(col("r_name").eq("ASIA")), 1.0);
-    check(tpch("part").filter(col("p_size").gt_eq(1).and(col("p_size").lt_eq(15))), 6e5);
+    check(
+        tpch("part").filter(col("p_size").gt_eq(1).and(col("p_size").lt_eq(15))),
+        6e5,
+    );
 }
 
 #[test]
 fn children_meet_their_parent() {
     let inner = |left: Plan, right: Plan, keys| left.join(right, JoinKind::Inner, keys);
     let lines = || tpch("lineitem");
-    check(inner(lines(), tpch("orders"), on("l_orderkey", "o_orderkey")), 60e6);
-    check(inner(tpch("orders"), tpch("customer"), on("o_custkey", "c_custkey")), 15e6);
-    check(inner(tpch("nation"), tpch("region"), on("n_regionkey", "r_regionkey")), 25.0);
+    check(
+        inner(lines(), tpch("orders"), on("l_orderkey", "o_orderkey")),
+        60e6,
+    );
+    check(
+        inner(
+            tpch("orders"),
+            tpch("customer"),
+            on("o_custkey", "c_custkey"),
+        ),
+        15e6,
+    );
+    check(
+        inner(
+            tpch("nation"),
+            tpch("region"),
+            on("n_regionkey", "r_regionkey"),
+        ),
+        25.0,
+    );
     let asia = tpch("region").filter(col("r_name").eq("ASIA"));
-    check(inner(tpch("nation"), asia, on("n_regionkey", "r_regionkey")), 5.0);
+    check(
+        inner(tpch("nation"), asia, on("n_regionkey", "r_regionkey")),
+        5.0,
+    );
     let both = [on("l_partkey", "ps_partkey"), on("l_suppkey", "ps_suppkey")].concat();
     check(inner(lines(), tpch("partsupp"), both.clone()), 60e6);
     let green = tpch("part").filter(contains(col("p_name"), "green"));
@@ -65,7 +92,13 @@ fn other_kinds_keep_what_they_say() {
 
 #[test]
 fn groups_are_no_more_than_rows_and_keys() {
-    check(tpch("lineitem").aggregate([col("l_suppkey")], [count_all()]), 1e5);
+    check(
+        tpch("lineitem").aggregate([col("l_suppkey")], [count_all()]),
+        1e5,
+    );
     check(tpch("lineitem").aggregate([], [count_all()]), 1.0);
-    check(tpch("nation").aggregate([col("n_nationkey")], [count_all()]), 25.0);
+    check(
+        tpch("nation").aggregate([col("n_nationkey")], [count_all()]),
+        25.0,
+    );
 }
