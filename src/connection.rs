@@ -61,6 +61,11 @@ impl Connection {
         }
     }
 
+    /// Whether `other` is the same driver through the same threads.
+    pub(crate) fn is(&self, other: &Connection) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The stores through which this process looks into input files.
     pub(crate) fn stores(&self) -> Arc<Stores> {
         Arc::clone(&self.inner.stores)

@@ -24,9 +24,12 @@
 //! On a cluster the first line is `Session::connect("http://driver:7440")?` and nothing else
 //! changes: driver, executors and shuffle are the same code, in this process or in others.
 
+pub mod units;
+
 pub mod display;
 
 mod inputs;
+mod merge;
 mod scan;
 
 mod local;
@@ -42,19 +45,32 @@ mod dataframe;
 
 mod session;
 
+pub mod tpch;
+
 pub use arrow;
 pub use kiln_engine::expr::{
-    AggregateExpr, Expr, SortKey, abs, avg, coalesce, col, concat, contains, count, count_all,
-    ends_with, length, lit, lower, max, min, regexp_like, starts_with, sum, trim, upper, words,
+    AggregateExpr, Case, Expr, Literal, SortKey, abs, all, any, ascii, atan2, avg, case_when, ceil,
+    chr, coalesce, col, concat, contains, cos, count, count_all, count_distinct, date, date_diff,
+    date_trunc, day, day_of_week, day_of_year, decimal, ends_with, epoch_seconds, exp, first,
+    floor, greatest, hour, initcap, interval_days, interval_months, interval_years, last, least,
+    left, length, lit, ln, log2, log10, lower, lpad, ltrim, max, min, minute, month, nullif, power,
+    quarter, regexp_extract, regexp_like, regexp_replace, repeat, replace, reverse, right, round,
+    round_to, rpad, rtrim, second, sign, sin, split, split_part, sqrt, starts_with, stddev,
+    stddev_population, strpos, substring, substring_from, sum, tan, timestamp, to_date, to_date_as,
+    to_timestamp, to_timestamp_as, trim, trunc, upper, variance, variance_population, week, words,
+    year,
 };
 pub use kiln_engine::id::{JobId, StageId};
-pub use kiln_engine::plan::{CsvOptions, FileFormat, LogicalPlan, TextOptions, TextRecord};
+pub use kiln_engine::plan::{
+    ColumnOrder, CsvOptions, FileCompression, FileFormat, JoinKind, LogicalPlan, OutputOptions,
+    TextOptions, TextRecord,
+};
 pub use kiln_engine::{Error, ErrorKind, Result};
 pub use kiln_proto::message::{
     AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
 };
 
-pub use dataframe::{DataFrame, GroupBy};
+pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
 pub use inputs::Inputs;
 pub use job::{Job, Watch, WriteSummary, outcome, written};
 pub use session::{Session, SessionBuilder};

@@ -115,10 +115,11 @@ impl Session {
         self.scan(locations, ScanFormat::Text(options), scan::text_schema())
     }
 
-    /// The rows of Parquet files. The first file tells the columns.
+    /// The rows of Parquet files, which may have different columns: one that a file lacks is null
+    /// in its rows, and numbers of different widths are read as the wider.
     ///
     /// # Errors
-    /// `Invalid` if there is no such file or it is not Parquet.
+    /// `Invalid` if there is no such file, it is not Parquet, or the files are not one table.
     pub fn read_parquet(&self, inputs: impl Inputs) -> Result<DataFrame> {
         self.read(locations(inputs)?, ScanFormat::Parquet)
     }
@@ -129,15 +130,26 @@ impl Session {
     /// # Errors
     /// `Invalid` if there is no such file or it is not CSV.
     pub fn read_csv(&self, inputs: impl Inputs) -> Result<DataFrame> {
-        self.read_csv_with(inputs, CsvOptions::default())
+        self.read_csv_with(inputs, CsvOptions::default(), None)
     }
 
-    /// As [`Session::read_csv`], with options of one's own.
+    /// As [`Session::read_csv`], with options of one's own, and with the names and types of the
+    /// columns unless they are to be guessed.
     ///
     /// # Errors
-    /// As for [`Session::read_csv`].
-    pub fn read_csv_with(&self, inputs: impl Inputs, options: CsvOptions) -> Result<DataFrame> {
-        self.read(locations(inputs)?, ScanFormat::Csv(options))
+    /// As for [`Session::read_csv`]. Whether the files have the columns of `schema` shows when the
+    /// job runs.
+    pub fn read_csv_with(
+        &self,
+        inputs: impl Inputs,
+        options: CsvOptions,
+        schema: Option<SchemaRef>,
+    ) -> Result<DataFrame> {
+        let (locations, format) = (locations(inputs)?, ScanFormat::Csv(options));
+        match schema {
+            Some(schema) => self.scan(locations, format, scan::with_views(&schema)),
+            None => self.read(locations, format),
+        }
     }
 
     /// The rows of Parquet or CSV files, whichever they are by name or content.
@@ -150,6 +162,20 @@ impl Session {
         let format = self
             .connection
             .wait(async move { scan::table_format(&stores, &looked_at).await })?;
+        self.read(locations, format)
+    }
+
+    /// The rows of files of any kind: as [`Session::read_table`] if they are Parquet or CSV, the
+    /// lines as [`Session::read_text`] otherwise.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such file, or they are of different kinds.
+    pub fn read_files(&self, inputs: impl Inputs) -> Result<DataFrame> {
+        let locations = locations(inputs)?;
+        let (stores, looked_at) = (self.connection.stores(), locations.clone());
+        let (format, _) = self
+            .connection
+            .wait(async move { scan::any_format(&stores, &looked_at).await })?;
         self.read(locations, format)
     }
 
@@ -169,11 +195,11 @@ impl Session {
         schema: SchemaRef,
     ) -> Result<DataFrame> {
         let scan = Scan {
-            predicate: None,
             locations,
             format,
             schema,
             projection: None,
+            predicate: None,
         };
         DataFrame::new(self.connection.clone(), LogicalPlan::Scan(scan))
     }

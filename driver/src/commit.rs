@@ -119,7 +119,7 @@ pub async fn discard(stores: &Stores, job: JobId, output: &Output) -> Result<()>
 
 /// The way of each file, and the files under their final names.
 fn names(output: &Output, files: Vec<OutputFile>) -> Result<(Vec<Move>, Vec<OutputFile>)> {
-    let extension = output.format.extension();
+    let extension = output.extension();
     let mut moves = Vec::with_capacity(files.len());
     let mut committed = Vec::with_capacity(files.len());
     for (index, file) in files.into_iter().enumerate() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::{ExpectFile, expect_file};
-use kiln_driver::planner::{self, ClusterShape};
+use kiln_driver::planner::{self, ClusterShape, Planner};
 use kiln_engine::expr::{AggregateExpr, Expr, SortKey, avg, col, count_all, lower, sum, words};
 use kiln_engine::plan::{
     FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, schema_of,
@@ -68,6 +68,7 @@ impl Inputs {
             format,
             schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
             projection: None,
+            predicate: None,
         }))
     }
 
@@ -101,9 +102,8 @@ impl Inputs {
             .await
             .expect("a plan that fits together");
         expected.assert_eq(&text);
-        let graph = planner::plan(&plan, cluster, &Stores::default())
-            .await
-            .expect("stages");
+        let planner = Planner::new(&plan, *cluster, &Stores::default()).await;
+        let graph = planner.and_then(Planner::foresee).expect("stages");
         let result = graph.stages.last().expect("a last stage");
         let wanted = schema_of(&plan).expect("a plan that fits together");
         assert_eq!(
@@ -166,6 +166,7 @@ fn write(input: Arc<LogicalPlan>) -> Arc<LogicalPlan> {
     let output = Output {
         url: "file:///out".to_owned(),
         format: FileFormat::Parquet,
+        options: Default::default(),
     };
     Arc::new(LogicalPlan::Write { input, output })
 }

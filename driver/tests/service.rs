@@ -62,6 +62,7 @@ async fn client(stage: &Stage) -> Client {
 fn plan() -> LogicalPlan {
     let file = format!("{}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
     LogicalPlan::Scan(Scan {
+        predicate: None,
         locations: vec![format!("file://{file}")],
         format: ScanFormat::Text(TextOptions::default()),
         schema: Arc::new(Schema::empty()),

@@ -287,6 +287,7 @@ fn sink_of(words: &mut Words<'_>) -> Result<SinkSpec, String> {
             let output = Output {
                 url: "file:///out".to_owned(),
                 format: FileFormat::Csv,
+                options: Default::default(),
             };
             return Ok(SinkSpec::Files { output });
         }

@@ -53,6 +53,10 @@ pub const SHUFFLE_ALIGN_BYTES: usize = 64;
 /// Bytes in flight from storage to one task, fetched but not yet computed on.
 pub const PREFETCH_BYTES: u64 = 64 << 20;
 
+/// Decoded footers of input files that a process keeps, in bytes: those of some ten thousand
+/// ordinary Parquet files.
+pub const FOOTER_CACHE_BYTES: u64 = 64 << 20;
+
 /// Objects or ranges being fetched at once by one task.
 pub const PREFETCH_REQUESTS: usize = 16;
 
@@ -62,6 +66,16 @@ pub const UPLOAD_PART_BYTES: usize = 8 << 20;
 /// Encoded bytes of one row group in a Parquet file that we write. Readers take a row group as one
 /// piece of work, and the writer holds one in memory.
 pub const ROW_GROUP_BYTES: usize = 32 << 20;
+
+/// Bytes of the rows that a lane sorts into one output file, as they lie in memory, where nobody
+/// has asked for a size: some row groups in a file, and little memory on many lanes.
+pub const SORTED_FILE_BYTES: u64 = 64 << 20;
+/// Bytes of a Parquet page, decompressed, that need no proof. Writers aim at 1 MiB.
+pub const PARQUET_PAGE_BYTES: usize = 64 << 20;
+
+/// Larger pages are believed to be at most so many times their compressed bytes: a header of a few
+/// bytes must not make a reader allocate a gigabyte.
+pub const PARQUET_PAGE_RATIO_MAX: usize = 1200;
 
 /// Bytes that the embedded shuffle store keeps in memory before it overflows to local disk, as a
 /// share of the memory budget (1 / this).
@@ -75,6 +89,10 @@ pub const MEMORY_SHARE_PERCENT: u64 = 70;
 
 /// Nesting of one expression. Deeper trees are refused before anything recurses into them.
 pub const EXPR_DEPTH_MAX: usize = 64;
+
+/// Bytes of text that one function makes for one batch. Views address a buffer with 31 bits; far
+/// below that, `repeat` and the like are mistakes.
+pub const EXPR_TEXT_BYTES_MAX: usize = 1 << 30;
 
 /// Operators between the root of a logical plan and its furthest input. Planner, optimiser and
 /// printer recurse over plans on threads with 2 MiB of stack.

@@ -4,8 +4,8 @@
 //! that wins is added to its job, so retries and duplicates count nothing twice.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::limits;
 
@@ -15,6 +15,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct TaskMetrics {
             $($(#[$doc])* pub $name: AtomicU64,)*
+            operators: Mutex<Vec<OperatorCounts>>,
             warnings: Mutex<BTreeMap<String, Warning>>,
         }
 
@@ -22,19 +23,25 @@ macro_rules! counters {
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
+            /// The source first, then each operator of the stage in order, then the sink.
+            pub operators: Vec<OperatorCounts>,
         }
 
         impl Counts {
-            /// Adds `other` to this, field by field.
+            /// Adds `other` to this, field by field and operator by operator.
             pub fn add(&mut self, other: &Counts) {
                 $(self.$name += other.$name;)*
+                add_operators(&mut self.operators, &other.operators);
             }
         }
 
         impl TaskMetrics {
             /// The counters as they stand.
             pub fn counts(&self) -> Counts {
-                Counts { $($name: self.$name.load(Ordering::Relaxed),)* }
+                Counts {
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                    operators: lock(&self.operators).clone(),
+                }
             }
         }
     };
@@ -59,6 +66,54 @@ counters! {
     compute_nanos,
     /// Bytes written to local disk because memory ran short.
     spilled_bytes,
+    /// Row groups of Parquet files in the task's splits.
+    row_groups,
+    /// Of these, how many were left out by what their metadata says.
+    row_groups_pruned,
+    /// Pages of row groups that were read, left out by what their index says.
+    pages_pruned,
+    /// Rows of which a scan looked at a value.
+    rows_scanned,
+    /// Of these, how many a predicate or the keys of a join dropped inside the scan.
+    rows_pruned,
+    /// Rows that joins look up in.
+    build_rows,
+    /// Bytes of the tables that hold them.
+    build_bytes,
+}
+
+/// What passed through one operator of a stage, all lanes added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OperatorCounts {
+    /// Rows that came out; for the sink, rows that it took.
+    pub rows_out: u64,
+    /// Batches that they came in.
+    pub batches: u64,
+    /// Time spent in the operator itself, in nanoseconds: without those that it handed rows to.
+    pub nanos: u64,
+}
+
+impl OperatorCounts {
+    /// Adds `other` to this.
+    pub fn add(&mut self, other: OperatorCounts) {
+        self.rows_out += other.rows_out;
+        self.batches += other.batches;
+        self.nanos += other.nanos;
+    }
+}
+
+/// Adds operator by operator; either may know more of them.
+fn add_operators(sums: &mut Vec<OperatorCounts>, others: &[OperatorCounts]) {
+    if sums.len() < others.len() {
+        sums.resize(others.len(), OperatorCounts::default());
+    }
+    for (sum, other) in sums.iter_mut().zip(others) {
+        sum.add(*other);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Something a person should know though the job goes on: one file, one reason, how often.
@@ -78,13 +133,15 @@ impl TaskMetrics {
         counter.fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Adds what a lane counted, operator by operator.
+    pub fn count_operators(&self, counts: &[OperatorCounts]) {
+        add_operators(&mut lock(&self.operators), counts);
+    }
+
     /// Notes that `message` happened `count` times at `subject`. The first
     /// [`limits::WARNINGS_MAX`] subjects are kept by name, the rest together.
     pub fn warn(&self, subject: &str, message: &str, count: u64) {
-        let mut warnings = self
-            .warnings
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warnings = lock(&self.warnings);
         let full = warnings.len() >= limits::WARNINGS_MAX && !warnings.contains_key(subject);
         let subject = if full { "(other files)" } else { subject };
         let entry = warnings
@@ -99,10 +156,6 @@ impl TaskMetrics {
 
     /// The warnings so far, by subject.
     pub fn warnings(&self) -> Vec<Warning> {
-        let warnings = self
-            .warnings
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        warnings.values().cloned().collect()
+        lock(&self.warnings).values().cloned().collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Running one attempt of a task: source, lanes, breakers, sink.
+//! Running one attempt of a task: sides, source, lanes, breakers, sink.
 //!
 //! Tokio waits and rayon computes. Each lane is a small async loop: wait for a morsel, send it
 //! with the lane's chain of operators to a rayon thread, wait for the chain to come back, let the
@@ -6,6 +6,7 @@
 //! sink stops the loop before memory fills.
 
 mod chain;
+mod sides;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +21,15 @@ use crate::context::{TaskContext, compute};
 use crate::error::{Error, Result};
 use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
-use crate::plan::{ScanFormat, ScanSpec, SinkSpec, StageSource, TaskInput, TaskSpec, TaskSuccess};
+use crate::plan::{
+    ScanFormat, ScanSpec, SinkSpec, Split, StageSource, TaskInput, TaskSpec, TaskSuccess,
+};
 use crate::shuffle::{self, ShuffleSink};
 use crate::sink::Sink;
 use crate::sink::files::FileSink;
-use crate::source::{self, MorselStream};
+use crate::source::{self, ColumnFilter, MorselStream};
 use chain::{Blueprint, Chain, Phase};
+use sides::{column_filters, drop_everything, open_sides};
 
 pub use chain::output_schema;
 
@@ -60,7 +64,8 @@ pub async fn run(spec: TaskSpec, ctx: TaskContext) -> Result<TaskSuccess> {
 async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> Result<()> {
     let lanes = ctx.pool.current_num_threads();
     let schema = source_schema(&spec.stage.source);
-    let blueprint = Blueprint::new(&spec.stage.operators, &schema, ctx, lanes)?;
+    let tables = open_sides(spec, &schema, ctx).await?;
+    let blueprint = Blueprint::new(&spec.stage.operators, &schema, &tables, ctx, lanes)?;
     if blueprint.schema().fields() != spec.stage.schema.fields() {
         return Err(Error::internal(format!(
             "stage schema differs from its operators' stage={:?} operators={:?}",
@@ -71,7 +76,10 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
     let mut chains: Vec<Chain> = (0..lanes)
         .map(|lane| blueprint.chain(lane, sink.as_ref()))
         .collect::<Result<_>>()?;
-    let mut morsels = open_source(spec, ctx)?;
+    let mut morsels = match drop_everything(&tables) {
+        true => futures::stream::empty().boxed(),
+        false => open_source(spec, column_filters(&tables), ctx)?,
+    };
     let mut ordered = false;
     for phase in blueprint.phases() {
         let run = PhaseRun {
@@ -85,7 +93,9 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
             break;
         };
         ordered = breaker.is_ordered();
+        let started = Instant::now();
         let merged = compute(ctx, move || breaker.merge()).await??;
+        blueprint.count_merge(run.phase.last, started.elapsed());
         morsels = futures::stream::iter(merged.into_iter().map(Ok)).boxed();
     }
     Ok(())
@@ -199,10 +209,14 @@ fn source_schema(source: &StageSource) -> SchemaRef {
     }
 }
 
-fn open_source(spec: &TaskSpec, ctx: &TaskContext) -> Result<MorselStream> {
+fn open_source(
+    spec: &TaskSpec,
+    filters: Vec<ColumnFilter>,
+    ctx: &TaskContext,
+) -> Result<MorselStream> {
     match (&spec.stage.source, &spec.input) {
         (StageSource::Scan(scan), TaskInput::Splits(splits)) => {
-            open_scan(scan, splits.clone(), ctx)
+            open_scan(scan, splits.clone(), filters, ctx)
         }
         (StageSource::Shuffle { schema, .. }, TaskInput::Shuffle(inputs)) => {
             let streams = inputs.iter().map(|input| {
@@ -227,13 +241,14 @@ fn open_source(spec: &TaskSpec, ctx: &TaskContext) -> Result<MorselStream> {
 
 fn open_scan(
     scan: &ScanSpec,
-    splits: Vec<crate::plan::Split>,
+    splits: Vec<Split>,
+    filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
 ) -> Result<MorselStream> {
     match scan.format {
         ScanFormat::Text(_) => source::text::open(scan, splits, ctx),
         ScanFormat::Csv(_) => source::csv::open(scan, splits, ctx),
-        ScanFormat::Parquet => source::parquet::open(scan, splits, Vec::new(), ctx),
+        ScanFormat::Parquet => source::parquet::open(scan, splits, filters, ctx),
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn context() -> TaskContext {
         shuffle: ShuffleStore::new(Arc::new(InMemory::new()), Path::default(), Compression::Lz4),
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_engine::context::{CancelToken, TaskContext};
+use kiln_engine::context::{CancelToken, Shared, TaskContext};
 use kiln_engine::id::{ExecutorId, TaskId};
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::metrics::TaskMetrics;
@@ -101,6 +101,8 @@ pub async fn run(
 /// One life of an executor.
 pub(crate) struct Worker {
     components: Components,
+    /// What tasks that run at the same time make for one another.
+    shared: Arc<Shared>,
     tasks: TaskPool,
     outbox: Outbox,
     /// The newest driver life heard of; launches of older ones are ignored.
@@ -121,6 +123,7 @@ impl Worker {
         };
         Worker {
             tasks: TaskPool::new(settings.slots, Arc::clone(&components.run)),
+            shared: Arc::default(),
             outbox: Outbox::new(registration),
             components,
             epoch: 0,
@@ -310,6 +313,7 @@ impl Worker {
             shuffle: shuffle.clone(),
             metrics: Arc::new(TaskMetrics::default()),
             cancel: CancelToken::default(),
+            shared: Arc::clone(&self.shared),
         };
         self.tasks.launch(spec, context);
     }

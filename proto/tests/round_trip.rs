@@ -593,6 +593,37 @@ fn malformed_tasks_are_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn malformed_counts_are_refused_with_what_is_wrong() {
+    let refused = |operators| {
+        let success = wire::TaskSuccess {
+            output: Some(wire::task_success::Output::Files(wire::Files::default())),
+            counts: Some(wire::Counts {
+                operators: Some(operators),
+                ..wire::Counts::default()
+            }),
+            ..wire::TaskSuccess::default()
+        };
+        let error = task::decode_success(success).expect_err("malformed");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        error.message().to_owned()
+    };
+    let column = |operators: usize| vec![1; operators];
+    let operators = |rows_out, batches, nanos| wire::OperatorCounts {
+        rows_out: column(rows_out),
+        batches: column(batches),
+        nanos: column(nanos),
+    };
+    let uneven = "malformed message: columns of operator counts differ in length";
+    assert_eq!(refused(operators(2, 1, 2)), uneven);
+    assert_eq!(refused(operators(2, 2, 3)), uneven);
+    let many = limits::PLAN_NODES_MAX + 3;
+    assert_eq!(
+        refused(operators(many, many, many)),
+        format!("malformed message: counts of {many} operators")
+    );
+}
+
+#[test]
 fn an_error_survives_a_status_exactly() {
     for_each_seed(|seed, random| {
         let failure = random.failure();

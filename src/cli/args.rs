@@ -11,6 +11,14 @@ use kiln::FileFormat;
 
 use super::units::parse_bytes;
 
+mod files;
+mod tpch;
+
+pub(crate) use files::{HeadArgs, SchemaArgs};
+pub(crate) use tpch::{
+    BenchArgs, BenchTpchArgs, Benchmark, GenerateArgs, GenerateData, GenerateTpchArgs,
+};
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 the job failed, 2 bad usage, 3 cluster not reachable, 130 interrupted.
 Results go to stdout; progress, warnings and errors to stderr. RUST_LOG sets what is logged.";
@@ -42,6 +50,14 @@ pub(crate) enum Command {
     Submit(SubmitArgs),
     /// Show how a job would be run: logical plan, optimised plan, stages
     Explain(ExplainArgs),
+    /// Show the first rows of files
+    Head(HeadArgs),
+    /// Show the columns of files
+    Schema(SchemaArgs),
+    /// Generate data to try things with
+    Generate(GenerateArgs),
+    /// Measure how fast queries are, and whether their answers are right
+    Bench(BenchArgs),
     /// List the jobs of a cluster
     Jobs(ListArgs),
     /// Show a job: its stages, shuffles, and the attempts that were lost or failed

@@ -22,6 +22,12 @@ pub(crate) mod explain;
 pub(crate) mod run;
 pub(crate) mod submit;
 
+pub(crate) mod head;
+pub(crate) mod schema;
+
+pub(crate) mod bench;
+pub(crate) mod generate;
+
 pub(crate) mod jobs;
 
 pub(crate) mod cancel;

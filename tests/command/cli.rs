@@ -32,6 +32,10 @@ fn help_of_kiln() {
           run       Run a job and wait for its result
           submit    Give a job to a cluster, print its id and leave it running
           explain   Show how a job would be run: logical plan, optimised plan, stages
+          head      Show the first rows of files
+          schema    Show the columns of files
+          generate  Generate data to try things with
+          bench     Measure how fast queries are, and whether their answers are right
           jobs      List the jobs of a cluster
           job       Show a job: its stages, shuffles, and the attempts that were lost or failed
           wait      Wait for a job and print its result

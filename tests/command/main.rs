@@ -11,3 +11,5 @@ mod wordcount;
 mod bad_input;
 
 mod cluster;
+
+mod tpch;

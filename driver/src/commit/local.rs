@@ -169,7 +169,7 @@ fn failed(what: &'static str, url: &str) -> impl Fn(io::Error) -> Error {
 mod tests {
     use kiln_engine::ErrorKind;
     use kiln_engine::id::JobId;
-    use kiln_engine::plan::{FileFormat, Output, OutputFile};
+    use kiln_engine::plan::{FileFormat, Output, OutputFile, OutputOptions};
     use kiln_engine::storage::{Stores, local_path, local_url, staging_url};
 
     use super::super::{commit, discard, manifest, names, prepare};
@@ -202,6 +202,7 @@ mod tests {
             let output = Output {
                 url,
                 format: FileFormat::Csv,
+                options: OutputOptions::default(),
             };
             Job {
                 directory,

@@ -209,7 +209,7 @@ impl<'a> Place<'a> {
 
 #[cfg(test)]
 mod tests {
-    use kiln_engine::plan::{FileFormat, Output, OutputFile};
+    use kiln_engine::plan::{FileFormat, Output, OutputFile, OutputOptions};
     use kiln_engine::storage::staging_url;
 
     use super::super::{commit, discard, manifest, names, prepare};
@@ -223,6 +223,7 @@ mod tests {
         Output {
             url: "memory:///deep/out".to_owned(),
             format: FileFormat::Json,
+            options: OutputOptions::default(),
         }
     }
 

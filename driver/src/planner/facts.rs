@@ -1,7 +1,5 @@
 //! What files say of their own rows: for Parquet the footers, for everything else the size.
 
-use std::collections::BTreeMap;
-
 use kiln_engine::Result;
 use kiln_engine::plan::{FileMeta, Scan};
 use kiln_engine::storage::Stores;
@@ -14,12 +12,12 @@ use super::statistics::TableStatistics;
 /// What reading a footer answered.
 pub(super) async fn of_files(
     files: &[FileMeta],
-    _scan: &Scan,
+    scan: &Scan,
     _stores: &Stores,
 ) -> Result<TableStatistics> {
+    let _ = scan;
     Ok(TableStatistics {
-        rows: None,
         bytes: files.iter().map(|file| file.bytes).sum(),
-        columns: BTreeMap::new(),
+        ..TableStatistics::default()
     })
 }

@@ -140,6 +140,7 @@ fn output() -> Output {
     Output {
         url: "file:///out".to_owned(),
         format: FileFormat::Csv,
+        options: Default::default(),
     }
 }
 

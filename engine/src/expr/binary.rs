@@ -7,7 +7,7 @@ use super::compile::Typed;
 use super::decimal::Exactly;
 use super::eval::{Node, Step, Value};
 use super::exact::Exact;
-use super::unify::beside;
+use super::unify::{beside, bounded};
 use super::{BinaryOp, Expr, coerce};
 use crate::error::{Error, Result};
 
@@ -135,7 +135,7 @@ fn exactly(expr: &Expr, op: BinaryOp, left: Typed, right: Typed) -> Result<Typed
     };
     if op == BinaryOp::Modulo {
         let common = coerce::common(&left.data_type, &right.data_type)
-            .filter(|common| !matches!(common, DataType::Decimal256(..)))
+            .map(bounded)
             .ok_or_else(too_wide)?;
         let (left, right) = (left.cast(&common, expr)?, right.cast(&common, expr)?);
         let step = Step::Arithmetic {

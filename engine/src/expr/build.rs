@@ -277,6 +277,25 @@ arithmetic! {
     Rem::rem => Modulo,
 }
 
+macro_rules! constants_on_the_left {
+    ($($from:ty)*) => {
+        $(
+            constants_on_the_left!($from, Add add, Sub sub, Mul mul, Div div, Rem rem);
+        )*
+    };
+    ($from:ty, $($trait:ident $name:ident),*) => {
+        $(impl ops::$trait<Expr> for $from {
+            type Output = Expr;
+
+            fn $name(self, other: Expr) -> Expr {
+                ops::$trait::$name(lit(self), other)
+            }
+        })*
+    };
+}
+
+constants_on_the_left! { i32 i64 f64 }
+
 impl ops::Not for Expr {
     type Output = Expr;
 
@@ -327,6 +346,12 @@ literals! {
 impl From<Literal> for Expr {
     fn from(value: Literal) -> Self {
         Expr::Literal(value)
+    }
+}
+
+impl<T: Into<Literal>> From<Option<T>> for Expr {
+    fn from(value: Option<T>) -> Self {
+        Expr::Literal(value.into())
     }
 }
 

@@ -10,6 +10,8 @@ use arrow::datatypes::DataType;
 
 mod build;
 mod build_aggregate;
+mod build_function;
+mod catalog;
 mod text;
 
 mod coerce;
@@ -34,6 +36,16 @@ pub use build::{
 pub use build_aggregate::{
     all, any, count_distinct, first, last, stddev, stddev_population, variance, variance_population,
 };
+pub use build_function::{
+    Case, ascii, atan2, case_when, ceil, chr, cos, date, date_diff, date_trunc, day, day_of_week,
+    day_of_year, decimal, epoch_seconds, exp, floor, greatest, hour, initcap, interval_days,
+    interval_months, interval_years, least, left, ln, log2, log10, lpad, ltrim, minute, month,
+    nullif, power, quarter, regexp_extract, regexp_replace, repeat, replace, reverse, right, round,
+    round_to, rpad, rtrim, second, sign, sin, split, split_part, sqrt, strpos, substring,
+    substring_from, tan, timestamp, to_date, to_date_as, to_timestamp, to_timestamp_as, trunc,
+    week, year,
+};
+pub use catalog::Function;
 pub use text::output_name;
 
 /// A scalar expression over the columns of one row.
@@ -159,35 +171,6 @@ pub enum BinaryOp {
     GreaterOrEqual,
     And,
     Or,
-}
-
-/// Built-in scalar functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Function {
-    /// `words(s)`: the maximal runs of characters without Unicode White_Space, as a list.
-    Words,
-    /// `lower(s)`: Unicode lower case.
-    Lower,
-    /// `upper(s)`: Unicode upper case.
-    Upper,
-    /// `length(s)`: number of characters.
-    Length,
-    /// `trim(s)`: without white space at both ends.
-    Trim,
-    /// `contains(s, part)`.
-    Contains,
-    /// `starts_with(s, prefix)`.
-    StartsWith,
-    /// `ends_with(s, suffix)`.
-    EndsWith,
-    /// `regexp_like(s, pattern)`: whether the pattern, a literal, matches anywhere in `s`.
-    RegexpLike,
-    /// `concat(a, b, …)`: strings joined; null if any is null.
-    Concat,
-    /// `coalesce(a, b, …)`: the first that is not null.
-    Coalesce,
-    /// `abs(x)`.
-    Abs,
 }
 
 /// What an aggregate computes from the rows of a group.

@@ -10,7 +10,7 @@ use arrow::array::{Array, Date32Array, TimestampMicrosecondArray};
 use arrow::datatypes::{Decimal128Type, DecimalType};
 use arrow::util::display::array_value_to_string;
 
-use super::{AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey};
+use super::{AggregateExpr, AggregateFunction, BinaryOp, Expr, Literal, SortKey};
 
 /// The name of the column that `expr` makes: the column's own, the alias, or the text.
 pub fn output_name(expr: &Expr) -> String {
@@ -261,26 +261,6 @@ impl fmt::Display for BinaryOp {
             BinaryOp::And => "AND",
             BinaryOp::Or => "OR",
         })
-    }
-}
-
-impl Function {
-    /// The name that it is called by.
-    pub fn name(self) -> &'static str {
-        match self {
-            Function::Words => "words",
-            Function::Lower => "lower",
-            Function::Upper => "upper",
-            Function::Length => "length",
-            Function::Trim => "trim",
-            Function::Contains => "contains",
-            Function::StartsWith => "starts_with",
-            Function::EndsWith => "ends_with",
-            Function::RegexpLike => "regexp_like",
-            Function::Concat => "concat",
-            Function::Coalesce => "coalesce",
-            Function::Abs => "abs",
-        }
     }
 }
 

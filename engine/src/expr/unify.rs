@@ -4,7 +4,7 @@
 //! decimal is a decimal and widens nothing, and a string beside a date is a date.
 
 use arrow::compute::{can_cast_types, cast_with_options};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 
 use super::compile::Typed;
 use super::eval::STRICT;
@@ -38,11 +38,27 @@ pub(super) fn unify(expr: &Expr, parts: Vec<Typed>) -> Result<(Vec<Typed>, DataT
         };
         common = coerce::common(&common, &own).ok_or_else(|| nothing(&common, &own))?;
     }
+    if parts.iter().all(|part| !is_widest(&part.data_type)) {
+        common = bounded(common);
+    }
     let parts = parts
         .into_iter()
         .map(|part| part.exactly(&common, expr))
         .collect::<Result<_>>()?;
     Ok((parts, common))
+}
+
+fn is_widest(data_type: &DataType) -> bool {
+    matches!(coerce::plain(data_type), DataType::Decimal256(..))
+}
+
+/// Decimals of up to 38 digits stay below that together: a value that then has too many is an
+/// error, while the type alone is none.
+pub(super) fn bounded(common: DataType) -> DataType {
+    match common {
+        DataType::Decimal256(_, scale) => DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale),
+        other => other,
+    }
 }
 
 /// Whether a constant means a value of type `to`, which is another one's: a number that the type

@@ -3,9 +3,9 @@
 //! A view is sixteen bytes: the length in the low 32 bits; then up to twelve bytes of the value
 //! itself, or for longer values the first four bytes, the number of a buffer and an offset in it.
 //!
-//! This module and [`super::space`] hold all `unsafe` of the engine. What is built here is checked
-//! in full in builds with debug assertions, so every test also tests the promises made in the
-//! `SAFETY` comments.
+//! This module, [`super::space`] and [`super::unpack`] hold all `unsafe` of the engine. What is
+//! built here is checked in full in builds with debug assertions, so every test also tests the
+//! promises made in the `SAFETY` comments.
 #![expect(
     unsafe_code,
     reason = "a token's text was validated with its block; validating each token again would \
@@ -120,16 +120,16 @@ pub fn outside_bytes<'a>(view: u128, buffers: &[&'a [u8]]) -> &'a [u8] {
 ///
 /// The caller promises that every valid view holds, or points at, UTF-8 inside its buffer.
 pub(crate) fn string_array(
-    views: Vec<u128>,
+    views: impl Into<ScalarBuffer<u128>>,
     buffers: Vec<Buffer>,
     nulls: Option<NullBuffer>,
 ) -> StringViewArray {
-    let views = ScalarBuffer::from(views);
+    let views = views.into();
     if cfg!(debug_assertions) {
         return StringViewArray::try_new(views, buffers, nulls).expect("views must be valid");
     }
     // SAFETY: the callers (`kernel::words`, `source::text`, `operator::aggregate`,
-    // `shuffle::gather`) make views only of text that was validated as UTF-8, cut at character
+    // `shuffle::gather`, `source::parquet::column`) make views only of text that was validated as UTF-8, cut at character
     // boundaries, and pass the buffers that hold it; builds with debug assertions check each
     // array above.
     unsafe { StringViewArray::new_unchecked(views, buffers.into(), nulls) }
@@ -139,11 +139,11 @@ pub(crate) fn string_array(
 ///
 /// The caller promises that every valid view points inside its buffer.
 pub(crate) fn binary_array(
-    views: Vec<u128>,
+    views: impl Into<ScalarBuffer<u128>>,
     buffers: Vec<Buffer>,
     nulls: Option<NullBuffer>,
 ) -> BinaryViewArray {
-    let views = ScalarBuffer::from(views);
+    let views = views.into();
     if cfg!(debug_assertions) {
         return BinaryViewArray::try_new(views, buffers, nulls).expect("views must be valid");
     }

@@ -11,6 +11,7 @@
 pub mod aggregate;
 pub mod explode;
 pub mod filter;
+pub mod join;
 pub mod limit;
 mod order;
 pub mod project;

@@ -6,10 +6,10 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::expr::{AggregateExpr, Expr};
+use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::plan::{
-    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Partitioning, Scan, ScanFormat,
-    ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
+    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Output, Partitioning, Scan,
+    ScanFormat, ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
 };
 
 /// Locations of a scan that are printed before the rest is only counted.
@@ -64,7 +64,7 @@ pub fn describe_stage(stage: &Stage) -> String {
         OperatorSpec::Explode { .. } | OperatorSpec::Limit { .. } => operator_line(operator),
     }));
     steps.push(match &stage.sink {
-        SinkSpec::Files { output } => format!("write {}", output.format.extension()),
+        SinkSpec::Files { output } => format!("write {}", output.extension()),
         shuffle => sink_line(shuffle),
     });
     steps.join(" → ")
@@ -111,9 +111,7 @@ fn logical_line(plan: &LogicalPlan) -> String {
             keys, limit: None, ..
         } => format!("sort by {}", List(keys)),
         LogicalPlan::Limit { offset, limit, .. } => limit_line(*offset, *limit),
-        LogicalPlan::Write { output, .. } => {
-            format!("write {} to {}", output.format.extension(), output.url)
-        }
+        LogicalPlan::Write { output, .. } => write_line(output),
     }
 }
 
@@ -229,10 +227,19 @@ fn sink_line(sink: &SinkSpec) -> String {
         } => {
             format!("shuffle hash({}) × {partitions}", List(keys))
         }
-        SinkSpec::Files { output } => {
-            format!("write {} to {}", output.format.extension(), output.url)
-        }
+        SinkSpec::Files { output } => write_line(output),
     }
+}
+
+fn write_line(output: &Output) -> String {
+    let order = match &output.options.sort_by[..] {
+        [] => String::new(),
+        order => {
+            let keys: Vec<SortKey> = order.iter().map(SortKey::from).collect();
+            format!(" sorted by {}", List(&keys))
+        }
+    };
+    format!("write {} to {}{order}", output.extension(), output.url)
 }
 
 /// How much a stage reads and in how many tasks, as far as that is known before it runs.
@@ -394,6 +401,7 @@ mod tests {
         Output {
             url: "file:///out".to_owned(),
             format: FileFormat::Parquet,
+            options: crate::plan::OutputOptions::default(),
         }
     }
 
@@ -516,6 +524,7 @@ mod tests {
         let graph = StageGraph {
             stages: vec![first.into(), second.into()],
             complete: true,
+            output: Some(output()),
         };
         expect![[r#"
             stage 0: 2 tasks, 2.9 KiB of 1 file

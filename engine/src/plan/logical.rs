@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::expr::{AggregateExpr, Expr, SortKey};
+use crate::plan::Output;
 
 /// What a user asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -168,37 +169,6 @@ impl Default for CsvOptions {
         CsvOptions {
             header: true,
             delimiter: b',',
-        }
-    }
-}
-
-/// Where result rows go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// URL of a directory that does not exist yet.
-    pub url: String,
-    /// What the files hold.
-    pub format: FileFormat,
-}
-
-/// What an output file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FileFormat {
-    /// Apache Parquet.
-    Parquet,
-    /// Comma-separated values with a header line.
-    Csv,
-    /// A JSON object a line.
-    Json,
-}
-
-impl FileFormat {
-    /// The ending of such a file's name, without the dot.
-    pub fn extension(self) -> &'static str {
-        match self {
-            FileFormat::Parquet => "parquet",
-            FileFormat::Csv => "csv",
-            FileFormat::Json => "json",
         }
     }
 }

@@ -6,15 +6,14 @@
 
 mod explain;
 mod logical;
+mod output;
 mod schema;
 mod stage;
 mod task;
 
 pub use explain::{describe_stage, explain_logical, explain_stages};
-pub use logical::{
-    CsvOptions, FileFormat, JoinKind, LogicalPlan, Output, Scan, ScanFormat, TextOptions,
-    TextRecord,
-};
+pub use logical::{CsvOptions, JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, TextRecord};
+pub use output::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
 pub use schema::{schema_of, schema_over};
 pub use stage::{
     AggregateMode, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec, Partitioning, ScanSpec,

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateExpr, Expr, SortKey, typing};
 use crate::limits;
-use crate::plan::{JoinKind, LogicalPlan, Scan};
+use crate::plan::{JoinKind, LogicalPlan, Scan, output};
 
 /// The columns of the rows that `plan` makes.
 ///
@@ -102,7 +102,11 @@ fn schema_over_one(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
             check_sort_keys(keys, &input)?;
             Ok(input)
         }
-        LogicalPlan::Limit { .. } | LogicalPlan::Write { .. } => Ok(input),
+        LogicalPlan::Limit { .. } => Ok(input),
+        LogicalPlan::Write { output, .. } => {
+            output::check(output, &input)?;
+            Ok(input)
+        }
         LogicalPlan::Scan(_) | LogicalPlan::Join { .. } | LogicalPlan::Union { .. } => {
             Err(Error::internal("an operator with one input was expected"))
         }

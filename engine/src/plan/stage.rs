@@ -264,9 +264,10 @@ impl StepKind {
 
 /// Which part of an aggregation an operator does.
 ///
-/// The columns between `Partial` and `Final` are the keys under their names, then the states of
-/// each aggregate: one column of the aggregate's name for count, sum, min and max; for avg the two
-/// columns `<name>:sum` and `<name>:count`.
+/// The columns between `Partial` and `Final` are the keys under their names, then the states:
+/// `<name>:count`, `<name>:sum` (`:sum_i64` or `:sum_u64`, in a wide decimal, of whole numbers),
+/// `:min`, `:max` or `:first`, and for a variance `:count`, `:mean` and `:m2`. An avg has a sum and
+/// a count. A state that several aggregates need is there once, under the name of the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AggregateMode {
     /// Rows in, results out.

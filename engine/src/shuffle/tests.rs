@@ -40,6 +40,7 @@ pub(super) fn context(shuffle: ShuffleStore, memory: u64) -> TaskContext {
         shuffle,
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 

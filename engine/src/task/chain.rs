@@ -5,6 +5,7 @@
 //! and then the operators up to and including the breaker finish, in order.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -12,19 +13,23 @@ use arrow::record_batch::RecordBatch;
 use crate::context::{CancelToken, TaskContext};
 use crate::error::{Error, Result};
 use crate::expr::typing;
+use crate::metrics::{OperatorCounts, TaskMetrics};
 use crate::operator::aggregate;
+use crate::operator::join::Join;
 use crate::operator::limit::LimitState;
 use crate::operator::sort::Sort;
 use crate::operator::top_k::TopK;
-use crate::operator::{Breaker, Morsel, Operator, explode, filter, project};
-use crate::plan::OperatorSpec;
+use crate::operator::{Breaker, Emit, Morsel, Operator, explode, filter, join, project};
+use crate::plan::{OperatorSpec, Side};
 use crate::sink::Sink;
+use crate::task::sides::SideTable;
 
 /// The operators of a task, from which every lane gets its own.
 pub(super) struct Blueprint {
     steps: Vec<Step>,
     schema: SchemaRef,
     cancel: CancelToken,
+    metrics: Arc<TaskMetrics>,
 }
 
 enum Step {
@@ -46,13 +51,14 @@ pub(super) struct Phase {
 }
 
 impl Blueprint {
-    /// Prepares `operators` for rows of `schema`.
+    /// Prepares `operators` for rows of `schema`, with the tables of `tables`.
     ///
     /// # Errors
     /// `Invalid` if the operators do not fit the schema.
     pub(super) fn new(
         operators: &[OperatorSpec],
         schema: &SchemaRef,
+        tables: &[SideTable],
         ctx: &TaskContext,
         lanes: usize,
     ) -> Result<Self> {
@@ -60,13 +66,37 @@ impl Blueprint {
             steps: Vec::new(),
             schema: Arc::clone(schema),
             cancel: ctx.cancel.clone(),
+            metrics: Arc::clone(&ctx.metrics),
         };
-        for spec in operators {
+        for (position, spec) in operators.iter().enumerate() {
+            if let OperatorSpec::Join(_) = spec {
+                blueprint.join(position, tables)?;
+                continue;
+            }
             let step = blueprint.step(spec, ctx, lanes)?;
             blueprint.steps.push(step);
-            blueprint.schema = output_schema(spec, &blueprint.schema)?;
+            blueprint.schema = output_schema(spec, &blueprint.schema, &[])?;
         }
         Ok(blueprint)
+    }
+
+    /// Adds the join at `position`, whose table is among `tables`.
+    fn join(&mut self, position: usize, tables: &[SideTable]) -> Result<()> {
+        let table = tables.iter().find(|table| table.operator == position);
+        let Some(SideTable { spec, table, .. }) = table else {
+            return Err(Error::internal("a join has no table"));
+        };
+        let join = Join::new(
+            Arc::clone(spec),
+            Arc::clone(table.value()),
+            self.cancel.clone(),
+        )?;
+        self.schema = Arc::clone(spec.schema());
+        self.steps.push(match join.breaker() {
+            Some(breaker) => Step::Breaker(breaker),
+            None => Step::Streaming(Box::new(move || join.lane())),
+        });
+        Ok(())
     }
 
     fn step(&self, spec: &OperatorSpec, ctx: &TaskContext, lanes: usize) -> Result<Step> {
@@ -93,7 +123,7 @@ impl Blueprint {
                 ctx,
                 lanes,
             )?),
-            OperatorSpec::Join(_) => return Err(Error::internal("joins do not run yet")),
+            OperatorSpec::Join(_) => return Err(Error::internal("a join needs its table")),
             OperatorSpec::TopK { keys, limit } => {
                 Step::Breaker(TopK::new(&keys, limit, &schema, ctx)?)
             }
@@ -121,9 +151,15 @@ impl Blueprint {
             });
         }
         operators.push(sink.lane(lane)?);
+        let link = |operator| Link {
+            operator,
+            counts: OperatorCounts::default(),
+        };
         Ok(Chain {
-            operators,
+            links: operators.into_iter().map(link).collect(),
+            source: OperatorCounts::default(),
             cancel: self.cancel.clone(),
+            metrics: Arc::clone(&self.metrics),
         })
     }
 
@@ -150,6 +186,13 @@ impl Blueprint {
         phases
     }
 
+    /// Counts the time in which the breaker at `position` joined what the lanes had collected.
+    pub(super) fn count_merge(&self, position: usize, took: Duration) {
+        let mut counts = vec![OperatorCounts::default(); position + 2];
+        counts[position + 1].nanos = nanos(took);
+        self.metrics.count_operators(&counts);
+    }
+
     /// Whether rows that enter at `entry` can no longer change the result, because a limit behind
     /// it has all it wants.
     pub(super) fn is_full(&self, entry: usize) -> bool {
@@ -160,10 +203,17 @@ impl Blueprint {
     }
 }
 
-/// One lane's operators, the sink's last.
+/// One lane's operators, the sink's last, and what passed through them.
 pub(super) struct Chain {
-    operators: Vec<Box<dyn Operator>>,
+    links: Vec<Link>,
+    source: OperatorCounts,
     cancel: CancelToken,
+    metrics: Arc<TaskMetrics>,
+}
+
+struct Link {
+    operator: Box<dyn Operator>,
+    counts: OperatorCounts,
 }
 
 impl Chain {
@@ -172,9 +222,14 @@ impl Chain {
     /// # Errors
     /// What the first operator to fail answered.
     pub(super) fn run(&mut self, entry: usize, morsel: Morsel) -> Result<()> {
-        let operators = &mut self.operators[entry..];
-        let cancel = &self.cancel;
-        morsel(&mut |batch| push(operators, cancel, batch))
+        // What enters in the middle comes from the breaker before it.
+        let (before, links) = self.links.split_at_mut(entry);
+        let counts = before
+            .last_mut()
+            .map_or(&mut self.source, |link| &mut link.counts);
+        let outcome = counted(counts, links, &self.cancel, morsel);
+        self.report();
+        outcome.map(|_| ())
     }
 
     /// Ends the input of a phase: its operators finish one after the other.
@@ -182,34 +237,71 @@ impl Chain {
     /// # Errors
     /// As for `run`.
     pub(super) fn finish(&mut self, phase: &Phase) -> Result<()> {
+        let cancel = &self.cancel;
         for position in phase.entry..=phase.last {
-            if let Some((operator, rest)) = self.operators[position..].split_first_mut() {
-                operator.finish(&mut |batch| push(rest, &self.cancel, batch))?;
+            if let Some((link, rest)) = self.links[position..].split_first_mut() {
+                let Link { operator, counts } = link;
+                counted(counts, rest, cancel, |emit| operator.finish(emit))?;
             }
         }
+        self.report();
         Ok(())
     }
+
+    /// Hands what was counted to the task.
+    fn report(&mut self) {
+        let links = self.links.iter_mut().map(|link| &mut link.counts);
+        let counts = std::iter::once(&mut self.source).chain(links);
+        let counts: Vec<OperatorCounts> = counts.map(std::mem::take).collect();
+        self.metrics.count_operators(&counts);
+    }
+}
+
+/// Does `work`, whose batches go through `links`, and counts it: what comes out, and the time that
+/// it takes less that of `links`. Returns the time of both together.
+fn counted(
+    counts: &mut OperatorCounts,
+    links: &mut [Link],
+    cancel: &CancelToken,
+    work: impl FnOnce(Emit<'_>) -> Result<()>,
+) -> Result<u64> {
+    let started = Instant::now();
+    let mut behind = 0;
+    let outcome = work(&mut |batch| {
+        counts.rows_out += batch.num_rows() as u64;
+        counts.batches += 1;
+        behind += push(links, cancel, batch)?;
+        Ok(())
+    });
+    let nanos = nanos(started.elapsed());
+    counts.nanos += nanos.saturating_sub(behind);
+    outcome.map(|()| nanos)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Every batch passes here on its way to every operator, so this is where a lane notices that its
-/// attempt was cancelled, whatever the size of its morsel.
-fn push(
-    operators: &mut [Box<dyn Operator>],
-    cancel: &CancelToken,
-    batch: RecordBatch,
-) -> Result<()> {
+/// attempt was cancelled, whatever the size of its morsel. Returns the time that it took.
+fn push(links: &mut [Link], cancel: &CancelToken, batch: RecordBatch) -> Result<u64> {
     cancel.check()?;
-    match operators.split_first_mut() {
-        Some((operator, rest)) => operator.push(batch, &mut |batch| push(rest, cancel, batch)),
-        None => Err(Error::internal("a sink emitted rows")),
+    let Some((link, rest)) = links.split_first_mut() else {
+        return Err(Error::internal("a sink emitted rows"));
+    };
+    let Link { operator, counts } = link;
+    if rest.is_empty() {
+        counts.rows_out += batch.num_rows() as u64;
+        counts.batches += 1;
     }
+    counted(counts, rest, cancel, |emit| operator.push(batch, emit))
 }
 
-/// The columns of the rows that `spec` makes of rows of `schema`.
+/// The columns of the rows that `spec` makes of rows of `schema`, in a stage with these sides.
 ///
 /// # Errors
-/// `Invalid` if the operator does not fit the schema.
-pub fn output_schema(spec: &OperatorSpec, schema: &SchemaRef) -> Result<SchemaRef> {
+/// `Invalid` if the operator does not fit the schema or the side.
+pub fn output_schema(spec: &OperatorSpec, schema: &SchemaRef, sides: &[Side]) -> Result<SchemaRef> {
     Ok(match spec {
         OperatorSpec::Project { exprs } => {
             let fields: Result<Vec<Field>> = exprs
@@ -236,7 +328,10 @@ pub fn output_schema(spec: &OperatorSpec, schema: &SchemaRef) -> Result<SchemaRe
             group_by,
             aggregates,
         } => aggregate::output_schema(*mode, schema, group_by, aggregates)?,
-        OperatorSpec::Join(_) => return Err(Error::internal("joins do not run yet")),
+        OperatorSpec::Join(step) => match sides.get(step.side) {
+            Some(side) => join::output_schema(step, schema, &side.schema)?,
+            None => return Err(Error::internal("a join has no side")),
+        },
         OperatorSpec::Filter { .. }
         | OperatorSpec::TopK { .. }
         | OperatorSpec::Sort { .. }

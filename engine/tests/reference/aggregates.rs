@@ -10,7 +10,8 @@ use arrow::record_batch::RecordBatch;
 use fastrand::Rng;
 use kiln_engine::context::{CancelToken, TaskContext};
 use kiln_engine::expr::{
-    AggregateExpr, Expr, avg, col, count, count_all, length, lit, max, min, sum,
+    AggregateExpr, Expr, all, any, avg, col, count, count_all, count_distinct, first, last, length,
+    lit, max, min, stddev, stddev_population, sum, variance, variance_population,
 };
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::metrics::TaskMetrics;
@@ -22,7 +23,7 @@ use crate::data::{self, NAMES};
 use crate::oracle::{self, Row, Value};
 use crate::{check, text};
 
-fn context(memory: u64) -> TaskContext {
+pub(crate) fn context(memory: u64) -> TaskContext {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     TaskContext {
         pool: Arc::new(pool.expect("one thread")),
@@ -31,6 +32,7 @@ fn context(memory: u64) -> TaskContext {
         shuffle: ShuffleStore::in_memory(OverflowStore::new(1 << 20, None, None)),
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 
@@ -65,9 +67,17 @@ impl Query {
             max(col("text")),
             min(col("ok")),
             max(col("ok")),
+            any(col("ok")),
+            all(col("ok")),
         ];
         random.shuffle(&mut aggregates);
         aggregates.truncate(random.usize(..7));
+        let filters = [data::booleans(random, 1), data::booleans(random, 1)];
+        for aggregate in &mut aggregates {
+            if let Some(filter) = filters.get(random.usize(..4)) {
+                *aggregate = aggregate.clone().filter(filter.clone());
+            }
+        }
         if keys.is_empty() && aggregates.is_empty() {
             aggregates.push(count_all());
         }
@@ -210,7 +220,129 @@ fn sums_that_overflow() {
         let lanes = random.usize(1..4);
         let schema = data::schema();
         let found = query.run(AggregateMode::Single, &schema, &batches, lanes, 1 << 30);
-        check(seed, "a sum", found.map(sorted), expected);
+        check(seed, "a sum", found.map(sorted), expected.clone());
+        // A part of a sum may overflow where the whole does not.
+        let found = query.run_in_two_steps(&mut random, &batches, 1 << 30);
+        check(seed, "a sum in two steps", found.map(sorted), expected);
     }
     assert!((10..190).contains(&failed), "some overflow, some do not");
+}
+
+#[test]
+fn different_values() {
+    for seed in 0..200 {
+        let mut random = Rng::with_seed(seed);
+        let (rows, batches) = input(&mut random, seed);
+        let group_by = match random.u8(..3) {
+            0 => vec![],
+            1 => vec![col("n")],
+            _ => vec![col("text"), col("ok")],
+        };
+        let mut aggregates: Vec<_> = NAMES.into_iter().map(|n| count_distinct(col(n))).collect();
+        aggregates.push(count_distinct(col("b")).filter(col("ok")));
+        aggregates.push(sum(col("n")));
+        let query = Query {
+            group_by,
+            aggregates,
+        };
+        let expected = oracle::aggregate(&query.group_by, &query.aggregates, &NAMES, &rows);
+        let mut expected = expected.expect("nothing overflows");
+        expected.sort_by_cached_key(|row| text(std::slice::from_ref(row)));
+        let lanes = random.usize(1..4);
+        let schema = data::schema();
+        let found = query.run(AggregateMode::Single, &schema, &batches, lanes, 1 << 30);
+        check(seed, "different values", found.map(sorted), Ok(expected));
+    }
+}
+
+/// Whether two values are the same but for rounding.
+fn is_close(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Float(a), Value::Float(b)) => {
+            a == b || (a - b).abs() <= 1e-9 * b.abs().max(1.0) || a.is_nan() && b.is_nan()
+        }
+        (a, b) => format!("{a:?}") == format!("{b:?}"),
+    }
+}
+
+#[test]
+fn spread() {
+    let calls = [variance, variance_population, stddev, stddev_population];
+    for seed in 0..200 {
+        let mut random = Rng::with_seed(seed);
+        let (rows, batches) = input(&mut random, seed);
+        let mut aggregates = vec![count_all()];
+        for call in calls {
+            let argument = ["n", "x"][random.usize(..2)];
+            aggregates.push(call(col(argument)));
+            aggregates.push(call(col("n") * 1000).alias("thousands").filter(col("ok")));
+        }
+        let query = Query {
+            group_by: vec![col("ok"), col("n")],
+            aggregates,
+        };
+        let expected = oracle::aggregate(&query.group_by, &query.aggregates, &NAMES, &rows);
+        let mut expected = expected.expect("nothing overflows");
+        expected.sort_by_cached_key(|row| text(&[row[..3].to_vec()]));
+        let memory = [1 << 30, 1000][random.usize(..2)];
+        let schema = data::schema();
+        let single = query.run(AggregateMode::Single, &schema, &batches, 2, 1 << 30);
+        let twice = query.run_in_two_steps(&mut random, &batches, memory);
+        for found in [single, twice] {
+            let found = found.expect("memory for all");
+            let mut found: Vec<Row> = found.iter().flat_map(data::unbatch).collect();
+            found.sort_by_cached_key(|row| text(&[row[..3].to_vec()]));
+            assert_eq!(found.len(), expected.len(), "seed={seed}");
+            for (found, expected) in found.iter().zip(&expected) {
+                let close = found.iter().zip(expected).all(|(a, b)| is_close(a, b));
+                assert!(close, "seed={seed}: {found:?} against {expected:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_value_is_that_of_some_row() {
+    for seed in 0..100 {
+        let mut random = Rng::with_seed(seed);
+        let (rows, batches) = input(&mut random, seed);
+        let columns = ["a", "x", "text", "ok"];
+        let aggregates = columns.into_iter().map(|name| match random.bool() {
+            true => first(col(name)),
+            false => last(col(name)),
+        });
+        let query = Query {
+            aggregates: aggregates.collect(),
+            group_by: vec![col("n")],
+        };
+        let lanes = random.usize(1..4);
+        let schema = data::schema();
+        let single = query.run(AggregateMode::Single, &schema, &batches, lanes, 1 << 30);
+        let twice = query.run_in_two_steps(&mut random, &batches, 1000);
+        for found in [single, twice] {
+            for group in found
+                .expect("memory for all")
+                .iter()
+                .flat_map(data::unbatch)
+            {
+                let key = text(&[vec![group[0].clone()]]);
+                let members = rows
+                    .iter()
+                    .filter(|row| text(&[vec![row[2].clone()]]) == key);
+                let members: Vec<&Row> = members.collect();
+                for (value, column) in group[1..].iter().zip([0, 3, 4, 5]) {
+                    let is_same = |row: &&Row| is_close(value, &row[column]);
+                    assert!(members.iter().any(is_same), "seed={seed} {group:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn different_values_are_not_counted_in_two_steps() {
+    let calls = [count_distinct(col("a"))];
+    assert!(!calls[0].function.is_mergeable());
+    let result = output_schema(AggregateMode::Partial, &data::schema(), &[], &calls);
+    result.expect_err("there is no state of parts of a group");
 }

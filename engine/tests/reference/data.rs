@@ -5,15 +5,18 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringViewArray,
 };
-use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef,
+};
 use arrow::record_batch::RecordBatch;
 use fastrand::Rng;
 use kiln_engine::expr::{
-    BinaryOp, Expr, SortKey, abs, coalesce, col, concat, contains, ends_with, length, lit, lower,
-    regexp_like, starts_with, trim, upper,
+    BinaryOp, Expr, SortKey, abs, case_when, coalesce, col, concat, contains, decimal, ends_with,
+    length, lit, lower, regexp_like, starts_with, trim, upper,
 };
 
-use crate::oracle::{Row, Value};
+use crate::oracle::{self, Row, Value};
 
 /// The columns of random rows: two whole numbers, a narrow one, a float, a string, a boolean.
 pub(crate) const NAMES: [&str; 6] = ["a", "b", "n", "x", "text", "ok"];
@@ -103,7 +106,13 @@ pub(crate) fn integers(random: &mut Rng, depth: usize) -> Expr {
         };
     }
     let depth = depth - 1;
-    match random.u8(..10) {
+    match random.u8(..11) {
+        10 => {
+            let first = integers(random, depth);
+            let case = case_when(booleans(random, depth), first);
+            let case = case.when(booleans(random, 0), integers(random, 0));
+            case.otherwise(integers(random, depth))
+        }
         0 => -integers(random, depth),
         1 => abs(integers(random, depth)),
         2 => length(texts(random, depth)),
@@ -140,12 +149,49 @@ pub(crate) fn floats(random: &mut Rng, depth: usize) -> Expr {
         };
     }
     let depth = depth - 1;
-    match random.u8(..5) {
+    match random.u8(..7) {
+        5 => decimals(random, depth.min(1)) / decimals(random, 0),
+        6 => case_when(booleans(random, depth), floats(random, depth)).end(),
         0 => -floats(random, depth),
         1 => abs(floats(random, depth)),
         2 => floats(random, depth) + integers(random, 0),
         _ => floats(random, depth) * floats(random, depth),
     }
+}
+
+/// A random expression of decimals, all of them small.
+pub(crate) fn decimals(random: &mut Rng, depth: usize) -> Expr {
+    if depth == 0 {
+        let wide = random.u8(2..20);
+        return match random.u8(..4) {
+            0 => decimal(["0.25", "-1.5", "10", "0.05"][random.usize(..4)]),
+            1 => col("n").cast(DataType::Decimal32(9, 1)),
+            2 => col("n").cast(DataType::Decimal128(wide + 10, random.i8(0..3))),
+            _ => col("n").cast(DataType::Decimal64(15, 2)),
+        };
+    }
+    let depth = depth - 1;
+    let some = decimals(random, depth);
+    match random.u8(..9) {
+        0 => -some,
+        1 => some + decimals(random, depth),
+        2 => some - decimals(random, depth),
+        3 => some * decimals(random, depth),
+        4 => some % decimals(random, 0),
+        5 => lit(float(random).clamp(-9.0, 9.0).max(0.5)) * some,
+        6 => some - random.i64(-9..10),
+        7 => case_when(booleans(random, depth), some).otherwise(decimal("0")),
+        _ => coalesce([some, decimals(random, depth)]),
+    }
+}
+
+/// The operand in a list, mostly of constants.
+fn in_list(random: &mut Rng, operand: Expr, mut item: impl FnMut(&mut Rng) -> Expr) -> Expr {
+    let mut list: Vec<Expr> = (0..random.usize(1..25)).map(|_| item(random)).collect();
+    if random.u8(..4) == 0 {
+        list.push(lit(None::<i64>));
+    }
+    operand.in_list(list)
 }
 
 /// A random expression of strings.
@@ -186,7 +232,24 @@ pub(crate) fn booleans(random: &mut Rng, depth: usize) -> Expr {
     }
     let depth = depth - 1;
     let op = OPS[random.usize(..OPS.len())];
-    match random.u8(..10) {
+    match random.u8(..14) {
+        10 => Expr::binary(decimals(random, depth), op, decimals(random, depth)),
+        11 => match random.u8(..3) {
+            0 => Expr::binary(decimals(random, depth), op, integers(random, 0)),
+            1 => Expr::binary(lit(float(random)), op, decimals(random, depth)),
+            _ => Expr::binary(integers(random, 0), op, lit(float(random))),
+        },
+        12 => {
+            let operand = texts(random, depth);
+            in_list(random, operand, |random| texts(random, 0))
+        }
+        13 => {
+            let operand = integers(random, depth);
+            in_list(random, operand, |random| match random.u8(..30) {
+                0 => col("b"),
+                _ => lit(random.i64(-20..20)),
+            })
+        }
         0 => booleans(random, depth).and(booleans(random, depth)),
         1 => booleans(random, depth).or(booleans(random, depth)),
         2 => !booleans(random, depth),
@@ -278,6 +341,16 @@ pub(crate) fn value(column: &ArrayRef, row: usize) -> Value {
         DataType::Int32 => Value::Int(column.as_primitive::<Int32Type>().value(row).into()),
         DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row)),
         DataType::Float64 => Value::Float(column.as_primitive::<Float64Type>().value(row)),
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale) => {
+            let to = DataType::Decimal128(38, *scale);
+            let wide = cast(&column.slice(row, 1), &to).expect("a wider decimal");
+            oracle::decimal(
+                wide.as_primitive::<Decimal128Type>().value(0),
+                *scale as u32,
+            )
+        }
         DataType::Utf8View => Value::Text(column.as_string_view().value(row).into()),
         DataType::Boolean => Value::Bool(column.as_boolean().value(row)),
         DataType::List(_) => {

@@ -4,6 +4,9 @@
 
 mod aggregates;
 mod data;
+mod join;
+mod join_data;
+mod join_task;
 mod oracle;
 
 use arrow::compute::concat_batches;
@@ -106,7 +109,13 @@ fn check(
 fn expressions() {
     for seed in 0..3000 {
         let mut random = Rng::with_seed(seed);
-        let kinds = [data::integers, data::floats, data::texts, data::booleans];
+        let kinds = [
+            data::integers,
+            data::floats,
+            data::decimals,
+            data::texts,
+            data::booleans,
+        ];
         let depth = random.usize(..5);
         let expr = kinds[random.usize(..kinds.len())](&mut random, depth);
         let count = random.usize(1..40);

@@ -4,7 +4,7 @@
 //! row is an error of the whole; only AND and OR look at their right side where they need it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
@@ -17,6 +17,8 @@ pub(crate) enum Value {
     Bool(bool),
     Int(i64),
     Float(f64),
+    /// So many units of 10^-scale, with as few digits behind the point as there can be.
+    Decimal(i128, u32),
     Text(String),
     List(Vec<Value>),
 }
@@ -24,10 +26,10 @@ pub(crate) enum Value {
 pub(crate) type Row = Vec<Value>;
 
 /// An error that depends on the values: overflow or division by zero.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Failed;
 
-use Value::{Bool, Float, Int, List, Null, Text};
+use Value::{Bool, Decimal, Float, Int, List, Null, Text};
 
 /// Total order of values of one type; floats by IEEE 754's total order. Numbers of two types
 /// meet as floats.
@@ -40,6 +42,11 @@ pub(crate) fn compare(a: &Value, b: &Value) -> Ordering {
         (Int(a), Float(b)) => (*a as f64).total_cmp(b),
         (Float(a), Int(b)) => a.total_cmp(&(*b as f64)),
         (Text(a), Text(b)) => a.cmp(b),
+        (Decimal(..), Float(_)) | (Float(_), Decimal(..)) => float(a).total_cmp(&float(b)),
+        (Decimal(..), _) | (_, Decimal(..)) => {
+            let ((a, a_scale), (b, b_scale)) = (units(a), units(b));
+            (a * 10i128.pow(b_scale)).cmp(&(b * 10i128.pow(a_scale)))
+        }
         _ => panic!("the generator does not compare {a:?} with {b:?}"),
     }
 }
@@ -57,11 +64,46 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
         Expr::Literal(Literal::Int64(value)) => Int(*value),
         Expr::Literal(Literal::Float64(value)) => Float(*value),
         Expr::Literal(Literal::Utf8(value)) => Text(value.clone()),
+        Expr::Literal(
+            other @ (Literal::Binary(_)
+            | Literal::Date(_)
+            | Literal::Timestamp { .. }
+            | Literal::Interval { .. }),
+        ) => panic!("the generator does not make {other}"),
+        Expr::Literal(Literal::Decimal {
+            unscaled, scale, ..
+        }) => decimal(*unscaled, *scale as u32),
         Expr::Binary { left, op, right } => match (op, value(left)?) {
             (BinaryOp::And, Bool(false)) => Bool(false),
             (BinaryOp::Or, Bool(true)) => Bool(true),
-            (op, left) => binary(*op, left, value(right)?)?,
+            (op, found) => {
+                let other = value(right)?;
+                let found_spelled = spelled(left, &found, &other);
+                binary(*op, found_spelled, spelled(right, &other, &found))?
+            }
         },
+        Expr::Case {
+            branches,
+            otherwise,
+        } => {
+            for (condition, result) in branches {
+                if let Bool(true) = value(condition)? {
+                    return value(result);
+                }
+            }
+            otherwise.as_ref().map_or(Ok(Null), |expr| value(expr))?
+        }
+        Expr::InList { expr, list } => {
+            let found = value(expr)?;
+            let items = list.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+            let is = |item: &Value| !matches!(item, Null) && compare(&found, item).is_eq();
+            match found {
+                Null => Null,
+                _ if items.iter().any(is) => Bool(true),
+                _ if items.iter().any(|item| matches!(item, Null)) => Null,
+                _ => Bool(false),
+            }
+        }
         Expr::Not(inner) => match value(inner)? {
             Bool(value) => Bool(!value),
             other => other,
@@ -69,15 +111,66 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
         Expr::Negate(inner) => match value(inner)? {
             Int(value) => Int(value.checked_neg().ok_or(Failed)?),
             Float(value) => Float(-value),
+            Decimal(units, scale) => Decimal(-units, scale),
             other => other,
         },
         Expr::IsNull(inner) => Bool(matches!(value(inner)?, Null)),
         // The generator casts only to widen, which changes no value.
-        Expr::Alias { expr, .. } | Expr::Cast { expr, .. } => value(expr)?,
+        Expr::Cast { expr, to, .. } => match value(expr)? {
+            Int(value) if to.is_decimal() => decimal(value.into(), 0),
+            other => other,
+        },
+        Expr::Alias { expr, .. } => value(expr)?,
         Expr::Function { function, args } => {
             let args: Result<Vec<Value>, Failed> = args.iter().map(value).collect();
             call(*function, args?)?
         }
+    })
+}
+
+/// A float constant beside a decimal is the decimal that it spells.
+fn spelled(expr: &Expr, value: &Value, other: &Value) -> Value {
+    match (expr, value, other) {
+        (Expr::Literal(_), Float(float), Decimal(..)) if float.is_finite() => {
+            // The generator's floats are halves; minus zero is none of a decimal's numbers.
+            if float.to_bits() == (-0.0f64).to_bits() {
+                value.clone()
+            } else {
+                decimal((float * 10.0) as i128, 1)
+            }
+        }
+        _ => value.clone(),
+    }
+}
+
+/// The number with all zeros at its end taken away.
+pub(crate) fn decimal(mut units: i128, mut scale: u32) -> Value {
+    while scale > 0 && units % 10 == 0 {
+        (units, scale) = (units / 10, scale - 1);
+    }
+    Decimal(units, scale)
+}
+
+fn units(value: &Value) -> (i128, u32) {
+    match value {
+        Int(value) => ((*value).into(), 0),
+        Decimal(units, scale) => (*units, *scale),
+        other => panic!("the generator does not take {other:?} for a decimal"),
+    }
+}
+
+/// The generator's decimals are small enough never to overflow.
+fn exact(op: BinaryOp, left: &Value, right: &Value) -> Result<Value, Failed> {
+    let ((a, a_scale), (b, b_scale)) = (units(left), units(right));
+    let scale = a_scale.max(b_scale);
+    let (up, down) = (10i128.pow(scale - a_scale), 10i128.pow(scale - b_scale));
+    Ok(match op {
+        BinaryOp::Add => decimal(a * up + b * down, scale),
+        BinaryOp::Subtract => decimal(a * up - b * down, scale),
+        BinaryOp::Multiply => decimal(a * b, a_scale + b_scale),
+        _ if b == 0 => return Err(Failed),
+        BinaryOp::Divide => Float(float(left) / float(right)),
+        _ => decimal((a * up) % (b * down), scale),
     })
 }
 
@@ -103,6 +196,9 @@ fn binary(op: BinaryOp, left: Value, right: Value) -> Result<Value, Failed> {
             };
             Int(result.ok_or(Failed)?)
         }
+        (op, a @ Decimal(..), b @ (Decimal(..) | Int(_))) | (op, a @ Int(_), b @ Decimal(..)) => {
+            exact(op, &a, &b)?
+        }
         (op, a, b) => {
             let (a, b) = (float(&a), float(&b));
             Float(match op {
@@ -120,6 +216,7 @@ fn float(value: &Value) -> f64 {
     match value {
         Int(value) => *value as f64,
         Float(value) => *value,
+        Decimal(units, scale) => *units as f64 / 10f64.powi(*scale as i32),
         other => panic!("the generator does not compute with {other:?}"),
     }
 }
@@ -292,18 +389,25 @@ fn one_zero(value: Value) -> Value {
 }
 
 fn fold(aggregate: &AggregateExpr, names: &[&str], rows: &[&Row]) -> Result<Value, Failed> {
+    let mut counted = Vec::new();
+    for row in rows {
+        let kept = match &aggregate.filter {
+            Some(filter) => matches!(evaluate(filter, names, row)?, Bool(true)),
+            None => true,
+        };
+        if kept {
+            counted.push(row);
+        }
+    }
     let Some(argument) = &aggregate.argument else {
-        return Ok(Int(rows.len() as i64));
+        return Ok(Int(counted.len() as i64));
     };
     let mut values = Vec::new();
-    for row in rows {
+    for row in counted {
         match evaluate(argument, names, row)? {
             Null => {}
             value => values.push(value),
         }
-    }
-    if aggregate.function == AggregateFunction::Count {
-        return Ok(Int(values.len() as i64));
     }
     let count = values.len() as f64;
     let ints = || {
@@ -313,16 +417,42 @@ fn fold(aggregate: &AggregateExpr, names: &[&str], rows: &[&Row]) -> Result<Valu
         })
     };
     Ok(match (aggregate.function, values.first()) {
+        (AggregateFunction::Count, _) => Int(values.len() as i64),
+        (AggregateFunction::CountDistinct, _) => {
+            let texts = values
+                .into_iter()
+                .map(|value| format!("{:?}", one_zero(value)));
+            Int(texts.collect::<BTreeSet<String>>().len() as i64)
+        }
         (_, None) => Null,
-        (AggregateFunction::Min, _) => values.into_iter().min_by(compare).unwrap_or(Null),
-        (AggregateFunction::Max, _) => values.into_iter().max_by(compare).unwrap_or(Null),
+        (AggregateFunction::Min | AggregateFunction::All, _) => {
+            values.into_iter().min_by(compare).unwrap_or(Null)
+        }
+        (AggregateFunction::Max | AggregateFunction::Any, _) => {
+            values.into_iter().max_by(compare).unwrap_or(Null)
+        }
+        (AggregateFunction::First | AggregateFunction::Last, Some(value)) => value.clone(),
         (AggregateFunction::Sum, Some(Int(_))) => {
             Int(i64::try_from(ints().sum::<i128>()).map_err(|_| Failed)?)
         }
         (AggregateFunction::Sum, _) => Float(sum_floats(&values)),
-        (_, Some(Int(_))) => Float(ints().sum::<i128>() as f64 / count),
-        _ => Float(sum_floats(&values) / count),
+        (AggregateFunction::Avg, Some(Int(_))) => Float(ints().sum::<i128>() as f64 / count),
+        (AggregateFunction::Avg, _) => Float(sum_floats(&values) / count),
+        (AggregateFunction::VariancePopulation, _) => Float(squares(&values) / count),
+        (AggregateFunction::StdDevPopulation, _) => Float((squares(&values) / count).sqrt()),
+        (_, _) if values.len() < 2 => Null,
+        (AggregateFunction::Variance, _) => Float(squares(&values) / (count - 1.0)),
+        (AggregateFunction::StdDev, _) => Float((squares(&values) / (count - 1.0)).sqrt()),
     })
+}
+
+/// Squares of the distances from the mean, added up.
+fn squares(values: &[Value]) -> f64 {
+    let mean = values.iter().map(float).sum::<f64>() / values.len() as f64;
+    values
+        .iter()
+        .map(|value| (float(value) - mean).powi(2))
+        .sum()
 }
 
 /// From the first value on, since -0 is the neutral one.

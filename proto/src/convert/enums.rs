@@ -54,8 +54,12 @@ twins! {
     Deal: Gather, Partitions, Producers;
     ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal;
     FileFormat: Parquet, Csv, Json;
-    Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike, Concat,
-        Coalesce, Abs;
+    Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike,
+        Concat, Coalesce, Abs, Ltrim, Rtrim, Substring, Left, Right, Replace, Reverse, Repeat,
+        Lpad, Rpad, Split, SplitPart, Strpos, Ascii, Chr, Initcap, RegexpReplace, RegexpExtract,
+        Like, Ilike, Year, Quarter, Month, Week, Day, DayOfWeek, DayOfYear, Hour, Minute, Second,
+        EpochSeconds, DateTrunc, DateDiff, ToDate, ToTimestamp, Round, Floor, Ceil, Trunc, Sqrt,
+        Exp, Ln, Log10, Log2, Power, Sign, Sin, Cos, Tan, Atan2, Greatest, Least, Nullif;
     JobState: Planning, Running, Committing, Done, Failed, Cancelled;
     JoinKind: Inner, Left, Right, Full, Semi, Anti;
     StepKind: Inner, ProbeOuter, BuildOuter, FullOuter, ProbeSemi, ProbeAnti, BuildSemi, BuildAnti;

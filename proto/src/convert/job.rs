@@ -6,7 +6,7 @@ use kiln_engine::id::StageId;
 use crate::convert::control::{decode_registration, encode_registration};
 use crate::convert::enums::Twin;
 use crate::convert::need;
-use crate::convert::plan::{decode_output, encode_output};
+use crate::convert::output::{decode_output, encode_output};
 use crate::convert::task::{
     decode_counts, decode_failure, decode_job_id, decode_warnings, encode_counts, encode_failure,
     encode_warnings,

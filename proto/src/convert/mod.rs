@@ -12,6 +12,7 @@ mod enums;
 pub mod schema;
 
 mod expr;
+mod output;
 pub mod plan;
 
 mod stage;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kiln_engine::plan::{
-    CsvOptions, FileFormat, JoinKind, LogicalPlan, Output, Scan, ScanFormat, TextOptions,
-    TextRecord,
+    CsvOptions, JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, TextRecord,
 };
 use kiln_engine::{Error, Result, limits};
 use prost::Message;
 
 use crate::convert::enums::Twin;
 use crate::convert::expr::{ExprReader, ExprWriter};
+use crate::convert::output::{decode_output, encode_output};
 use crate::convert::{index, malformed, need, schema};
 use crate::wire;
 use crate::wire::plan_node::Node;
@@ -322,19 +322,5 @@ pub(super) fn decode_format(format: Option<wire::ScanFormat>) -> Result<ScanForm
             ScanFormat::Csv(CsvOptions { header, delimiter })
         }
         Format::Parquet(wire::Unit {}) => ScanFormat::Parquet,
-    })
-}
-
-pub(super) fn encode_output(output: &Output) -> wire::Output {
-    wire::Output {
-        url: output.url.clone(),
-        format: output.format.encode(),
-    }
-}
-
-pub(super) fn decode_output(output: wire::Output) -> Result<Output> {
-    Ok(Output {
-        url: output.url,
-        format: FileFormat::decode(output.format)?,
     })
 }

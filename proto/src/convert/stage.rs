@@ -10,7 +10,8 @@ use kiln_engine::{Error, Result, limits};
 
 use crate::convert::enums::Twin;
 use crate::convert::expr::{ExprReader, ExprWriter};
-use crate::convert::plan::{decode_format, decode_output, encode_format, encode_output};
+use crate::convert::output::{decode_output, encode_output};
+use crate::convert::plan::{decode_format, encode_format};
 use crate::convert::{index, malformed, need, schema};
 use crate::wire;
 use crate::wire::operator::Operator;

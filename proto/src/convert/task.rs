@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId, TaskId};
-use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::{
     OutputFile, PartitionMeta, ShuffleInput, ShuffleSource, Split, Stage, StageSource, TaskFailure,
     TaskInput, TaskOutput, TaskSpec, TaskSuccess,
@@ -20,6 +20,9 @@ use crate::convert::{malformed, need, stage};
 use crate::wire;
 use crate::wire::task_spec::Input;
 use crate::wire::task_success::Output;
+
+/// Operators that counts are sent of: those of the longest stage, its source and its sink.
+const OPERATORS_COUNTED_MAX: usize = limits::PLAN_NODES_MAX + 2;
 
 /// A job's id.
 ///
@@ -345,7 +348,15 @@ pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
         objects,
         compute_nanos,
         spilled_bytes,
-    } = *counts;
+        row_groups,
+        row_groups_pruned,
+        pages_pruned,
+        rows_scanned,
+        rows_pruned,
+        build_rows,
+        build_bytes,
+        operators,
+    } = counts.clone();
     wire::Counts {
         rows_in,
         bytes_in,
@@ -356,6 +367,14 @@ pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
         objects,
         compute_nanos,
         spilled_bytes,
+        row_groups,
+        row_groups_pruned,
+        pages_pruned,
+        rows_scanned,
+        rows_pruned,
+        build_rows,
+        build_bytes,
+        operators: encode_operators(&operators),
     }
 }
 
@@ -371,7 +390,49 @@ pub(super) fn decode_counts(counts: Option<wire::Counts>) -> Result<Counts> {
         objects: counts.objects,
         compute_nanos: counts.compute_nanos,
         spilled_bytes: counts.spilled_bytes,
+        row_groups: counts.row_groups,
+        row_groups_pruned: counts.row_groups_pruned,
+        pages_pruned: counts.pages_pruned,
+        rows_scanned: counts.rows_scanned,
+        rows_pruned: counts.rows_pruned,
+        build_rows: counts.build_rows,
+        build_bytes: counts.build_bytes,
+        operators: counts.operators.map_or(Ok(Vec::new()), decode_operators)?,
     })
+}
+
+/// None where nothing was counted, as for most attempts that run.
+fn encode_operators(operators: &[OperatorCounts]) -> Option<wire::OperatorCounts> {
+    let column = |counter: fn(&OperatorCounts) -> u64| operators.iter().map(counter).collect();
+    (!operators.is_empty()).then(|| wire::OperatorCounts {
+        rows_out: column(|counts| counts.rows_out),
+        batches: column(|counts| counts.batches),
+        nanos: column(|counts| counts.nanos),
+    })
+}
+
+fn decode_operators(operators: wire::OperatorCounts) -> Result<Vec<OperatorCounts>> {
+    let wire::OperatorCounts {
+        rows_out,
+        batches,
+        nanos,
+    } = operators;
+    if rows_out.len() != batches.len() || rows_out.len() != nanos.len() {
+        return Err(malformed("columns of operator counts differ in length"));
+    }
+    if rows_out.len() > OPERATORS_COUNTED_MAX {
+        return Err(malformed(format_args!(
+            "counts of {} operators",
+            rows_out.len()
+        )));
+    }
+    let columns = rows_out.into_iter().zip(batches).zip(nanos);
+    let counts = |((rows_out, batches), nanos)| OperatorCounts {
+        rows_out,
+        batches,
+        nanos,
+    };
+    Ok(columns.map(counts).collect())
 }
 
 pub(super) fn encode_warnings(warnings: &[Warning]) -> Vec<wire::Warning> {

@@ -10,7 +10,7 @@ use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
 };
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
-use kiln_engine::metrics::{Counts, Warning};
+use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::*;
 use kiln_proto::message::*;
 
@@ -154,7 +154,7 @@ impl Random {
                 lenient: self.bool(),
             },
             6 => Expr::Function {
-                function: self.one(&FUNCTIONS),
+                function: self.one(Function::ALL),
                 args: self.several(4, |random| random.expr(depth - 1)),
             },
             7 => Expr::Alias {
@@ -226,6 +226,26 @@ impl Random {
         Output {
             url: self.text(),
             format,
+            options: OutputOptions {
+                row_group_rows: self.maybe(Self::u64),
+                compression: self.maybe(Self::compression),
+                sort_by: self.several(3, |random| ColumnOrder {
+                    column: random.text(),
+                    descending: random.bool(),
+                    nulls_first: random.bool(),
+                }),
+                file_bytes: self.maybe(Self::u64),
+            },
+        }
+    }
+
+    fn compression(&mut self) -> FileCompression {
+        match self.below(5) {
+            0 => FileCompression::None,
+            1 => FileCompression::Snappy,
+            2 => FileCompression::Lz4,
+            3 => FileCompression::Gzip,
+            _ => FileCompression::Zstd(self.0.u8(..)),
         }
     }
 
@@ -509,6 +529,18 @@ impl Random {
             objects: self.u64(),
             compute_nanos: self.u64(),
             spilled_bytes: self.u64(),
+            row_groups: self.u64(),
+            row_groups_pruned: self.u64(),
+            pages_pruned: self.u64(),
+            rows_scanned: self.u64(),
+            rows_pruned: self.u64(),
+            build_rows: self.u64(),
+            build_bytes: self.u64(),
+            operators: self.several(5, |random| OperatorCounts {
+                rows_out: random.u64(),
+                batches: random.u64(),
+                nanos: random.u64(),
+            }),
         }
     }
 
@@ -720,19 +752,4 @@ const STEPS: [StepKind; 8] = [
     StepKind::ProbeAnti,
     StepKind::BuildSemi,
     StepKind::BuildAnti,
-];
-
-const FUNCTIONS: [Function; 12] = [
-    Function::Words,
-    Function::Lower,
-    Function::Upper,
-    Function::Length,
-    Function::Trim,
-    Function::Contains,
-    Function::StartsWith,
-    Function::EndsWith,
-    Function::RegexpLike,
-    Function::Concat,
-    Function::Coalesce,
-    Function::Abs,
 ];

@@ -16,12 +16,12 @@ use arrow::buffer::{Buffer, ScalarBuffer};
 use crate::error::{Error, Result};
 
 /// Strings in Unicode lower case.
-pub(in crate::expr) fn lower(text: &StringViewArray) -> Result<StringViewArray> {
+pub(super) fn lower(text: &StringViewArray) -> Result<StringViewArray> {
     map::<Lower>(text)
 }
 
 /// Strings in Unicode upper case.
-pub(in crate::expr) fn upper(text: &StringViewArray) -> Result<StringViewArray> {
+pub(super) fn upper(text: &StringViewArray) -> Result<StringViewArray> {
     map::<Upper>(text)
 }
 

@@ -74,8 +74,10 @@ impl<A: Copy> Column<A> {
         match (rows, mask) {
             (Rows::Each(groups), None) => {
                 for (group, value) in groups.iter().zip(values) {
-                    self.fold(*group, *value, &with.fold);
+                    let held = &mut self.parts[group.part()].values[group.row()];
+                    *held = (with.fold)(*held, *value);
                 }
+                self.mark(groups);
             }
             (Rows::Each(groups), Some(mask)) => {
                 for ((group, value), valid) in groups.iter().zip(values).zip(mask) {
@@ -109,6 +111,15 @@ impl<A: Copy> Column<A> {
                         self.fold(span.group, sum, &with.join);
                     }
                 }
+            }
+        }
+    }
+
+    /// Notes that these groups have had a value.
+    fn mark(&mut self, groups: &[GroupRef]) {
+        if self.tracked {
+            for group in groups {
+                self.parts[group.part()].seen[group.row()] = true;
             }
         }
     }

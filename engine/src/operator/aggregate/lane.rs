@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, Scalar};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::kernels::numeric::sub;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, not, nullif};
 use arrow::datatypes::Int64Type;
@@ -48,6 +49,20 @@ impl Groups {
     pub(super) fn bytes(&self) -> u64 {
         let values: u64 = self.states.iter().map(States::value_bytes).sum();
         self.table.bytes() + (self.table.len() * self.group_bytes()) as u64 + values
+    }
+
+    /// Fails if `rows` more groups cannot be told apart by their numbers.
+    ///
+    /// # Errors
+    /// `Exhausted`.
+    pub(super) fn check_numbers(&self, rows: usize) -> Result<()> {
+        if self.table.has_numbers(rows) {
+            return Ok(());
+        }
+        let groups = self.table.len();
+        Err(Error::exhausted(format!(
+            "{OWNER} has more groups than it can number groups={groups}"
+        )))
     }
 
     /// Bytes that may have to be allocated for `rows` more keys with `key_bytes` in long ones.
@@ -114,6 +129,7 @@ impl Lane {
     /// Reserves what a batch may need. A partial aggregation whose request is refused empties
     /// itself first, and if that does not help either it stops grouping.
     fn make_room(&mut self, rows: usize, key_bytes: usize, emit: Emit<'_>) -> Result<()> {
+        self.groups.check_numbers(rows)?;
         if self.reserve(rows, key_bytes) {
             return Ok(());
         }
@@ -221,10 +237,12 @@ fn states_of_rows(spec: &Spec, keys: Vec<ArrayRef>, batch: &RecordBatch) -> Resu
         match (state.kind, state.inputs.first()) {
             (StateKind::Rows | StateKind::Count, _) | (_, None) => columns.push(counts()),
             (StateKind::Moments, Some(input)) => {
-                let zeros = || Arc::new(Float64Array::from_value(0.0, rows));
+                let zero = Scalar::new(Float64Array::from_value(0.0, 1));
                 let absent = not(&is_valid(mask.as_ref(), rows))?;
-                let means = zip(&absent, &Scalar::new(zeros().slice(0, 1)), &inputs[*input])?;
-                columns.extend([counts(), means, zeros()]);
+                let means = zip(&absent, &zero, &inputs[*input])?;
+                // Zero, but for what is not finite.
+                let squares = sub(&means, &means)?;
+                columns.extend([counts(), means, squares]);
             }
             (_, Some(input)) => {
                 let absent = not(&is_valid(mask.as_ref(), rows))?;

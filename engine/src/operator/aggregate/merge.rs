@@ -125,6 +125,7 @@ fn merge_part(
     let mut grown = 0;
     for mut other in lanes {
         let arena_bytes = other.part.arena().iter().map(|chunk| chunk.len()).sum();
+        base.check_numbers(other.part.len())?;
         let growth = base.growth(other.part.len(), arena_bytes);
         if !held.with(|held| held.try_grow(growth)) {
             if shared.spec.mode == AggregateMode::Partial {

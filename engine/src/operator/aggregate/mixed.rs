@@ -141,36 +141,52 @@ fn add_column(
     values: &Values<'_>,
     nulls: Option<&NullBuffer>,
 ) {
-    let rows = images.iter_mut().zip(lens);
-    let add = |(image, len): (&mut u128, &mut u32), bytes: u128, more: u32| {
-        *image |= bytes.checked_shl(8 * *len).unwrap_or(0);
-        *len = len.saturating_add(more);
-    };
-    let is_valid = |row| nulls.is_none_or(|nulls| nulls.is_valid(row));
+    let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
     match values {
         Values::View(views, _) => {
-            for ((row, target), view) in rows.enumerate().zip(*views) {
-                let len = *view as u32;
-                if !is_valid(row) {
-                    add(target, u128::from(NULL), 1);
-                } else if len <= INLINE_BYTES as u32 {
-                    add(target, view >> 32 << 8 | u128::from(len), 1 + len);
-                } else {
-                    add(target, 0, 1 + len);
-                }
-            }
+            add_values(images, lens, views.iter().copied(), nulls, 1, |view| {
+                let len = view as u32;
+                let is_short = len <= INLINE_BYTES as u32;
+                let bytes = if is_short { view >> 32 << 8 } else { 0 };
+                (bytes | u128::from(len as u8), 1 + len)
+            });
         }
         Values::Fixed(bytes, width) => {
-            let mut image = [0; 16];
-            for ((row, target), value) in rows.enumerate().zip(bytes.chunks_exact(*width)) {
+            let value = |value: &[u8]| {
+                let mut image = [0; 16];
                 image[..*width].copy_from_slice(value);
-                let value = u128::from_le_bytes(image) << 8;
-                let value = if is_valid(row) {
-                    value
-                } else {
-                    u128::from(NULL)
-                };
-                add(target, value, 1 + *width as u32);
+                u128::from_le_bytes(image)
+            };
+            let values = bytes.chunks_exact(*width).map(value);
+            let len = 1 + *width as u32;
+            add_values(images, lens, values, nulls, len, |value| (value << 8, len));
+        }
+    }
+}
+
+/// Adds what `piece` makes of each value, or for a null its mark and as many bytes as it takes.
+#[inline(always)]
+fn add_values(
+    images: &mut [u128],
+    lens: &mut [u32],
+    values: impl Iterator<Item = u128>,
+    nulls: Option<&NullBuffer>,
+    null_len: u32,
+    piece: impl Fn(u128) -> (u128, u32),
+) {
+    let rows = images.iter_mut().zip(lens).zip(values);
+    let add = |image: &mut u128, len: &mut u32, (bytes, more): (u128, u32)| {
+        // What is shifted out belongs to a key that is too long for its image.
+        let shifted = bytes << (8 * (*len & 15));
+        *image |= if *len < 16 { shifted } else { 0 };
+        *len = len.saturating_add(more);
+    };
+    match nulls {
+        None => rows.for_each(|((image, len), value)| add(image, len, piece(value))),
+        Some(nulls) => {
+            for (((image, len), value), valid) in rows.zip(nulls) {
+                let null = (u128::from(NULL), null_len);
+                add(image, len, if valid { piece(value) } else { null });
             }
         }
     }

@@ -138,6 +138,11 @@ pub(super) fn count(
         one_group(table, keys, rows, weights);
         return;
     }
+    let starts = 1 + changes(&keys.views);
+    if starts * ROWS_PER_SPAN <= rows {
+        neighbours(table, keys, starts, weights);
+        return;
+    }
     let keys = Keys {
         views: &keys.views,
         hashes: &keys.hashes(&keys.views),

@@ -26,6 +26,10 @@ const SLOTS_MIN: usize = 16;
 const CHUNK_ROWS: usize = 16 << 10;
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// Most rows of one part, so that a [`GroupRef`] has room for their numbers. With the part it is
+/// four billion groups: memory ends first unless keys were made to fall into one part.
+const PART_ROWS_MAX: usize = u32::MAX as usize / PARTS;
+
 /// A view that no value has; stands for null. Its length is not one a view may have.
 pub(super) const NULL_KEY: u128 = u32::MAX as u128;
 
@@ -150,6 +154,13 @@ impl Table {
     /// How many groups there are.
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len).sum()
+    }
+
+    /// Whether `rows` more keys can be numbered, in whatever part they are.
+    pub(super) fn has_numbers(&self, rows: usize) -> bool {
+        self.parts
+            .iter()
+            .all(|part| part.len + rows <= PART_ROWS_MAX)
     }
 
     /// Bytes that are allocated.

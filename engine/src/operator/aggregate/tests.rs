@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Date32Array, Decimal64Array,
-    Float64Array, Int16Array, Int64Array, StringArray, StringViewArray, UInt32Array,
+    Float64Array, Int16Array, Int64Array, StringArray, StringViewArray, UInt32Array, UInt64Array,
 };
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{Field, Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::array_value_to_string;
@@ -29,6 +30,7 @@ fn context(memory: u64) -> TaskContext {
         shuffle: ShuffleStore::in_memory(OverflowStore::new(1 << 20, None, None)),
         metrics: Arc::default(),
         cancel: CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 
@@ -54,11 +56,13 @@ fn aggregates(calls: &str) -> Vec<AggregateExpr> {
             other => panic!("no function {other}"),
         };
         let name = call.to_owned();
+        let (argument, filter) = argument.split_once(" where ").unwrap_or((argument, ""));
+        let filter = (!filter.is_empty()).then(|| Expr::Column(filter.to_owned()));
         let argument = (!argument.is_empty()).then(|| Expr::Column(argument.to_owned()));
         AggregateExpr {
             function,
             argument,
-            filter: None,
+            filter,
             name,
         }
     };
@@ -326,6 +330,88 @@ fn without_keys_there_is_one_row() {
 }
 
 #[test]
+fn filters_leave_groups_and_take_their_rows() {
+    check(
+        "s",
+        "count  where b, sum i where b, sum i, min t where b, variance d where b, max f where b",
+        expect![[r#"
+            a key of more than twelve byteS|1|null|null|b|null|null
+            a key of more than twelve bytes|0|null|2|null|null|null
+            a|1|1|5|x|null|0.5
+            null|2|7|7|c|4.6208|NaN"#]],
+    );
+}
+
+#[test]
+fn spread_and_booleans_and_some_value() {
+    check(
+        "day",
+        "variance i, variance_population i, stddev_population d, any b, all b, first day, last day",
+        expect![[r#"
+            1970-01-01|9.0|6.0|1.6375343507847402|true|false|1970-01-01|1970-01-01
+            1970-01-02|null|0.0|1.1667333314286803|true|false|1970-01-02|1970-01-02"#]],
+    );
+}
+
+#[test]
+fn different_values_are_counted() {
+    let (batch, ctx) = (sample(), context(1 << 30));
+    let schema = batch.schema();
+    let lanes = [vec![batch.clone(), batch.slice(2, 4)], vec![batch]];
+    let calls = "distinct s, distinct i, distinct f, distinct d, distinct t, distinct b, count";
+    let found = run(AggregateMode::Single, ("day", calls), &schema, &lanes, &ctx);
+    expect![[r#"
+        1970-01-01|1|3|4|4|4|2|10
+        1970-01-02|2|1|1|3|3|2|8"#]]
+    .assert_eq(&rows(&found.expect("it runs")).join("\n"));
+}
+
+#[test]
+fn a_state_that_two_aggregates_need_is_there_once() {
+    let columns = |calls: &str| {
+        let schema = sample().schema();
+        let found = output_schema(AggregateMode::Partial, &schema, &[], &aggregates(calls));
+        let found = found.expect("it has a schema");
+        let column = |field: &Arc<Field>| format!("{}: {}", field.name(), field.data_type());
+        found
+            .fields()
+            .iter()
+            .map(column)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    expect![[r#"
+        avg i:sum_i64: Decimal128(38, 0)
+        avg i:count: Int64
+        sum i where b:sum_i64: Decimal128(38, 0)
+        count:count: Int64
+        stddev d:count: Int64
+        stddev d:mean: Float64
+        stddev d:m2: Float64
+        min t:min: Utf8View
+        any b:max: Boolean"#]]
+    .assert_eq(&columns(
+        "avg i, sum i, sum i where b, count i, count, stddev d, variance d, min t, any b, max b",
+    ));
+}
+
+#[test]
+fn a_part_of_a_sum_may_overflow_where_the_whole_does_not() {
+    let values = |values: Vec<i64>| batch(vec![("v", Arc::new(Int64Array::from(values)))]);
+    let (large, small) = (values(vec![i64::MAX, 2]), values(vec![-7]));
+    let (schema, ctx) = (large.schema(), context(1 << 30));
+    let lanes = [vec![large], vec![small]];
+    let twice = run_twice(("", "sum v"), &schema, &lanes, &ctx);
+    assert_eq!(
+        rows(&twice.expect("the whole fits")),
+        ["9223372036854775802"]
+    );
+    let error = run_twice(("", "sum v"), &schema, &lanes[..1], &ctx);
+    let error = error.expect_err("the whole does not fit");
+    expect!["a sum does not fit its type type=Int64 aggregate=sum v"].assert_eq(error.message());
+}
+
+#[test]
 fn no_input_gives_no_rows_or_the_one_without_keys() {
     let (schema, ctx) = (sample().schema(), context(1 << 30));
     let run = |keys| {
@@ -397,12 +483,19 @@ fn random_batch(rng: &mut fastrand::Rng, rows: usize, distinct: u32) -> RecordBa
     ])
 }
 
+/// The first rows, each `times` times, one after the other.
+fn clustered(batch: &RecordBatch, times: usize) -> RecordBatch {
+    let rows = (0..batch.num_rows()).map(|row| (row / times) as u64);
+    let rows = UInt64Array::from_iter_values(rows);
+    take_record_batch(batch, &rows).expect("rows that are there")
+}
+
 #[test]
 fn random_rows_are_grouped_as_by_a_plain_map() {
     for seed in 0..40 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let distinct = [3, 100, 5000][rng.usize(..3)];
-        for names in ["s", "b", "i u", "s i", "u b s"] {
+        for names in ["s", "b", "i", "i u", "s i", "u b s"] {
             let columns: Vec<usize> = names
                 .split(' ')
                 .chain(["v"])
@@ -414,6 +507,7 @@ fn random_rows_are_grouped_as_by_a_plain_map() {
                         .map(|_| {
                             let rows = rng.usize(0..5000);
                             let all = random_batch(&mut rng, rows, distinct);
+                            let all = clustered(&all, 1 + seed as usize % 4);
                             all.project(&columns).expect("the columns are there")
                         })
                         .collect()

@@ -8,18 +8,20 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json;
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use flate2::write::GzEncoder;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::plan::FileFormat;
+use crate::plan::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
 
-/// Refuses columns that files of `format` cannot hold.
-pub(super) fn check(format: FileFormat, schema: &SchemaRef) -> Result<()> {
-    if format == FileFormat::Csv {
+/// Refuses columns that files of this output cannot hold.
+pub(super) fn check(output: &Output, schema: &SchemaRef) -> Result<()> {
+    if output.format == FileFormat::Csv {
         let flat = |data_type: &DataType| !data_type.is_nested() && !data_type.is_binary();
         if let Some(field) = schema
             .fields()
@@ -33,7 +35,7 @@ pub(super) fn check(format: FileFormat, schema: &SchemaRef) -> Result<()> {
             )));
         }
     }
-    Encoder::new(format, schema).map(drop)
+    Encoder::new(output, schema).map(drop)
 }
 
 /// The encoder of one file.
@@ -44,30 +46,31 @@ pub(super) struct Encoder {
 
 enum Writer {
     Parquet(Box<ArrowWriter<Bytes>>),
-    Csv(Box<csv::Writer<Bytes>>, SchemaRef),
-    Json(json::LineDelimitedWriter<Bytes>),
+    Csv(Box<csv::Writer<Text>>, SchemaRef),
+    Json(Box<json::LineDelimitedWriter<Text>>),
 }
 
 impl Encoder {
-    pub(super) fn new(format: FileFormat, schema: &SchemaRef) -> Result<Self> {
+    pub(super) fn new(output: &Output, schema: &SchemaRef) -> Result<Self> {
         let bytes = Bytes::default();
-        let writer = match format {
+        let options = &output.options;
+        let writer = match output.format {
             FileFormat::Parquet => {
-                let properties = parquet_properties()?;
+                let properties = parquet_properties(options, schema)?;
                 let schema = Arc::clone(schema);
                 let writer = ArrowWriter::try_new(bytes.clone(), schema, Some(properties));
                 Writer::Parquet(Box::new(writer.map_err(parquet_error)?))
             }
             FileFormat::Csv => {
-                let writer = csv::WriterBuilder::new()
-                    .with_header(true)
-                    .build(bytes.clone());
+                let builder = csv::WriterBuilder::new().with_header(true);
+                let writer = builder.build(Text::new(options.compression, bytes.clone())?);
                 Writer::Csv(Box::new(writer), Arc::clone(schema))
             }
             FileFormat::Json => {
                 // A line has every column, so that the first one already tells what there is.
                 let builder = json::WriterBuilder::new().with_explicit_nulls(true);
-                Writer::Json(builder.build(bytes.clone()))
+                let writer = builder.build(Text::new(options.compression, bytes.clone())?);
+                Writer::Json(Box::new(writer))
             }
         };
         Ok(Encoder { writer, bytes })
@@ -99,6 +102,14 @@ impl Encoder {
         }
     }
 
+    /// About how many bytes the rows that are held will be in the file.
+    pub(super) fn pending(&self) -> usize {
+        match &self.writer {
+            Writer::Parquet(writer) => writer.in_progress_size(),
+            Writer::Csv(..) | Writer::Json(_) => 0,
+        }
+    }
+
     /// The file's last bytes.
     pub(super) fn finish(self) -> Result<Vec<u8>> {
         match self.writer {
@@ -110,20 +121,68 @@ impl Encoder {
                 writer
                     .write(&RecordBatch::new_empty(schema))
                     .map_err(arrow_error)?;
+                writer.into_inner().finish()?;
             }
-            Writer::Json(mut writer) => writer.finish().map_err(arrow_error)?,
+            Writer::Json(mut writer) => {
+                writer.finish().map_err(arrow_error)?;
+                writer.into_inner().finish()?;
+            }
         }
         Ok(self.bytes.take())
     }
 }
 
-fn parquet_properties() -> Result<WriterProperties> {
-    let level = ZstdLevel::try_new(1).map_err(parquet_error)?;
-    Ok(WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_bytes(Some(limits::ROW_GROUP_BYTES))
-        .set_created_by(concat!("kiln ", env!("CARGO_PKG_VERSION")).into())
-        .build())
+fn parquet_properties(options: &OutputOptions, schema: &SchemaRef) -> Result<WriterProperties> {
+    let compression = match options.compression {
+        Some(FileCompression::None) => Compression::UNCOMPRESSED,
+        Some(FileCompression::Snappy) => Compression::SNAPPY,
+        Some(FileCompression::Lz4) => Compression::LZ4_RAW,
+        Some(FileCompression::Gzip) => Compression::GZIP(GzipLevel::default()),
+        Some(FileCompression::Zstd(level)) => {
+            let level = ZstdLevel::try_new(i32::from(level));
+            Compression::ZSTD(level.map_err(parquet_error)?)
+        }
+        None => Compression::ZSTD(ZstdLevel::try_new(1).map_err(parquet_error)?),
+    };
+    let mut builder = WriterProperties::builder()
+        .set_compression(compression)
+        .set_created_by(concat!("kiln ", env!("CARGO_PKG_VERSION")).into());
+    builder = match options.row_group_rows {
+        Some(rows) => {
+            let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+            builder.set_max_row_group_row_count(Some(rows))
+        }
+        None => builder.set_max_row_group_bytes(Some(limits::ROW_GROUP_BYTES)),
+    };
+    if !options.sort_by.is_empty() {
+        let columns = sorting_columns(&options.sort_by, schema)?;
+        builder = builder.set_sorting_columns(Some(columns));
+    }
+    Ok(builder.build())
+}
+
+/// The order as a footer names it: by index among the leaves of all columns.
+fn sorting_columns(order: &[ColumnOrder], schema: &SchemaRef) -> Result<Vec<SortingColumn>> {
+    let leaves = ArrowSchemaConverter::new()
+        .convert(schema)
+        .map_err(parquet_error)?;
+    let column = |order: &ColumnOrder| {
+        let is_it = |leaf: &parquet::schema::types::ColumnDescPtr| {
+            leaf.path().parts() == std::slice::from_ref(&order.column)
+        };
+        let index = leaves.columns().iter().position(is_it);
+        let index = index.and_then(|index| i32::try_from(index).ok());
+        index
+            .map(|column_idx| SortingColumn {
+                column_idx,
+                descending: order.descending,
+                nulls_first: order.nulls_first,
+            })
+            .ok_or_else(|| {
+                Error::internal(format!("no sort column of that name: {:?}", order.column))
+            })
+    };
+    order.iter().map(column).collect()
 }
 
 fn parquet_error(error: ParquetError) -> Error {
@@ -136,6 +195,60 @@ fn parquet_error(error: ParquetError) -> Error {
 
 fn arrow_error(error: ArrowError) -> Error {
     Error::from(error).context("cannot write rows")
+}
+
+/// Text on its way to becoming bytes, compressed or not.
+enum Text {
+    Plain(Bytes),
+    Gzip(GzEncoder<Bytes>),
+    Zstd(zstd::Encoder<'static, Bytes>),
+}
+
+impl Text {
+    fn new(compression: Option<FileCompression>, bytes: Bytes) -> Result<Self> {
+        Ok(match compression {
+            None | Some(FileCompression::None) => Text::Plain(bytes),
+            Some(FileCompression::Gzip) => {
+                Text::Gzip(GzEncoder::new(bytes, flate2::Compression::default()))
+            }
+            Some(FileCompression::Zstd(level)) => {
+                let encoder = zstd::Encoder::new(bytes, i32::from(level));
+                Text::Zstd(encoder.map_err(text_error)?)
+            }
+            Some(other @ (FileCompression::Snappy | FileCompression::Lz4)) => {
+                return Err(Error::internal(format!(
+                    "text is not compressed so: {other:?}"
+                )));
+            }
+        })
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Text::Plain(_) => Ok(()),
+            Text::Gzip(encoder) => encoder.finish().map(drop).map_err(text_error),
+            Text::Zstd(encoder) => encoder.finish().map(drop).map_err(text_error),
+        }
+    }
+}
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Text::Plain(writer) => writer.write(bytes),
+            Text::Gzip(writer) => writer.write(bytes),
+            Text::Zstd(writer) => writer.write(bytes),
+        }
+    }
+
+    /// Leaves a compressor what it has: flushing it after every batch would cost ratio.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn text_error(error: io::Error) -> Error {
+    Error::internal("cannot compress text").with_source(error)
 }
 
 /// Bytes that a writer writes to and that are taken away now and then.

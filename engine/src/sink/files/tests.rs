@@ -14,6 +14,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::id::{JobId, StageId};
 use crate::limits;
+use crate::plan::{FileFormat, OutputFile, OutputOptions};
 use crate::storage::local_url;
 use crate::testing;
 
@@ -36,10 +37,11 @@ fn batch() -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
-fn output(url: &str, format: FileFormat) -> Output {
+pub(super) fn output(url: &str, format: FileFormat) -> Output {
     Output {
         url: url.to_owned(),
         format,
+        options: OutputOptions::default(),
     }
 }
 
@@ -58,7 +60,18 @@ async fn write(
     number: u32,
     lanes: &[&[RecordBatch]],
 ) -> Result<Vec<(OutputFile, Bytes)>> {
-    let sink = FileSink::new(output, batch().schema(), task(number), 2, ctx)?;
+    write_rows(ctx, output, batch().schema(), number, lanes).await
+}
+
+/// The same with rows of other columns.
+pub(super) async fn write_rows(
+    ctx: &TaskContext,
+    output: &Output,
+    schema: SchemaRef,
+    number: u32,
+    lanes: &[&[RecordBatch]],
+) -> Result<Vec<(OutputFile, Bytes)>> {
+    let sink = FileSink::new(output, schema, task(number), 2, ctx)?;
     for (index, batches) in lanes.iter().enumerate() {
         let mut lane = sink.lane(index)?;
         let mut none = |_: RecordBatch| panic!("a sink emits nothing");
@@ -93,7 +106,7 @@ fn text(files: &[(OutputFile, Bytes)]) -> String {
     files.iter().map(show).collect()
 }
 
-fn parquet_rows(content: &Bytes) -> Vec<RecordBatch> {
+pub(super) fn parquet_rows(content: &Bytes) -> Vec<RecordBatch> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(content.clone()).expect("a footer");
     let reader = builder.build().expect("a reader");
     reader.collect::<Result<_, _>>().expect("rows")
@@ -112,14 +125,14 @@ async fn each_lane_with_rows_writes_a_file() {
     .await;
     let files = files.expect("room in memory");
     expect_test::expect![[r#"
-        t00003-a2-l0.csv rows=4
+        t00003-a2-l0-00000.csv rows=4
         n,word,x
         1,"a,b",0.5
         ,"é""
         ",2.0
         3,,1e300
         1,"a,b",0.5
-        t00003-a2-l2.csv rows=3
+        t00003-a2-l2-00000.csv rows=3
         n,word,x
         1,"a,b",0.5
         ,"é""
@@ -135,7 +148,7 @@ async fn each_lane_with_rows_writes_a_file() {
         .await
         .expect("room in memory");
     expect_test::expect![[r#"
-        t00000-a2-l0.json rows=3
+        t00000-a2-l0-00000.json rows=3
         {"n":1,"word":"a,b","x":0.5}
         {"n":null,"word":"é\"\n","x":2.0}
         {"n":3,"word":null,"x":1.0e300}
@@ -156,7 +169,7 @@ async fn an_empty_result_is_one_file_with_columns() {
     let files = write(&ctx, &csv, 0, &[&[], &[]])
         .await
         .expect("room in memory");
-    assert_eq!(text(&files), "t00000-a2-l0.csv rows=0\nn,word,x\n");
+    assert_eq!(text(&files), "t00000-a2-l0-00000.csv rows=0\nn,word,x\n");
     let parquet = output("memory:///out", FileFormat::Parquet);
     let files = write(&ctx, &parquet, 0, &[&[]])
         .await

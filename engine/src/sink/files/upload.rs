@@ -2,7 +2,8 @@
 //!
 //! Bytes are put in by the lane's compute thread and taken out by the task's async loop. A file
 //! of less than a part is one request when it is complete; a larger one is uploaded in parts of
-//! equal size as they fill, and becomes visible only when all of it is there.
+//! equal size as they fill, and becomes visible only when all of it is there. A file that has
+//! ended is finished as soon as the loop comes by, while its lane writes the next one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +38,19 @@ pub(super) struct Slot {
 struct Inbox {
     waiting: BytesMut,
     rows: u64,
-    used: bool,
+    life: Life,
+}
+
+/// Where a file is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Life {
+    /// More may be put in.
+    #[default]
+    Growing,
+    /// All of it has been put in.
+    Ended,
+    /// All of it is in storage.
+    Stored,
 }
 
 /// How far the file has come.
@@ -48,6 +61,8 @@ struct Upload {
     hash: Option<Box<Xxh3>>,
     /// A request that makes the file visible has been made.
     visible: bool,
+    /// The file, once all of it is there.
+    file: Option<OutputFile>,
 }
 
 impl Slot {
@@ -72,7 +87,6 @@ impl Slot {
     /// Adds bytes, and rows that are in these or later ones.
     pub(super) fn put(&self, bytes: Vec<u8>, rows: u64) {
         let mut inbox = self.inbox();
-        inbox.used = true;
         inbox.rows += rows;
         match inbox.waiting.is_empty() {
             true => inbox.waiting = Bytes::from(bytes).into(),
@@ -80,15 +94,26 @@ impl Slot {
         }
     }
 
+    /// The file is complete with what was put in.
+    pub(super) fn end(&self) {
+        self.inbox().life = Life::Ended;
+    }
+
+    /// Whether there is nothing left to flush.
+    pub(super) fn is_stored(&self) -> bool {
+        self.inbox().life == Life::Stored
+    }
+
     /// Bytes that wait.
     pub(super) fn waiting(&self) -> usize {
         self.inbox().waiting.len()
     }
 
-    /// Uploads the parts that are full. Where somebody else is at it already, leaves it to them,
-    /// unless so much waits that the caller has to wait too.
+    /// Uploads the parts that are full, or all of a file that has ended. Where somebody else is at
+    /// it already, leaves it to them, unless so much waits that the caller has to wait too.
     pub(super) async fn flush(&self) -> Result<()> {
-        if self.waiting() < UPLOAD_PART_BYTES {
+        let ended = self.inbox().life != Life::Growing;
+        if self.waiting() < UPLOAD_PART_BYTES && !ended {
             return Ok(());
         }
         let mut upload = match self.upload.try_lock() {
@@ -96,7 +121,10 @@ impl Slot {
             Err(_) if self.waiting() < WAITING_BYTES => return Ok(()),
             Err(_) => self.upload.lock().await,
         };
-        self.put_parts(&mut upload).await
+        match ended {
+            true => self.finish(&mut upload).await.map(drop),
+            false => self.put_parts(&mut upload).await,
+        }
     }
 
     async fn put_parts(&self, upload: &mut Upload) -> Result<()> {
@@ -123,17 +151,17 @@ impl Slot {
             .map_err(|error| self.error(error))
     }
 
-    /// Uploads what is left and makes the file visible; none if the lane had no rows.
-    pub(super) async fn close(&self) -> Result<Option<OutputFile>> {
-        let (used, rows) = {
-            let inbox = self.inbox();
-            (inbox.used, inbox.rows)
-        };
-        if !used {
-            return Ok(None);
-        }
+    /// Uploads what is left and makes the file visible.
+    pub(super) async fn close(&self) -> Result<OutputFile> {
         let mut upload = self.upload.lock().await;
-        self.put_parts(&mut upload).await?;
+        self.finish(&mut upload).await
+    }
+
+    async fn finish(&self, upload: &mut Upload) -> Result<OutputFile> {
+        if let Some(file) = &upload.file {
+            return Ok(file.clone());
+        }
+        self.put_parts(upload).await?;
         let rest = self.take(0).unwrap_or_default();
         upload.visible = true;
         if upload.parts.is_none() {
@@ -143,21 +171,24 @@ impl Slot {
             put.map_err(|error| self.error(error))?;
         } else {
             if !rest.is_empty() {
-                self.put_part(&mut upload, rest).await?;
+                self.put_part(upload, rest).await?;
             }
-            self.complete(&mut upload).await?;
+            self.complete(upload).await?;
         }
         TaskMetrics::count(&self.metrics.objects, 1);
         TaskMetrics::count(&self.metrics.bytes_out, upload.bytes);
-        Ok(Some(OutputFile {
+        let file = OutputFile {
             name: self.name.clone(),
-            rows,
+            rows: self.inbox().rows,
             bytes: upload.bytes,
             checksum: upload
                 .hash
                 .as_ref()
                 .map_or_else(|| Xxh3::new().digest(), |hash| hash.digest()),
-        }))
+        };
+        upload.file = Some(file.clone());
+        self.inbox().life = Life::Stored;
+        Ok(file)
     }
 
     async fn complete(&self, upload: &mut Upload) -> Result<()> {

@@ -5,7 +5,11 @@
 //! does. Several files are read at once. Lanes decode blocks ([`rows`]), each independently of the
 //! others, and name file, line and column of what does not fit ([`diagnose`]).
 //!
-//! An empty field is null. Blank lines are no records. A byte-order mark is passed over.
+//! The columns are those of the scan's schema, given or guessed ([`infer_schema`]): integers,
+//! floats, booleans (`true`, `false`), decimals (rounded to their scale), dates (`2024-02-29`),
+//! timestamps (`2024-02-29T12:00:00.5`, with a zone behind it or not) and strings. A value that
+//! does not fit is an error. An empty field is null, quoted or not, in columns of every type.
+//! Blank lines are no records. A byte-order mark is passed over.
 
 mod cut;
 mod diagnose;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -28,8 +28,17 @@ async fn inferred(text: &[u8], options: CsvOptions) -> Result<SchemaRef> {
 
 /// The rows of `text`, whose columns are those inferred from `like`.
 async fn read(like: &str, text: &[u8], projection: &[usize]) -> Result<Vec<RecordBatch>> {
-    let ctx = testing::context();
     let file_schema = inferred(like.as_bytes(), OPTIONS).await?;
+    read_as(file_schema, text, projection).await
+}
+
+/// The rows of `text`, whose columns are those of `file_schema`.
+async fn read_as(
+    file_schema: SchemaRef,
+    text: &[u8],
+    projection: &[usize],
+) -> Result<Vec<RecordBatch>> {
+    let ctx = testing::context();
     let projection = match projection {
         [] => (0..file_schema.fields().len()).collect(),
         some => some.to_vec(),
@@ -196,4 +205,90 @@ async fn a_record_without_end_is_refused() {
         "{error}"
     );
     assert!(error.message().contains("line=2"), "{error}");
+}
+
+/// A column of every type that a schema may ask for.
+fn given() -> SchemaRef {
+    let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
+    let fields = [
+        ("small", DataType::Int16),
+        ("count", DataType::UInt32),
+        ("ratio", DataType::Float32),
+        ("ok", DataType::Boolean),
+        ("d9", DataType::Decimal32(9, 2)),
+        ("d15", DataType::Decimal64(15, 2)),
+        ("d38", DataType::Decimal128(38, 3)),
+        ("day", DataType::Date32),
+        ("at", DataType::Timestamp(TimeUnit::Microsecond, None)),
+        ("zoned", zoned),
+        ("word", DataType::Utf8View),
+    ];
+    let field = |(name, data_type)| Field::new(name, data_type, true);
+    Arc::new(Schema::new(fields.map(field).to_vec()))
+}
+
+const GIVEN: &str = "small,count,ratio,ok,d9,d15,d38,day,at,zoned,word\n";
+
+#[tokio::test]
+async fn a_given_schema_is_obeyed() {
+    let text = "-7,4000000000,1.5,true,-1234567.89,0.05,12345678901234567890.125,1992-02-29,\
+                1992-02-29 12:00:00.5,1992-02-29T12:00:00+02:00,\"\"\n\
+                ,,,,,,,,,,\n\
+                1,2,3,false,4,5,6,1970-01-01,1970-01-01T00:00:00,1970-01-01T00:00:00Z,x\n";
+    let batches = read_as(given(), format!("{GIVEN}{text}").as_bytes(), &[])
+        .await
+        .expect("a good file");
+    assert_eq!(batches[0].schema(), given());
+    expect_test::expect![[r#"
+        small | count | ratio | ok | d9 | d15 | d38 | day | at | zoned | word
+        -7 | 4000000000 | 1.5 | true | -1234567.89 | 0.05 | 12345678901234567890.125 | 1992-02-29 | 1992-02-29T12:00:00.500 | 1992-02-29T10:00:00Z | NULL
+        NULL | NULL | NULL | NULL | NULL | NULL | NULL | NULL | NULL | NULL | NULL
+        1 | 2 | 3.0 | false | 4.00 | 5.00 | 6.000 | 1970-01-01 | 1970-01-01T00:00:00 | 1970-01-01T00:00:00Z | x"#]].assert_eq(&testing::show(&batches));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_a_given_schema_is_named() {
+    let good = [
+        "1",
+        "2",
+        "3",
+        "true",
+        "4",
+        "5",
+        "6",
+        "1970-01-01",
+        "",
+        "",
+        "x",
+    ];
+    let cases = [
+        (0, "32768", "Int16"),
+        (1, "-1", "UInt32"),
+        (2, "1,5", "Float32"),
+        (3, "maybe", "Boolean"),
+        (4, "12345678.00", "Decimal32(9, 2)"),
+        (5, "1.2.3", "Decimal64(15, 2)"),
+        (6, "x", "Decimal128(38, 3)"),
+        (7, "1992-02-30", "Date32"),
+        (8, "noon", "Timestamp(µs)"),
+        (9, "1992", "Timestamp(µs, \"+00:00\")"),
+    ];
+    for (column, value, data_type) in cases {
+        let mut fields = good.map(str::to_owned);
+        fields[column] = format!("\"{value}\"");
+        let text = format!("{GIVEN}{}\n{}\n", good.join(","), fields.join(","));
+        let error = read_as(given(), text.as_bytes(), &[])
+            .await
+            .expect_err(value);
+        let schema = given();
+        let name = schema.field(column).name();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(
+            error.report(),
+            format!(
+                "a value does not fit its column file=memory:///in/x.csv line=3 \
+                 column={name:?} expected={data_type} found={value:?}"
+            )
+        );
+    }
 }

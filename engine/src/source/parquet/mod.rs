@@ -1,24 +1,37 @@
-//! Parquet files: one morsel per row group.
+//! Parquet files: a row group, or a piece of one, is a morsel.
 //!
-//! The footer of each file is read first ([`footer`]); it says which row groups start in the
-//! task's splits and where the wanted columns lie in the file. Their bytes are fetched ahead, as
-//! far as the limits allow, and decoded by the lane that takes the morsel ([`decode`]). They are
-//! reserved from the fetch until they have been decoded ([`held`]).
+//! The footer of each file is read first ([`footer`]). Its statistics say which row groups may have
+//! rows that pass the predicate and the key filters of later joins ([`prune`], [`bounds`],
+//! [`plan`]). Of those, the columns that somebody needs are fetched ahead, as far as the limits
+//! allow, and decoded by the lane that takes the morsel: first what the predicate asks about, then
+//! the rest for the rows that are left ([`decode`], [`reader`]). The bytes are reserved from the
+//! fetch until they have been decoded ([`held`]).
 //!
 //! Nothing in a file is trusted: what its footer claims is compared with the file's size before
 //! anything is read or allocated, and a panic of the decoder is an error of the file.
 
+mod bounds;
+mod chunk;
+mod column;
+mod columns;
 mod decode;
 mod footer;
 mod held;
+mod plan;
+mod prune;
+mod reader;
+mod slow;
+mod statistics;
+mod test;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,49 +40,65 @@ use tokio::task::JoinSet;
 use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
 use crate::plan::{ScanSpec, Split};
-use crate::source::{ColumnFilter, MorselStream};
 use crate::source::input::InputFile;
+use crate::source::{ColumnFilter, MorselStream};
+use chunk::Chunks;
+use columns::Columns;
+use decode::RowGroup;
 use footer::Footer;
-use held::Holders;
+use held::{Held, Holders};
+use wanted::Wanted;
+
+pub use statistics::{ColumnStatistics, FileStatistics, footer_statistics};
 
 /// Bytes that one permit of the prefetch budget stands for.
 const PERMIT_BYTES: u64 = 4 << 10;
 
-/// The morsels of `splits`: the row groups that start in one of them.
+/// Morsels per lane below which row groups are cut into pieces.
+const MORSELS_PER_LANE: usize = 4;
+
+/// The rows of `splits`, of the row groups that start in one of them, that pass the predicate of
+/// `spec` and, as far as that is easy to tell, the `filters`.
 ///
 /// # Errors
-/// `Internal` if the projection does not fit the schema. The stream's own errors name the file.
+/// `Internal` if the spec does not fit its own schema, `Invalid` if its predicate does not. The
+/// stream's own errors name the file.
 pub fn open(
     spec: &ScanSpec,
     splits: Vec<Split>,
     filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
 ) -> Result<MorselStream> {
-    let _ = filters;
-    let project = spec.file_schema.project(&spec.projection);
     let scan = Arc::new(Scan {
-        schema: Arc::new(project.map_err(|error| {
-            Error::internal("a scan's projection does not fit its columns").with_source(error)
-        })?),
+        wanted: Wanted::new(spec, filters)?,
         ctx: ctx.clone(),
         ahead: Arc::new(Semaphore::new(permits(limits::PREFETCH_BYTES) as usize)),
         holders: Arc::default(),
     });
+    if scan.wanted.is_empty() {
+        return Ok(stream::empty().boxed());
+    }
     let mut files: BTreeMap<String, Vec<Split>> = BTreeMap::new();
     for split in splits {
         files.entry(split.url.clone()).or_default().push(split);
     }
-    let footers = Arc::clone(&scan);
-    let stream = stream::iter(files.into_values())
-        .map(move |splits| row_groups(Arc::clone(&footers), splits))
-        .buffered(limits::PREFETCH_REQUESTS)
-        .map_ok(|row_groups| stream::iter(row_groups.into_iter().map(Ok)))
-        .try_flatten()
-        .map(move |row_group| fetched(Arc::clone(&scan), row_group))
-        .buffer_unordered(limits::PREFETCH_REQUESTS);
-    Ok(stream.boxed())
+    let few = files.len() < scan.morsels_min();
+    let groups = row_groups(&scan, files);
+    if !few {
+        return Ok(fetched(scan, groups, 1));
+    }
+    // So few files may have so few row groups that lanes would go without work: then a row group
+    // is cut, which needs all of them to be known.
+    let all = async move {
+        let groups: Vec<RowGroup> = groups.try_collect().await?;
+        let pieces = scan.morsels_min().div_ceil(groups.len().max(1));
+        let groups = stream::iter(groups.into_iter().map(Ok)).boxed();
+        Ok::<_, Error>(fetched(scan, groups, pieces))
+    };
+    Ok(stream::once(all).try_flatten().boxed())
 }
 
 /// The columns of a Parquet file, strings as views. Every column may be null: that this file has
@@ -85,14 +114,18 @@ pub async fn infer_schema(
 ) -> Result<SchemaRef> {
     let file = InputFile::in_store(store, path, url, file_bytes);
     let footer = Footer::read(file).await?;
-    let fields = footer.schema().fields().iter();
+    Ok(nullable(footer.schema()))
+}
+
+/// The columns of a table that one file has: any other file may have nulls in them.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter();
     let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 struct Scan {
-    /// The columns to produce.
-    schema: SchemaRef,
+    wanted: Wanted,
     ctx: TaskContext,
     /// What may still be fetched ahead.
     ahead: Arc<Semaphore>,
@@ -100,64 +133,128 @@ struct Scan {
     holders: Arc<Holders>,
 }
 
-struct RowGroup {
-    columns: Arc<decode::Columns>,
-    index: usize,
+impl Scan {
+    /// Morsels with which no lane is left waiting for long while another works on the last one.
+    fn morsels_min(&self) -> usize {
+        self.ctx.pool.current_num_threads() * MORSELS_PER_LANE
+    }
 }
 
-/// The row groups of one file that start in one of `splits`.
-async fn row_groups(scan: Arc<Scan>, splits: Vec<Split>) -> Result<Vec<RowGroup>> {
+/// The row groups of `files` that may have wanted rows.
+fn row_groups(
+    scan: &Arc<Scan>,
+    files: BTreeMap<String, Vec<Split>>,
+) -> BoxStream<'static, Result<RowGroup>> {
+    let scan = Arc::clone(scan);
+    stream::iter(files.into_values())
+        .map(move |splits| file_row_groups(Arc::clone(&scan), splits))
+        .buffered(limits::PREFETCH_REQUESTS)
+        .map_ok(|row_groups| stream::iter(row_groups.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed()
+}
+
+/// The row groups of one file that start in one of `splits` and may have wanted rows.
+async fn file_row_groups(scan: Arc<Scan>, splits: Vec<Split>) -> Result<Vec<RowGroup>> {
     let Some(first) = splits.first() else {
         return Ok(Vec::new());
     };
     let (stores, metrics) = (&scan.ctx.stores, &scan.ctx.metrics);
     let file = InputFile::new(&first.url, first.file_bytes, stores, metrics)?;
-    let footer = Footer::read(file).await?;
-    let columns = Arc::new(decode::Columns::new(footer, &scan.schema)?);
-    let starts = columns.footer().row_group_starts();
+    let footer = Arc::new(Footer::cached(file, stores.footers()).await?);
+    let columns = Arc::new(Columns::new(footer, &scan.wanted)?);
+    let starts = columns.footer().row_group_starts().enumerate();
     let within = |start: u64| {
-        splits
-            .iter()
-            .any(|split| (split.start..split.end).contains(&start))
+        let mut splits = splits.iter();
+        splits.any(|split| (split.start..split.end).contains(&start))
     };
-    let wanted = starts.enumerate().filter(|(_, start)| within(*start));
-    Ok(wanted
-        .map(|(index, _)| RowGroup {
-            columns: Arc::clone(&columns),
-            index,
-        })
-        .collect())
+    let own = starts.filter(|(_, start)| within(*start));
+    let own: Vec<usize> = own.map(|(index, _)| index).collect();
+    let kept = plan::row_groups(&scan.wanted, &columns, &own)?;
+    TaskMetrics::count(&metrics.row_groups, own.len() as u64);
+    TaskMetrics::count(&metrics.row_groups_pruned, (own.len() - kept.len()) as u64);
+    Ok(kept)
 }
 
-/// Fetches a row group's bytes and makes a morsel of them. The fetch goes on by itself while
+/// Fetches `groups` ahead and cuts each into as many as `pieces` morsels.
+fn fetched(
+    scan: Arc<Scan>,
+    groups: BoxStream<'static, Result<RowGroup>>,
+    pieces: usize,
+) -> MorselStream {
+    groups
+        .map(move |group| fetch(Arc::clone(&scan), group, pieces))
+        .buffer_unordered(limits::PREFETCH_REQUESTS)
+        .map_ok(|morsels| stream::iter(morsels.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed()
+}
+
+/// Fetches a row group's bytes and makes morsels of them. The fetch goes on by itself while
 /// nobody polls, and ends when it is dropped.
-async fn fetched(scan: Arc<Scan>, row_group: Result<RowGroup>) -> Result<Morsel> {
-    let RowGroup { columns, index } = row_group?;
+async fn fetch(scan: Arc<Scan>, group: Result<RowGroup>, pieces: usize) -> Result<Vec<Morsel>> {
+    let group = Arc::new(group?);
     let mut fetch = JoinSet::new();
     fetch.spawn(async move {
-        let ranges = columns.ranges(index);
+        let footer = Arc::clone(group.columns.footer());
+        let leaves = group.columns.leaves();
+        let chunks = leaves.iter().map(|&leaf| footer.chunk(group.index, leaf));
+        let ranges: Vec<_> = chunks.collect();
         let bytes = ranges.iter().map(|range| range.end - range.start).sum();
         let permit = ahead(&scan, bytes).await?;
         let held = Holders::reserve(&scan.holders, &scan.ctx.memory, bytes).await;
         let held = held.map_err(|error| {
-            let file = columns.footer().file().url();
+            let (index, file) = (group.index, footer.file().url());
             error.context(format!("cannot read row group {index} file={file}"))
         })?;
-        let data = columns.footer().file().read_all(ranges.clone()).await?;
-        let morsel: Morsel = Box::new(move |emit| {
-            // From here on the bytes are computed on, and others may be fetched.
-            drop(permit);
-            let decoded = columns.decode(index, ranges, data, emit);
-            drop(held);
-            decoded
-        });
-        Ok(morsel)
+        let data = footer.file().read_all(ranges).await?;
+        let metadata = Arc::clone(footer.metadata().metadata());
+        let chunks = Arc::new(Chunks::new(metadata, group.index, &leaves, data));
+        Ok(morsels(
+            &scan,
+            &group,
+            pieces,
+            Fetched {
+                chunks,
+                _held: held,
+            },
+            permit,
+        ))
     });
     match fetch.join_next().await {
-        Some(Ok(morsel)) => morsel,
+        Some(Ok(morsels)) => morsels,
         Some(Err(error)) => Err(Error::internal("a fetch ended early").with_source(error)),
         None => Err(Error::internal("a fetch without an answer")),
     }
+}
+
+/// The bytes of a row group and their reservation.
+struct Fetched {
+    chunks: Arc<Chunks>,
+    _held: Held,
+}
+
+/// Cuts the rows of a row group into as many as `pieces` morsels.
+fn morsels(
+    scan: &Arc<Scan>,
+    group: &Arc<RowGroup>,
+    pieces: usize,
+    fetched: Fetched,
+    permit: OwnedSemaphorePermit,
+) -> Vec<Morsel> {
+    let fetched = Arc::new(fetched);
+    let mut permit = Some(permit);
+    let cut = plan::cut(&group.ranges, pieces).into_iter();
+    cut.map(|ranges| -> Morsel {
+        let (scan, group) = (Arc::clone(scan), Arc::clone(group));
+        let (fetched, permit) = (Arc::clone(&fetched), permit.take());
+        Box::new(move |emit| {
+            // Once the first piece is computed on, others may be fetched.
+            drop(permit);
+            decode::decode(&scan.wanted, &group, &ranges, &fetched.chunks, emit)
+        })
+    })
+    .collect()
 }
 
 /// Waits until `bytes` more may be fetched ahead. A row group larger than the whole budget takes

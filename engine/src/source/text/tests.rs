@@ -28,6 +28,7 @@ fn context() -> TaskContext {
         shuffle: ShuffleStore::in_memory(OverflowStore::new(1 << 20, None, None)),
         metrics: Arc::default(),
         cancel: crate::context::CancelToken::default(),
+        shared: Arc::default(),
     }
 }
 

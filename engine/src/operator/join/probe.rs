@@ -1,0 +1,280 @@
+//! Looking up batches on one lane.
+//!
+//! Where a row has at most one match, and its code says which, the whole batch is answered by one
+//! array of row numbers. Otherwise chains of build rows are followed in rounds, a step for every
+//! probe row that is not done: the steps of one round do not depend on one another, so the
+//! processor waits for many of them at once.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::take;
+use arrow::record_batch::RecordBatch;
+
+use crate::error::Result;
+use crate::limits::BATCH_ROWS;
+use crate::operator::join::Join;
+use crate::operator::join::pairs::Pairs;
+use crate::operator::{Emit, Operator};
+use crate::plan::StepKind;
+
+/// Pairs that are compared together where the first match ends the search for a row.
+const SEARCHED_PAIRS: usize = 1024;
+
+/// A join on one lane.
+pub(super) struct Probe {
+    join: Arc<Join>,
+    /// The columns of the only build row, repeated.
+    constants: Vec<ArrayRef>,
+    codes: Vec<u64>,
+    found: Vec<u32>,
+    pairs: Pairs,
+    /// Probe rows that are not done, and where in its chain each of them is.
+    open: Pairs,
+    /// Probe rows of the batch that had a match.
+    matched: Vec<bool>,
+}
+
+impl Probe {
+    pub(super) fn new(join: Arc<Join>) -> Result<Self> {
+        let only = join.table.rows() == 1;
+        let zeros = UInt32Array::from(vec![0; if only { BATCH_ROWS } else { 0 }]);
+        let columns = join.table.columns.iter().filter(|_| only);
+        let constants = columns.map(|column| take(column, &zeros, None));
+        let constants = constants.collect::<Result<_, _>>()?;
+        Ok(Probe {
+            join,
+            constants,
+            codes: Vec::new(),
+            found: Vec::new(),
+            pairs: Pairs::default(),
+            open: Pairs::default(),
+            matched: Vec::new(),
+        })
+    }
+
+    /// Takes at most [`BATCH_ROWS`] rows.
+    fn push_some(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
+        let spec = Arc::clone(&self.join.spec);
+        let keys = spec.probe_keys.iter().map(|key| key.evaluate(&batch));
+        let keys = keys.collect::<Result<Vec<_>>>()?;
+        let table = Arc::clone(&self.join.table);
+        if keys.is_empty() {
+            self.codes.resize(batch.num_rows(), 0);
+        } else {
+            table.encoder.encode(&keys, &mut self.codes)?;
+        }
+        table.index.find(&self.codes, &mut self.found);
+        if !table.keys.is_empty() || spec.filter.is_some() {
+            return self.search(&batch, &keys, emit);
+        }
+        match spec.kind {
+            StepKind::ProbeSemi | StepKind::ProbeAnti => self.choose(batch, emit),
+            StepKind::BuildSemi | StepKind::BuildAnti => {
+                self.mark_chains();
+                Ok(())
+            }
+            _ if table.index.is_unique() => self.put_beside(batch, emit),
+            _ => self.search(&batch, &keys, emit),
+        }
+    }
+
+    /// Every row has at most one match, which is known.
+    fn put_beside(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
+        let join = &self.join;
+        let matches = self.found.iter().filter(|row| **row != 0).count();
+        if let Some(flags) = &join.flags {
+            let rows = self.found.iter().filter(|row| **row != 0);
+            rows.for_each(|row| flags.set(row - 1));
+        }
+        if matches == batch.num_rows() && !self.constants.is_empty() {
+            let column = |column: usize| Ok(Arc::clone(batch.column(column)));
+            let constant = |column: usize| Ok(self.constants[column].slice(0, matches));
+            return emit(join.rows(matches, column, constant)?);
+        }
+        if matches == batch.num_rows() || join.spec.keeps_probe_rows() {
+            return emit(join.rows_beside(&batch, &self.found)?);
+        }
+        if matches == 0 {
+            return Ok(());
+        }
+        let Pairs { probe, build } = &mut self.pairs;
+        probe.resize(batch.num_rows(), 0);
+        build.resize(batch.num_rows(), 0);
+        let mut kept = 0;
+        for (row, found) in self.found.iter().enumerate() {
+            probe[kept] = row as u32;
+            build[kept] = found.wrapping_sub(1);
+            kept += usize::from(*found != 0);
+        }
+        probe.truncate(matches);
+        build.truncate(matches);
+        emit(join.pair_rows(&batch, &self.pairs)?)
+    }
+
+    /// Rows come out that have a match, or that have none; whatever has been found is one.
+    fn choose(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
+        let wanted = self.join.spec.kind == StepKind::ProbeSemi;
+        let mask =
+            BooleanBuffer::collect_bool(self.found.len(), |row| (self.found[row] != 0) == wanted);
+        self.emit_chosen(&batch, mask, emit)
+    }
+
+    fn emit_chosen(&self, batch: &RecordBatch, mask: BooleanBuffer, emit: Emit<'_>) -> Result<()> {
+        let chosen = mask.count_set_bits();
+        if chosen == 0 {
+            return Ok(());
+        }
+        let all = chosen == batch.num_rows();
+        let mask = BooleanArray::new(mask, None);
+        let column = |column: usize| match all {
+            true => Ok(Arc::clone(batch.column(column))),
+            false => Ok(arrow::compute::filter(batch.column(column), &mask)?),
+        };
+        emit(self.join.rows(chosen, column, |_| {
+            Err(crate::Error::internal(
+                "a choice of probe rows has build columns",
+            ))
+        })?)
+    }
+
+    /// Marks all rows of each chain that was found. The last row of a chain is marked after the
+    /// others, so that a chain whose last row is marked can be passed over.
+    fn mark_chains(&self) {
+        let Some(flags) = &self.join.flags else {
+            return;
+        };
+        for &last in self.found.iter().filter(|row| **row != 0) {
+            if flags.is_set(last - 1) {
+                continue;
+            }
+            let mut row = self.join.table.index.next(last);
+            while row != 0 {
+                flags.set(row - 1);
+                row = self.join.table.index.next(row);
+            }
+            flags.set(last - 1);
+        }
+    }
+
+    /// Follows every chain to its end, or to the first match if that is all that is asked for.
+    fn search(&mut self, batch: &RecordBatch, keys: &[ArrayRef], emit: Emit<'_>) -> Result<()> {
+        let kind = self.join.spec.kind;
+        let one_is_enough = matches!(kind, StepKind::ProbeSemi | StepKind::ProbeAnti);
+        self.matched.clear();
+        self.matched.resize(batch.num_rows(), false);
+        self.open.clear();
+        for (row, found) in self
+            .found
+            .iter()
+            .enumerate()
+            .filter(|(_, found)| **found != 0)
+        {
+            self.open.probe.push(row as u32);
+            self.open.build.push(*found);
+        }
+        let full = if one_is_enough {
+            SEARCHED_PAIRS
+        } else {
+            BATCH_ROWS
+        };
+        self.pairs.clear();
+        while self.open.len() > 0 {
+            if self.pairs.len() + self.open.len() > BATCH_ROWS {
+                self.settle(batch, keys, emit)?;
+            }
+            self.step();
+            if self.pairs.len() >= full {
+                self.settle(batch, keys, emit)?;
+                if one_is_enough {
+                    self.close_matched();
+                }
+            }
+        }
+        self.settle(batch, keys, emit)?;
+        let matched = &self.matched;
+        match kind {
+            StepKind::ProbeSemi | StepKind::ProbeAnti => {
+                let wanted = kind == StepKind::ProbeSemi;
+                let mask = BooleanBuffer::collect_bool(matched.len(), |row| matched[row] == wanted);
+                self.emit_chosen(batch, mask, emit)
+            }
+            _ if self.join.spec.keeps_probe_rows() => {
+                let rows = (0..matched.len()).filter(|row| !matched[*row]);
+                let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+                match rows.is_empty() {
+                    true => Ok(()),
+                    false => emit(self.join.probe_rows_only(batch, rows)?),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One round: the build row at which each open row is becomes a pair, and the row goes on.
+    fn step(&mut self) {
+        let (pairs, open) = (&mut self.pairs, &mut self.open);
+        pairs.probe.extend_from_slice(&open.probe);
+        pairs.build.extend(open.build.iter().map(|row| row - 1));
+        let index = &self.join.table.index;
+        let mut kept = 0;
+        for at in 0..open.len() {
+            let next = index.next(open.build[at]);
+            open.probe[kept] = open.probe[at];
+            open.build[kept] = next;
+            kept += usize::from(next != 0);
+        }
+        open.probe.truncate(kept);
+        open.build.truncate(kept);
+    }
+
+    /// Decides about the pairs gathered, notes what matched and emits what comes out.
+    fn settle(&mut self, batch: &RecordBatch, keys: &[ArrayRef], emit: Emit<'_>) -> Result<()> {
+        let join = &self.join;
+        if self.pairs.len() == 0 {
+            return Ok(());
+        }
+        join.cancel.check()?;
+        join.check_pairs(&mut self.pairs, batch, keys)?;
+        for row in &self.pairs.probe {
+            self.matched[*row as usize] = true;
+        }
+        if let Some(flags) = &join.flags {
+            self.pairs.build.iter().for_each(|row| flags.set(*row));
+        }
+        if join.spec.emits_pairs() && self.pairs.len() > 0 {
+            emit(join.pair_rows(batch, &self.pairs)?)?;
+        }
+        self.pairs.clear();
+        Ok(())
+    }
+
+    fn close_matched(&mut self) {
+        let mut kept = 0;
+        for at in 0..self.open.len() {
+            let probe = self.open.probe[at];
+            self.open.probe[kept] = probe;
+            self.open.build[kept] = self.open.build[at];
+            kept += usize::from(!self.matched[probe as usize]);
+        }
+        self.open.probe.truncate(kept);
+        self.open.build.truncate(kept);
+    }
+}
+
+impl Operator for Probe {
+    fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
+        let rows = batch.num_rows();
+        if rows == 0 || self.join.table.rows() == 0 && self.join.spec.needs_build_rows() {
+            return Ok(());
+        }
+        if rows <= BATCH_ROWS {
+            return self.push_some(batch, emit);
+        }
+        for start in (0..rows).step_by(BATCH_ROWS) {
+            self.push_some(batch.slice(start, BATCH_ROWS.min(rows - start)), emit)?;
+        }
+        Ok(())
+    }
+}

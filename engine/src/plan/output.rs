@@ -1,0 +1,253 @@
+//! Where result rows go, and how the files are made that hold them.
+//!
+//! What a user asks of the files is checked with the plan ([`schema_of`](super::schema_of)), so
+//! that no task has to refuse it.
+
+use arrow::datatypes::Schema;
+
+use crate::error::{Error, Result};
+use crate::expr::{Expr, SortKey, typing};
+
+/// Where result rows go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// URL of a directory that does not exist yet.
+    pub url: String,
+    /// What the files hold.
+    pub format: FileFormat,
+    /// How they are made.
+    pub options: OutputOptions,
+}
+
+/// What an output file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileFormat {
+    /// Apache Parquet.
+    Parquet,
+    /// Comma-separated values with a header line.
+    Csv,
+    /// A JSON object a line.
+    Json,
+}
+
+/// How output files are made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutputOptions {
+    /// Rows of a row group, at most; where none is given, row groups end by size
+    /// ([`ROW_GROUP_BYTES`](crate::limits::ROW_GROUP_BYTES)). Only Parquet has row groups.
+    pub row_group_rows: Option<u64>,
+    /// How bytes are compressed; where none is given, ZSTD at level 1 for Parquet and not at all
+    /// for text.
+    pub compression: Option<FileCompression>,
+    /// Every file has its rows in this order, and a Parquet file says so; any order where none is
+    /// given. Nothing is said of rows in different files.
+    pub sort_by: Vec<ColumnOrder>,
+    /// Another file is begun when the one that is written has about that many bytes; where none
+    /// is given, each thread that writes makes one file, or, with an order, several of
+    /// [`SORTED_FILE_BYTES`](crate::limits::SORTED_FILE_BYTES).
+    pub file_bytes: Option<u64>,
+}
+
+/// How the bytes of an output file are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileCompression {
+    /// Not at all.
+    None,
+    /// Snappy; for Parquet.
+    Snappy,
+    /// LZ4 without frames; for Parquet.
+    Lz4,
+    /// Gzip.
+    Gzip,
+    /// ZSTD at this level, 1 to 22.
+    Zstd(u8),
+}
+
+/// One column of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnOrder {
+    /// The column's name.
+    pub column: String,
+    /// Largest first.
+    pub descending: bool,
+    /// Nulls before everything else, whatever the direction.
+    pub nulls_first: bool,
+}
+
+impl FileFormat {
+    /// The ending of such a file's name, without the dot and what compression adds to it.
+    pub fn extension(self) -> &'static str {
+        match self {
+            FileFormat::Parquet => "parquet",
+            FileFormat::Csv => "csv",
+            FileFormat::Json => "json",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            FileFormat::Parquet => "Parquet",
+            FileFormat::Csv => "CSV",
+            FileFormat::Json => "JSON",
+        }
+    }
+}
+
+impl Output {
+    /// The ending of the files' names, without the dot: `parquet`, `csv.gz`.
+    pub fn extension(&self) -> &'static str {
+        match (self.format, self.options.compression) {
+            (FileFormat::Csv, Some(FileCompression::Gzip)) => "csv.gz",
+            (FileFormat::Csv, Some(FileCompression::Zstd(_))) => "csv.zst",
+            (FileFormat::Json, Some(FileCompression::Gzip)) => "json.gz",
+            (FileFormat::Json, Some(FileCompression::Zstd(_))) => "json.zst",
+            (format, _) => format.extension(),
+        }
+    }
+}
+
+impl From<&ColumnOrder> for SortKey {
+    fn from(order: &ColumnOrder) -> SortKey {
+        SortKey {
+            expr: Expr::Column(order.column.clone()),
+            descending: order.descending,
+            nulls_first: order.nulls_first,
+        }
+    }
+}
+
+/// Whether rows of `schema` can be written so.
+///
+/// # Errors
+/// `Invalid` for a size of zero, something that the format has not got, a level that there is not,
+/// and a sort column that does not exist (with the nearest name) or has no order.
+pub(super) fn check(output: &Output, schema: &Schema) -> Result<()> {
+    let OutputOptions {
+        row_group_rows,
+        compression,
+        sort_by,
+        file_bytes,
+    } = &output.options;
+    let format = output.format.name();
+    if output.format != FileFormat::Parquet && row_group_rows.is_some() {
+        return Err(Error::invalid(format!("{format} has no row groups")));
+    }
+    if *row_group_rows == Some(0) {
+        return Err(Error::invalid("a row group needs at least one row"));
+    }
+    if *file_bytes == Some(0) {
+        return Err(Error::invalid("an output file needs at least one byte"));
+    }
+    match compression {
+        Some(FileCompression::Snappy | FileCompression::Lz4)
+            if output.format != FileFormat::Parquet =>
+        {
+            return Err(Error::invalid(format!(
+                "{format} is compressed with gzip or ZSTD only"
+            )));
+        }
+        Some(FileCompression::Zstd(level)) if !(1..=22).contains(level) => {
+            return Err(Error::invalid(format!(
+                "ZSTD has levels from 1 to 22 level={level}"
+            )));
+        }
+        _ => {}
+    }
+    sort_by
+        .iter()
+        .try_for_each(|order| check_order(order, schema))
+}
+
+fn check_order(order: &ColumnOrder, schema: &Schema) -> Result<()> {
+    let Ok(field) = schema.field_with_name(&order.column) else {
+        return Err(typing::unknown_column(&order.column, schema));
+    };
+    if typing::is_ordered(field.data_type()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "output files cannot be sorted by this column: its values have no order column={:?} \
+         found={}",
+        order.column,
+        field.data_type()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_refused_with_the_plan() {
+        let list = DataType::new_list(DataType::Int64, true);
+        let schema = Schema::new(vec![
+            Field::new("price", DataType::Decimal64(15, 2), true),
+            Field::new("words", list, true),
+        ]);
+        let by = |column: &str| ColumnOrder {
+            column: column.to_owned(),
+            descending: false,
+            nulls_first: false,
+        };
+        let found = |format, options| {
+            let output = Output {
+                url: "file:///out".to_owned(),
+                format,
+                options,
+            };
+            check(&output, &schema).map_or_else(|error| error.report(), |()| "fine".to_owned())
+        };
+        let row_groups = |rows| OutputOptions {
+            row_group_rows: Some(rows),
+            ..Default::default()
+        };
+        let compressed = |compression| OutputOptions {
+            compression: Some(compression),
+            ..Default::default()
+        };
+        let sorted = |column| OutputOptions {
+            sort_by: vec![by(column)],
+            ..Default::default()
+        };
+        let empty = OutputOptions {
+            file_bytes: Some(0),
+            ..Default::default()
+        };
+        use FileFormat::{Csv, Json, Parquet};
+        let cases = [
+            (Parquet, row_groups(1000), "fine"),
+            (Parquet, row_groups(0), "a row group needs at least one row"),
+            (Csv, row_groups(1000), "CSV has no row groups"),
+            (Json, empty, "an output file needs at least one byte"),
+            (Parquet, compressed(FileCompression::Lz4), "fine"),
+            (Csv, compressed(FileCompression::Gzip), "fine"),
+            (
+                Json,
+                compressed(FileCompression::Snappy),
+                "JSON is compressed with gzip or ZSTD only",
+            ),
+            (
+                Csv,
+                compressed(FileCompression::Zstd(23)),
+                "ZSTD has levels from 1 to 22 level=23",
+            ),
+            (Csv, sorted("price"), "fine"),
+            (
+                Parquet,
+                sorted("prize"),
+                "unknown column \"prize\": did you mean \"price\"? columns=price, words",
+            ),
+            (
+                Parquet,
+                sorted("words"),
+                "output files cannot be sorted by this column: its values have no order \
+                 column=\"words\" found=List(Int64)",
+            ),
+        ];
+        for (format, options, expected) in cases {
+            assert_eq!(found(format, options.clone()), expected, "{options:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a scan reads and what it asks of a row, worked out once.
+//!
+//! The columns to read are those that come out and those that a test needs; each has a *slot*,
+//! its place among them. The predicate falls into conjuncts, and conjuncts over the same columns
+//! into one [`Test`]; each key filter is a test too.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use super::test::Test;
+use crate::error::{Error, Result};
+use crate::expr::{BinaryOp, Expr};
+use crate::kernel::key_filter::KeyFilter;
+use crate::plan::ScanSpec;
+use crate::source::ColumnFilter;
+
+/// The columns and tests of one scan.
+pub(super) struct Wanted {
+    /// Every column that the table has.
+    pub(super) file_schema: SchemaRef,
+    /// The column of each slot, as an index into `file_schema`, ascending.
+    pub(super) slots: Vec<usize>,
+    /// The slot of each column that comes out.
+    pub(super) output: Vec<usize>,
+    /// The columns that come out.
+    pub(super) schema: SchemaRef,
+    /// What a row has to pass.
+    pub(super) tests: Vec<Test>,
+    /// The conjuncts of the predicate, for pruning.
+    pub(super) conjuncts: Vec<Expr>,
+    /// The key filters, for pruning.
+    pub(super) filters: Vec<ColumnFilter>,
+}
+
+impl Wanted {
+    /// Sorts out what `spec` and the key filters of later joins want.
+    ///
+    /// # Errors
+    /// `Internal` if the spec does not fit its own schema, `Invalid` if its predicate does not.
+    pub(super) fn new(spec: &ScanSpec, filters: Vec<ColumnFilter>) -> Result<Self> {
+        let file_schema = Arc::clone(&spec.file_schema);
+        let schema = file_schema.project(&spec.projection).map_err(|error| {
+            Error::internal("a scan's projection does not fit its columns").with_source(error)
+        })?;
+        let filters: Vec<ColumnFilter> = filters
+            .into_iter()
+            .filter(|filter| fits(&filter.keys, &file_schema, filter.column))
+            .collect();
+        let mut conjuncts = Vec::new();
+        if let Some(predicate) = &spec.predicate {
+            split(predicate, &mut conjuncts);
+        }
+        let grouped = grouped(&conjuncts, &file_schema)?;
+        let mut slots: Vec<usize> = spec.projection.clone();
+        slots.extend(grouped.iter().flat_map(|(columns, _)| columns));
+        slots.extend(filters.iter().map(|filter| filter.column));
+        slots.sort_unstable();
+        slots.dedup();
+        let slot = |column: &usize| slots.partition_point(|other| other < column);
+        let mut tests = Vec::new();
+        for (columns, expr) in &grouped {
+            let slots = columns.iter().map(slot).collect();
+            let columns = file_schema.project(columns)?;
+            tests.push(Test::predicate(expr, slots, &columns)?);
+        }
+        for filter in &filters {
+            tests.push(Test::keys(Arc::clone(&filter.keys), slot(&filter.column)));
+        }
+        Ok(Wanted {
+            output: spec.projection.iter().map(slot).collect(),
+            schema: Arc::new(schema),
+            slots,
+            tests,
+            conjuncts,
+            filters,
+            file_schema,
+        })
+    }
+
+    /// Whether no row can pass, whatever the files hold.
+    pub(super) fn is_empty(&self) -> bool {
+        self.filters.iter().any(|filter| filter.keys.rows() == 0)
+    }
+}
+
+/// Keys are compared as values of the column's type; where they are of another one, their hashes
+/// say nothing.
+fn fits(keys: &KeyFilter, schema: &SchemaRef, column: usize) -> bool {
+    let Some(field) = schema.fields().get(column) else {
+        return false;
+    };
+    let bounds = keys.bounds();
+    bounds.is_none_or(|(least, _)| least.data_type() == field.data_type())
+}
+
+/// Appends the conjuncts of `expr`.
+fn split(expr: &Expr, conjuncts: &mut Vec<Expr>) {
+    match expr {
+        Expr::Binary {
+            left,
+            op: BinaryOp::And,
+            right,
+        } => {
+            split(left, conjuncts);
+            split(right, conjuncts);
+        }
+        Expr::Alias { expr, .. } => split(expr, conjuncts),
+        other => conjuncts.push(other.clone()),
+    }
+}
+
+/// Conjuncts over the same columns as one expression, each with its columns. One that may fail
+/// stays by itself, behind all that may not: it must not see rows that another one drops.
+fn grouped(conjuncts: &[Expr], schema: &SchemaRef) -> Result<Vec<(Vec<usize>, Expr)>> {
+    let mut safe: Vec<(Vec<usize>, Expr)> = Vec::new();
+    let mut guarded = Vec::new();
+    for conjunct in conjuncts {
+        let mut columns = Vec::new();
+        columns_of(conjunct, schema, &mut columns)?;
+        columns.sort_unstable();
+        columns.dedup();
+        if may_fail(conjunct) {
+            guarded.push((columns, conjunct.clone()));
+            continue;
+        }
+        match safe.iter_mut().find(|(others, _)| *others == columns) {
+            Some((_, expr)) => *expr = expr.clone().and(conjunct.clone()),
+            None => safe.push((columns, conjunct.clone())),
+        }
+    }
+    safe.append(&mut guarded);
+    Ok(safe)
+}
+
+/// Appends the columns that `expr` reads.
+fn columns_of(expr: &Expr, schema: &SchemaRef, columns: &mut Vec<usize>) -> Result<()> {
+    if let Expr::Column(name) = expr {
+        let column = schema.index_of(name).map_err(|error| {
+            Error::internal("a scan's predicate does not fit its columns").with_source(error)
+        })?;
+        columns.push(column);
+    }
+    children(expr)
+        .into_iter()
+        .try_for_each(|child| columns_of(child, schema, columns))
+}
+
+/// Whether there may be rows that `expr` cannot be computed for.
+pub(super) fn may_fail(expr: &Expr) -> bool {
+    use crate::expr::Function;
+    let own = match expr {
+        Expr::Binary { op, .. } => matches!(
+            op,
+            BinaryOp::Add
+                | BinaryOp::Subtract
+                | BinaryOp::Multiply
+                | BinaryOp::Divide
+                | BinaryOp::Modulo
+        ),
+        Expr::Negate(inner) => !matches!(**inner, Expr::Literal(_)),
+        Expr::Cast { expr, lenient, .. } => !lenient && !matches!(**expr, Expr::Literal(_)),
+        Expr::Function { function, .. } => !matches!(
+            function,
+            Function::Lower
+                | Function::Upper
+                | Function::Length
+                | Function::Trim
+                | Function::Contains
+                | Function::StartsWith
+                | Function::EndsWith
+                | Function::RegexpLike
+        ),
+        _ => false,
+    };
+    own || children(expr).into_iter().any(may_fail)
+}
+
+/// The expressions that `expr` is made of.
+fn children(expr: &Expr) -> Vec<&Expr> {
+    match expr {
+        Expr::Column(_) | Expr::Literal(_) => Vec::new(),
+        Expr::Binary { left, right, .. } => vec![left, right],
+        Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => vec![inner],
+        Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => vec![expr],
+        Expr::Case {
+            branches,
+            otherwise,
+        } => {
+            let pairs = branches.iter();
+            let parts = pairs.flat_map(|(condition, value)| [condition, value]);
+            parts.chain(otherwise.as_deref()).collect()
+        }
+        Expr::InList { expr, list } => std::iter::once(&**expr).chain(list).collect(),
+        Expr::Function { args, .. } => args.iter().collect(),
+    }
+}

@@ -1,0 +1,193 @@
+//! [`DataFrame`]: what to compute, built step by step and run when an answer is asked for.
+//!
+//! A data frame is a logical plan and the columns that it makes. Each step checks names and types
+//! at once, so that a mistake is reported on the line that made it and not by a cluster. Steps
+//! share what is before them: a data frame that is used twice is the same piece of a plan twice,
+//! and is computed once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use kiln_engine::Result;
+use kiln_engine::expr::{AggregateExpr, Expr, SortKey};
+use kiln_engine::plan::{LogicalPlan, schema_of};
+
+use crate::connection::Connection;
+
+mod columns;
+mod join;
+mod run;
+
+pub use columns::cols;
+pub use join::JoinKey;
+
+/// Rows with named, typed columns that nobody has computed yet.
+#[derive(Clone)]
+pub struct DataFrame {
+    connection: Connection,
+    plan: Arc<LogicalPlan>,
+    schema: SchemaRef,
+}
+
+impl DataFrame {
+    /// The rows that `plan` makes.
+    pub(crate) fn new(connection: Connection, plan: LogicalPlan) -> Result<Self> {
+        let schema = schema_of(&plan)?;
+        Ok(DataFrame {
+            connection,
+            plan: Arc::new(plan),
+            schema,
+        })
+    }
+
+    fn then(&self, plan: LogicalPlan) -> Result<Self> {
+        DataFrame::new(self.connection.clone(), plan)
+    }
+
+    fn input(&self) -> Arc<LogicalPlan> {
+        Arc::clone(&self.plan)
+    }
+
+    /// One column per expression, each under the name of its alias or its text.
+    ///
+    /// # Errors
+    /// `Invalid` if a column is unknown, types do not fit or two names are the same.
+    pub fn select(&self, exprs: impl IntoIterator<Item = Expr>) -> Result<Self> {
+        let exprs = exprs.into_iter().collect();
+        self.then(LogicalPlan::Project {
+            input: self.input(),
+            exprs,
+        })
+    }
+
+    /// The rows for which `predicate` is true; null is not.
+    ///
+    /// # Errors
+    /// `Invalid` if a column is unknown or the predicate is not boolean.
+    pub fn filter(&self, predicate: Expr) -> Result<Self> {
+        self.then(LogicalPlan::Filter {
+            input: self.input(),
+            predicate,
+        })
+    }
+
+    /// One row for each element of the list `column`, the other columns repeated.
+    ///
+    /// # Errors
+    /// `Invalid` if the column is unknown or not a list.
+    pub fn explode(&self, column: impl Into<String>) -> Result<Self> {
+        self.then(LogicalPlan::Explode {
+            input: self.input(),
+            column: column.into(),
+        })
+    }
+
+    /// Groups rows by the values of `keys`; null is a value like any other.
+    pub fn group_by(&self, keys: impl IntoIterator<Item = Expr>) -> GroupBy {
+        GroupBy {
+            input: self.clone(),
+            keys: keys.into_iter().collect(),
+        }
+    }
+
+    /// One row that says something about all rows, also where there are none.
+    ///
+    /// # Errors
+    /// As for [`GroupBy::aggregate`].
+    pub fn aggregate(&self, aggregates: impl IntoIterator<Item = AggregateExpr>) -> Result<Self> {
+        self.group_by([]).aggregate(aggregates)
+    }
+
+    /// Each different row once.
+    ///
+    /// # Errors
+    /// `Invalid` if a column cannot be compared.
+    pub fn distinct(&self) -> Result<Self> {
+        self.group_by(self.every_column()).aggregate([])
+    }
+
+    /// The rows in order, the first key being the most significant. An expression is a key:
+    /// smallest first, nulls last; `col("n").desc().nulls_first()` says otherwise.
+    ///
+    /// # Errors
+    /// `Invalid` if a column is unknown or has no order.
+    pub fn sort(&self, keys: impl IntoIterator<Item = impl Into<SortKey>>) -> Result<Self> {
+        let keys = keys.into_iter().map(Into::into).collect();
+        self.then(LogicalPlan::Sort {
+            input: self.input(),
+            keys,
+            limit: None,
+        })
+    }
+
+    /// The first `rows` rows; any, where there is no order.
+    ///
+    /// # Errors
+    /// None for now; kept for what plans may come to refuse.
+    pub fn limit(&self, rows: u64) -> Result<Self> {
+        self.slice(0, rows)
+    }
+
+    /// All but the first `rows` rows; any, where there is no order.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::limit`].
+    pub fn offset(&self, rows: u64) -> Result<Self> {
+        self.slice(rows, u64::MAX)
+    }
+
+    /// At most `rows` rows after the first `offset`; any, where there is no order.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::limit`].
+    pub fn slice(&self, offset: u64, rows: u64) -> Result<Self> {
+        self.then(LogicalPlan::Limit {
+            input: self.input(),
+            offset,
+            limit: rows,
+        })
+    }
+
+    /// Names and types of the columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The plan behind this data frame.
+    pub fn plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+}
+
+impl fmt::Debug for DataFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataFrame")
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Rows in groups, waiting to be told what to compute of each: see [`DataFrame::group_by`].
+#[derive(Debug, Clone)]
+pub struct GroupBy {
+    input: DataFrame,
+    keys: Vec<Expr>,
+}
+
+impl GroupBy {
+    /// One row per group: its keys, then the aggregates.
+    ///
+    /// # Errors
+    /// `Invalid` if a column is unknown, types do not fit or two names are the same.
+    pub fn aggregate(
+        self,
+        aggregates: impl IntoIterator<Item = AggregateExpr>,
+    ) -> Result<DataFrame> {
+        self.input.then(LogicalPlan::Aggregate {
+            input: self.input.input(),
+            group_by: self.keys,
+            aggregates: aggregates.into_iter().collect(),
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! Asking a data frame for an answer: rows, a number, files, or how it would be computed.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use kiln_engine::expr::count_all;
+use kiln_engine::plan::{FileFormat, LogicalPlan, Output, OutputOptions};
+use kiln_engine::storage::parse_location;
+use kiln_engine::{Error, Result};
+
+use super::DataFrame;
+use crate::display;
+use crate::job::{Job, WriteSummary};
+
+/// Rows that [`DataFrame::show`] prints.
+const SHOW_ROWS: u64 = 20;
+
+impl DataFrame {
+    /// How this would be run: logical plan, optimised plan and stages, as text. Looks at the
+    /// input files, but not into them.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such input, `Unavailable` if the cluster cannot be reached.
+    pub fn explain(&self) -> Result<String> {
+        self.connection.explain(Arc::clone(&self.plan))
+    }
+
+    /// Starts the job and returns at once; `name` is for people.
+    ///
+    /// # Errors
+    /// `Invalid` if the plan is refused, `Unavailable` if the cluster cannot be reached.
+    pub fn submit(&self, name: &str) -> Result<Job> {
+        let id = self.connection.submit(name, Arc::clone(&self.plan))?;
+        Ok(Job::new(self.connection.clone(), id))
+    }
+
+    /// Runs the job and returns its rows.
+    ///
+    /// # Errors
+    /// Why the job failed; `Exhausted` if there are too many rows for one process.
+    pub fn collect(&self) -> Result<Vec<RecordBatch>> {
+        self.submit("collect")?.collect()
+    }
+
+    /// Runs the job and prints its first rows.
+    ///
+    /// # Errors
+    /// Why the job failed, or stdout could not be written to.
+    pub fn show(&self) -> Result<()> {
+        let batches = self.limit(SHOW_ROWS)?.submit("show")?.collect()?;
+        let text = display::table(&self.schema, &batches)?;
+        std::io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| Error::unavailable("cannot write to stdout").with_source(error))
+    }
+
+    /// Runs the job and returns how many rows there are.
+    ///
+    /// # Errors
+    /// Why the job failed.
+    pub fn count(&self) -> Result<u64> {
+        let counted = self.aggregate([count_all().alias("rows")])?;
+        let batches = counted.submit("count")?.collect()?;
+        let rows = batches
+            .iter()
+            .filter(|batch| batch.num_rows() > 0)
+            .map(|batch| {
+                let rows = batch.column(0).as_primitive::<Int64Type>();
+                rows.values().iter().sum::<i64>()
+            });
+        Ok(rows.sum::<i64>().unsigned_abs())
+    }
+
+    /// Runs the job and writes its rows to Parquet files in the directory `url`.
+    ///
+    /// # Errors
+    /// Why the job failed; `Invalid` if the directory exists.
+    pub fn write_parquet(&self, url: &str) -> Result<WriteSummary> {
+        self.write(url, FileFormat::Parquet)
+    }
+
+    /// Runs the job and writes its rows to CSV files in the directory `url`.
+    ///
+    /// # Errors
+    /// Why the job failed; `Invalid` if the directory exists or a column has no CSV form.
+    pub fn write_csv(&self, url: &str) -> Result<WriteSummary> {
+        self.write(url, FileFormat::Csv)
+    }
+
+    /// Runs the job and writes its rows to JSON files, an object a line, in the directory `url`.
+    ///
+    /// # Errors
+    /// Why the job failed; `Invalid` if the directory exists.
+    pub fn write_json(&self, url: &str) -> Result<WriteSummary> {
+        self.write(url, FileFormat::Json)
+    }
+
+    /// As [`DataFrame::write_parquet`], with the size of row groups and files, the compression and
+    /// the order of rows of one's own.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::write_parquet`]; `Invalid` if the rows have no such order.
+    pub fn write_parquet_with(&self, url: &str, options: OutputOptions) -> Result<WriteSummary> {
+        self.written_with(url, FileFormat::Parquet, options)?
+            .submit("write")?
+            .written()
+    }
+
+    /// Runs the job and writes its rows to files in the directory `url`, which appears all at
+    /// once or not at all.
+    ///
+    /// # Errors
+    /// Why the job failed; `Invalid` if the directory exists.
+    pub fn write(&self, url: &str, format: FileFormat) -> Result<WriteSummary> {
+        self.written_to(url, format)?.submit("write")?.written()
+    }
+
+    /// The same rows with files in the directory `url` as where they go: for
+    /// [`DataFrame::submit`] and [`DataFrame::explain`].
+    ///
+    /// # Errors
+    /// `Invalid` if `url` is not a location.
+    pub fn written_to(&self, url: &str, format: FileFormat) -> Result<Self> {
+        self.written_with(url, format, OutputOptions::default())
+    }
+
+    /// As [`DataFrame::written_to`], with options of one's own.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::written_to`].
+    pub fn written_with(
+        &self,
+        url: &str,
+        format: FileFormat,
+        options: OutputOptions,
+    ) -> Result<Self> {
+        let output = Output {
+            url: parse_location(url)?,
+            format,
+            options,
+        };
+        self.then(LogicalPlan::Write {
+            input: self.input(),
+            output,
+        })
+    }
+}
