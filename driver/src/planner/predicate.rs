@@ -179,20 +179,40 @@ fn is_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
 fn is_total(function: Function) -> bool {
     use Function::*;
     is_strict(function) && !matches!(function, Concat | Abs | DateTrunc | DateDiff)
-        || matches!(function, Coalesce | Greatest | Least | Nullif | RegexpExtract)
+        || matches!(
+            function,
+            Coalesce | Greatest | Least | Nullif | RegexpExtract
+        )
 }
 
 /// Whether a function is null as soon as one of its arguments is. What is not listed is taken for
 /// one that is not, and for one that may fail.
 fn is_strict(function: Function) -> bool {
     use Function::*;
-    match function {
-        Words | Lower | Upper | Length | Trim | Ltrim | Rtrim | Substring | Left | Right => true,
-        Contains | StartsWith | EndsWith | RegexpLike | Like | Ilike | Strpos | Ascii => true,
-        Year | Quarter | Month | Week | Day | DayOfWeek | DayOfYear | Hour | Minute => true,
-        Second | EpochSeconds | DateTrunc | DateDiff | Concat | Abs => true,
-        _ => false,
-    }
+    let of_texts = matches!(
+        function,
+        Words | Lower | Upper | Length | Trim | Ltrim | Rtrim | Substring | Left | Right | Concat
+    );
+    let of_two_texts = matches!(
+        function,
+        Contains | StartsWith | EndsWith | RegexpLike | Like | Ilike | Strpos | Ascii
+    );
+    let of_times = matches!(
+        function,
+        Year | Quarter
+            | Month
+            | Week
+            | Day
+            | DayOfWeek
+            | DayOfYear
+            | Hour
+            | Minute
+            | Second
+            | EpochSeconds
+            | DateTrunc
+            | DateDiff
+    );
+    of_texts || of_two_texts || of_times || function == Abs
 }
 
 #[cfg(test)]
