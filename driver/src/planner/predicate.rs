@@ -91,7 +91,7 @@ pub(super) fn never_fails(expr: &Expr) -> bool {
     let itself = match expr {
         Expr::Negate(_) => false,
         Expr::Cast { lenient, .. } => *lenient,
-        Expr::Function { function, .. } => *function != Function::Abs,
+        Expr::Function { function, .. } => is_total(*function),
         Expr::Binary { op, .. } => !matches!(
             op,
             BinaryOp::Add
@@ -174,22 +174,45 @@ fn is_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
     }
 }
 
-/// Whether a function is null as soon as one of its arguments is.
+/// Whether a function has a value for all arguments. What makes texts longer has none where they
+/// get too long.
+fn is_total(function: Function) -> bool {
+    use Function::*;
+    is_strict(function) && !matches!(function, Concat | Abs | DateTrunc | DateDiff)
+        || matches!(
+            function,
+            Coalesce | Greatest | Least | Nullif | RegexpExtract
+        )
+}
+
+/// Whether a function is null as soon as one of its arguments is. What is not listed is taken for
+/// one that is not, and for one that may fail.
 fn is_strict(function: Function) -> bool {
-    matches!(
+    use Function::*;
+    let of_texts = matches!(
         function,
-        Function::Words
-            | Function::Lower
-            | Function::Upper
-            | Function::Length
-            | Function::Trim
-            | Function::Contains
-            | Function::StartsWith
-            | Function::EndsWith
-            | Function::RegexpLike
-            | Function::Concat
-            | Function::Abs
-    )
+        Words | Lower | Upper | Length | Trim | Ltrim | Rtrim | Substring | Left | Right | Concat
+    );
+    let of_two_texts = matches!(
+        function,
+        Contains | StartsWith | EndsWith | RegexpLike | Like | Ilike | Strpos | Ascii
+    );
+    let of_times = matches!(
+        function,
+        Year | Quarter
+            | Month
+            | Week
+            | Day
+            | DayOfWeek
+            | DayOfYear
+            | Hour
+            | Minute
+            | Second
+            | EpochSeconds
+            | DateTrunc
+            | DateDiff
+    );
+    of_texts || of_two_texts || of_times || function == Abs
 }
 
 #[cfg(test)]

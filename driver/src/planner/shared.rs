@@ -192,23 +192,45 @@ pub(super) fn add_columns_read(plan: &LogicalPlan, read: &mut [BTreeSet<String>]
     }
 }
 
-/// Puts the subplans back.
-pub(super) fn put_back(plan: &LogicalPlan, subplans: &[Arc<LogicalPlan>]) -> Arc<LogicalPlan> {
-    if let LogicalPlan::Scan(scan) = plan
-        && let Some(subplan) = index_of(scan).and_then(|index| subplans.get(index))
-    {
-        let names = column_names(plan);
-        if column_names(subplan) == names {
-            return Arc::clone(subplan);
-        }
-        return Arc::new(LogicalPlan::Project {
-            input: Arc::clone(subplan),
-            exprs: names.into_iter().map(col).collect(),
-        });
+/// Puts subplans in the places of their stand-ins. What is one `Arc` stays one.
+pub(super) struct PutBack<'a> {
+    subplans: &'a [Arc<LogicalPlan>],
+    done: HashMap<*const LogicalPlan, Arc<LogicalPlan>>,
+}
+
+impl<'a> PutBack<'a> {
+    pub(super) fn new(subplans: &'a [Arc<LogicalPlan>]) -> Self {
+        let done = HashMap::new();
+        PutBack { subplans, done }
     }
-    let inputs = plan.inputs().into_iter();
-    let inputs = inputs.map(|input| put_back(input, subplans));
-    Arc::new(with_inputs(plan, inputs.collect()))
+
+    /// The plan with the subplans in place.
+    pub(super) fn place(&mut self, plan: &Arc<LogicalPlan>) -> Arc<LogicalPlan> {
+        if let Some(done) = self.done.get(&Arc::as_ptr(plan)) {
+            return Arc::clone(done);
+        }
+        let done = self.replaced(plan);
+        self.done.insert(Arc::as_ptr(plan), Arc::clone(&done));
+        done
+    }
+
+    fn replaced(&mut self, plan: &Arc<LogicalPlan>) -> Arc<LogicalPlan> {
+        if let LogicalPlan::Scan(scan) = plan.as_ref()
+            && let Some(subplan) = index_of(scan).and_then(|index| self.subplans.get(index))
+        {
+            let names = column_names(plan);
+            if column_names(subplan) == names {
+                return Arc::clone(subplan);
+            }
+            return Arc::new(LogicalPlan::Project {
+                input: Arc::clone(subplan),
+                exprs: names.into_iter().map(col).collect(),
+            });
+        }
+        let inputs = plan.inputs().into_iter();
+        let inputs = inputs.map(|input| self.place(input)).collect();
+        Arc::new(with_inputs(plan, inputs))
+    }
 }
 
 #[cfg(test)]
@@ -284,9 +306,10 @@ mod tests {
             (standing(&shared.main), standing(keys), standing(counts)),
             (3, 1, 0)
         );
-        let counts = Arc::new(counts.clone());
-        let keys = put_back(keys, &[Arc::clone(&counts), Arc::clone(&counts)]);
-        assert_eq!(*put_back(&shared.main, &[keys, counts]), plan.0);
+        let (keys, counts) = (Arc::new(keys.clone()), Arc::new(counts.clone()));
+        let keys = PutBack::new(&[Arc::clone(&keys), Arc::clone(&counts)]).place(&keys);
+        let main = PutBack::new(&[keys, counts]).place(&Arc::new(shared.main));
+        assert_eq!(*main, plan.0);
     }
 
     #[test]

@@ -65,9 +65,12 @@ fn scan_of(location: &str, format: ScanFormat, columns: &[(&str, DataType)]) -> 
     }))
 }
 
-/// The columns of the tables of TPC-H that its tests read: name, and `largest` for a number from 1
-/// (from 0 in the small tables), none for a text.
-const TPCH: [(&str, u64, &[(&str, Option<i64>)]); 8] = [
+/// A table: its name, its rows, and its columns, each with the largest value of a number or date.
+type Table = (&'static str, u64, &'static [(&'static str, Option<i64>)]);
+
+/// The tables of TPC-H at scale 10, with the columns that tests read. Numbers start at 1, or at 0 in
+/// the small tables.
+const TPCH: [Table; 8] = [
     ("region", 5, &[("r_regionkey", Some(4)), ("r_name", None)]),
     (
         "nation",

@@ -18,12 +18,15 @@ mod join_order;
 mod columns_needed;
 mod words_at_scan;
 
+mod groups_reduced;
+
 #[cfg(test)]
 pub(super) mod fixture;
 
 pub(super) use aggregates_once::aggregates_once;
 pub(super) use columns_needed::columns_needed;
 pub(super) use filters_down::filters_down;
+pub(super) use groups_reduced::groups_reduced;
 pub(super) use join_order::join_order;
 pub(super) use keys_as_columns::keys_as_columns;
 pub(super) use limits_together::limits_together;

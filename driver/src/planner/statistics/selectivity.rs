@@ -165,14 +165,24 @@ pub(in crate::planner) fn share_of(predicate: &Expr, relation: &Relation) -> f64
         }
         Expr::Binary { left, op, right } => compared(left, *op, right, relation),
         Expr::InList { expr, list } => list.len() as f64 * equal(expr, relation),
-        Expr::Function { function, .. } => match function {
+        Expr::Function { function, args } => match function {
             Function::StartsWith => PREFIX_SHARE,
+            Function::Like if starts_plainly(args) => PREFIX_SHARE,
             Function::Contains | Function::EndsWith | Function::RegexpLike => SEARCH_SHARE,
+            Function::Like | Function::Ilike => SEARCH_SHARE,
             _ => SHARE,
         },
         Expr::Negate(_) | Expr::Cast { .. } | Expr::Case { .. } => SHARE,
     };
     share.clamp(0.0, 1.0)
+}
+
+/// Whether the pattern of a LIKE begins with a letter.
+fn starts_plainly(args: &[Expr]) -> bool {
+    match args {
+        [_, Expr::Literal(Literal::Utf8(pattern))] => !pattern.starts_with(['%', '_']),
+        _ => false,
+    }
 }
 
 fn compared(left: &Expr, op: BinaryOp, right: &Expr, relation: &Relation) -> f64 {
