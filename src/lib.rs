@@ -28,6 +28,8 @@ pub mod units;
 
 pub mod display;
 
+mod analyze;
+
 mod inputs;
 mod merge;
 mod scan;
@@ -70,10 +72,16 @@ pub use kiln_proto::message::{
     AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
 };
 
+pub use analyze::text as analysis;
 pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
 pub use inputs::Inputs;
 pub use job::{Job, Watch, WriteSummary, outcome, written};
 pub use session::{Session, SessionBuilder};
+
+/// The code blocks of the guide are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
 
 /// The code blocks of the README are tests.
 #[cfg(doctest)]

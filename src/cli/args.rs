@@ -136,6 +136,9 @@ pub(crate) struct ExplainArgs {
         display_order = 100
     )]
     pub(crate) driver: Option<String>,
+    /// Run the job, and show what each step did
+    #[arg(long, global = true, display_order = 99)]
+    pub(crate) analyze: bool,
     /// What this process may use, when the job runs in it.
     #[command(flatten)]
     pub(crate) resources: GlobalResources,

@@ -11,7 +11,7 @@ use super::Tables;
 use crate::dataframe::{DataFrame, cols};
 
 /// Parts with an important share of the value of German stock.
-pub fn q11(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q11(tables: &Tables) -> Result<DataFrame> {
     let germany = tables.nation()?.filter(col("n_name").eq("GERMANY"))?;
     let suppliers = tables
         .supplier()?
