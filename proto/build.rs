@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".kiln.v1")
         .boxed(".kiln.v1.DriverMessage.message.launch")
+        .boxed(".kiln.v1.Report.outcome.success")
         .compile_fds(descriptors)?;
     Ok(())
 }

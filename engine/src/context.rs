@@ -194,4 +194,38 @@ mod tests {
         let error = outcome.expect_err("somebody cancelled");
         assert_eq!(error.kind(), ErrorKind::Cancelled);
     }
+
+    #[tokio::test]
+    async fn what_is_shared_is_made_once_and_kept_while_it_is_held() {
+        let shared = Shared::default();
+        let key = || SharedKey {
+            job: JobId::new(1),
+            stage: StageId(0),
+            operator: 2,
+            partitions: 0..4,
+        };
+        let failed = shared.get(key(), async {
+            Err::<u32, _>(Error::unavailable("not now"))
+        });
+        failed.await.map(|_| ()).expect_err("it could not be made");
+        let first = shared.get(key(), async {
+            tokio::task::yield_now().await;
+            Ok(1)
+        });
+        let (first, second) = tokio::join!(first, shared.get(key(), async { Ok(2) }));
+        let (first, second) = (first.expect("made"), second.expect("shared"));
+        assert_eq!((**first.value(), **second.value()), (1, 1));
+        drop(first);
+        let third = shared.get(key(), async { Ok(3) }).await.expect("shared");
+        assert_eq!(**third.value(), 1);
+        let other = SharedKey {
+            partitions: 4..8,
+            ..key()
+        };
+        let other = shared.get(other, async { Ok(4) }).await.expect("made");
+        assert_eq!(**other.value(), 4);
+        drop((second, third));
+        let again = shared.get(key(), async { Ok(5) }).await.expect("made");
+        assert_eq!(**again.value(), 5);
+    }
 }

@@ -53,6 +53,10 @@ pub const SHUFFLE_ALIGN_BYTES: usize = 64;
 /// Bytes in flight from storage to one task, fetched but not yet computed on.
 pub const PREFETCH_BYTES: u64 = 64 << 20;
 
+/// Decoded footers of input files that a process keeps, in bytes: those of some ten thousand
+/// ordinary Parquet files.
+pub const FOOTER_CACHE_BYTES: u64 = 64 << 20;
+
 /// Objects or ranges being fetched at once by one task.
 pub const PREFETCH_REQUESTS: usize = 16;
 

@@ -93,7 +93,9 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
             break;
         };
         ordered = breaker.is_ordered();
+        let started = Instant::now();
         let merged = compute(ctx, move || breaker.merge()).await??;
+        blueprint.count_merge(run.phase.last, started.elapsed());
         morsels = futures::stream::iter(merged.into_iter().map(Ok)).boxed();
     }
     Ok(())

@@ -24,6 +24,8 @@ mod statistics;
 
 mod rules;
 
+mod shared;
+
 mod optimize;
 
 mod facts;

@@ -3,11 +3,16 @@
 //! A rule is a plain function from a plan to one with the same rows, the same column names and
 //! the same types. Rules look for one pattern each and leave the rest to the others.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use kiln_engine::Result;
 use kiln_engine::plan::{LogicalPlan, Scan};
 
+use super::rewrite::{column_names, only_columns};
 use super::rules;
-use super::statistics::TableStatistics;
+use super::shared::{self, Shared};
+use super::statistics::{TableStatistics, as_table};
 
 type Rule = fn(LogicalPlan) -> Result<LogicalPlan>;
 
@@ -16,6 +21,8 @@ const RULES: &[Rule] = &[
     rules::simplify,
     rules::filters_down,
     rules::limits_together,
+    rules::orders_dropped,
+    rules::aggregates_once,
     rules::keys_as_columns,
     rules::projections_together,
     rules::columns_needed,
@@ -25,7 +32,8 @@ const RULES: &[Rule] = &[
 /// Rounds after which a plan is good enough; real plans need two or three.
 const ROUNDS_MAX: usize = 8;
 
-/// A plan with the same result that is cheaper to run.
+/// A plan with the same result that is cheaper to run. Subplans that occur more than once are one
+/// and the same `Arc` in it.
 ///
 /// # Errors
 /// `Invalid` for a plan that does not fit together.
@@ -33,8 +41,52 @@ pub fn optimize(
     plan: LogicalPlan,
     statistics: &dyn Fn(&Scan) -> Option<TableStatistics>,
 ) -> Result<LogicalPlan> {
-    let _ = statistics;
-    apply_rules(plan)
+    let Shared { main, mut subplans } = shared::put_aside(plan)?;
+    if subplans.is_empty() {
+        return optimize_one(main, statistics);
+    }
+    // What stands for a subplan is as large as the subplan; a subplan reads later ones only.
+    let mut sizes = vec![None; subplans.len()];
+    for index in (0..subplans.len()).rev() {
+        let known = |scan: &Scan| match shared::index_of(scan) {
+            Some(index) => sizes.get(index).cloned().flatten(),
+            None => statistics(scan),
+        };
+        subplans[index] = optimize_one(subplans[index].clone(), &known)?;
+        sizes[index] = as_table(&subplans[index], &known);
+    }
+    let known = |scan: &Scan| match shared::index_of(scan) {
+        Some(index) => sizes.get(index).cloned().flatten(),
+        None => statistics(scan),
+    };
+    let main = optimize_one(main, &known)?;
+    let mut read = vec![BTreeSet::new(); subplans.len()];
+    shared::add_columns_read(&main, &mut read);
+    for (index, subplan) in subplans.iter_mut().enumerate() {
+        let mut names = column_names(subplan);
+        names.retain(|name| read[index].contains(name));
+        *subplan = optimize_one(only_columns(subplan.clone(), &names), &known)?;
+        shared::add_columns_read(subplan, &mut read);
+    }
+    Ok(put_all_back(&main, &subplans))
+}
+
+/// The plan with its subplans, and theirs, in place.
+fn put_all_back(main: &LogicalPlan, subplans: &[LogicalPlan]) -> LogicalPlan {
+    let mut done: Vec<Arc<LogicalPlan>> = subplans.iter().cloned().map(Arc::new).collect();
+    for index in (0..subplans.len()).rev() {
+        done[index] = shared::put_back(&subplans[index], &done);
+    }
+    Arc::unwrap_or_clone(shared::put_back(main, &done))
+}
+
+/// Optimises a plan in which nothing worth it occurs twice.
+fn optimize_one(
+    plan: LogicalPlan,
+    statistics: &dyn Fn(&Scan) -> Option<TableStatistics>,
+) -> Result<LogicalPlan> {
+    let plan = apply_rules(plan)?;
+    apply_rules(rules::join_order(&plan, statistics))
 }
 
 /// Applies the rules until none changes the plan.

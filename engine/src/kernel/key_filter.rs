@@ -334,24 +334,4 @@ fn bits(hash: u64) -> [u32; 8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::Int64Array;
-
-    use super::*;
-
-    #[test]
-    fn no_key_is_missed_and_few_others_pass() {
-        let keys: ArrayRef = Arc::new((0..10_000).map(|key| Some(key * 7)).collect::<Int64Array>());
-        let filter = KeyFilter::new(&keys, None).expect("integers can be hashed");
-        let all = filter.contains(&keys).expect("the same type");
-        assert_eq!(all.count_set_bits(), 10_000);
-        let others: ArrayRef = Arc::new((0..10_000).map(|key| key * 7 + 3).collect::<Int64Array>());
-        let passed = filter.contains(&others).expect("the same type");
-        assert!(passed.count_set_bits() < 500, "{}", passed.count_set_bits());
-        let nulls: ArrayRef = Arc::new(Int64Array::from(vec![None, Some(7)]));
-        let passed = filter.contains(&nulls).expect("the same type");
-        assert_eq!(passed.iter().collect::<Vec<_>>(), [false, true]);
-    }
-}
+mod tests;

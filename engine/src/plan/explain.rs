@@ -524,6 +524,7 @@ mod tests {
         let graph = StageGraph {
             stages: vec![first.into(), second.into()],
             complete: true,
+            output: Some(output()),
         };
         expect![[r#"
             stage 0: 2 tasks, 2.9 KiB of 1 file

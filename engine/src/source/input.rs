@@ -7,13 +7,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, coalesce_ranges};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, coalesce_ranges};
 
 use crate::error::{Error, Result};
 use crate::metrics::TaskMetrics;
@@ -96,6 +96,46 @@ impl InputFile {
             .ok_or_else(|| Error::internal("a read without an answer"))
     }
 
+    /// What becomes another when the file is written again; none if its store does not say.
+    pub(super) async fn version(&self) -> Result<Option<String>> {
+        match &self.place {
+            Place::Local(path) => {
+                let path = Arc::clone(path);
+                let read = tokio::task::spawn_blocking(move || local_version(&path)).await;
+                let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+                read.map(Some).map_err(|error| self.read_error(error))
+            }
+            Place::Store(store, path) => {
+                let head = store.head(path).await;
+                let head = head.map_err(|error| storage_error("read", &self.url, error))?;
+                Ok(head.e_tag)
+            }
+        }
+    }
+
+    /// The bytes of one range, and the version of the file that they are of.
+    pub(super) async fn read_versioned(
+        &self,
+        range: Range<u64>,
+    ) -> Result<(Bytes, Option<String>)> {
+        let Place::Store(store, path) = &self.place else {
+            // Asked first: should the file be written in between, its version is an old one.
+            let version = self.version().await?;
+            return Ok((self.read(range).await?, version));
+        };
+        TaskMetrics::count(&self.metrics.gets, 1);
+        let options = GetOptions::new().with_range(Some(range.clone()));
+        let failed = |error| storage_error("read", &self.url, error);
+        let found = store.get_opts(path, options).await.map_err(failed)?;
+        let version = found.meta.e_tag.clone();
+        let bytes = found.bytes().await.map_err(failed)?;
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(self.shrunk());
+        }
+        TaskMetrics::count(&self.metrics.bytes_in, bytes.len() as u64);
+        Ok((bytes, version))
+    }
+
     /// The bytes of each range, which all lie within the file.
     pub(super) async fn read_all(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
         if ranges.is_empty() {
@@ -141,6 +181,17 @@ impl InputFile {
             self.url, self.bytes
         ))
     }
+}
+
+/// Which file it is and when it was last written.
+fn local_version(path: &PathBuf) -> io::Result<String> {
+    let found = std::fs::metadata(path)?;
+    let (seconds, nanos) = (found.mtime(), found.mtime_nsec());
+    Ok(format!(
+        "{}-{}-{seconds}.{nanos:09}",
+        found.dev(),
+        found.ino()
+    ))
 }
 
 fn read_local(path: &PathBuf, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {

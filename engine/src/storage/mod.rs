@@ -5,6 +5,7 @@
 //! store answers becomes one of our own errors in one place, [`storage_error`].
 
 mod fault;
+mod footers;
 mod listing;
 mod location;
 mod overflow;
@@ -13,6 +14,7 @@ mod shuffle_store;
 mod stores;
 
 pub use fault::storage_error;
+pub use footers::FooterCache;
 pub use listing::list_files;
 pub use location::{local_path, local_url, parse_location, staging_url};
 pub use overflow::OverflowStore;

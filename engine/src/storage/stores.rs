@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
+use super::FooterCache;
 use super::location::{decode, local_path};
 use crate::error::{Error, Result};
 
@@ -27,6 +28,7 @@ const REQUEST_TIMEOUT: &str = "300s";
 #[derive(Debug)]
 pub struct Stores {
     stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    footers: FooterCache,
 }
 
 impl Default for Stores {
@@ -40,6 +42,7 @@ impl Stores {
     pub fn new() -> Self {
         let stores = Stores {
             stores: Mutex::default(),
+            footers: FooterCache::default(),
         };
         stores.insert("file://", Arc::new(LocalFileSystem::new()));
         stores.insert("memory://", Arc::new(InMemory::new()));
@@ -79,6 +82,11 @@ impl Stores {
         // connections.
         let shared = Arc::clone(self.lock().entry(key.to_owned()).or_insert(store));
         Ok((shared, path))
+    }
+
+    /// Footers of input files that were decoded in this process.
+    pub fn footers(&self) -> &FooterCache {
+        &self.footers
     }
 
     /// The path of a URL that names a file of this machine: who reads such a file need not ask a

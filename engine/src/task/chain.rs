@@ -5,7 +5,7 @@
 //! and then the operators up to and including the breaker finish, in order.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -186,6 +186,13 @@ impl Blueprint {
         phases
     }
 
+    /// Counts the time in which the breaker at `position` joined what the lanes had collected.
+    pub(super) fn count_merge(&self, position: usize, took: Duration) {
+        let mut counts = vec![OperatorCounts::default(); position + 2];
+        counts[position + 1].nanos = nanos(took);
+        self.metrics.count_operators(&counts);
+    }
+
     /// Whether rows that enter at `entry` can no longer change the result, because a limit behind
     /// it has all it wants.
     pub(super) fn is_full(&self, entry: usize) -> bool {
@@ -266,9 +273,13 @@ fn counted(
         behind += push(links, cancel, batch)?;
         Ok(())
     });
-    let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let nanos = nanos(started.elapsed());
     counts.nanos += nanos.saturating_sub(behind);
     outcome.map(|()| nanos)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Every batch passes here on its way to every operator, so this is where a lane notices that its

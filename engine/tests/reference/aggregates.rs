@@ -332,10 +332,7 @@ fn the_first_value_is_that_of_some_row() {
                 let members: Vec<&Row> = members.collect();
                 for (value, column) in group[1..].iter().zip([0, 3, 4, 5]) {
                     let is_same = |row: &&Row| is_close(value, &row[column]);
-                    assert!(
-                        members.iter().any(|row| is_same(row)),
-                        "seed={seed} {group:?}"
-                    );
+                    assert!(members.iter().any(is_same), "seed={seed} {group:?}");
                 }
             }
         }

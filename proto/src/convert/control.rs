@@ -204,7 +204,7 @@ fn decode_running(running: wire::RunningAttempt) -> Result<RunningAttempt> {
 
 fn encode_report(report: &Report) -> wire::Report {
     let outcome = match &report.outcome {
-        Ok(success) => Outcome::Success(encode_success(success)),
+        Ok(success) => Outcome::Success(Box::new(encode_success(success))),
         Err(failure) => Outcome::Failure(encode_failure(failure)),
     };
     wire::Report {
@@ -220,7 +220,7 @@ fn decode_report(report: wire::Report) -> Result<Report> {
     }
     let (task, attempt) = decode_attempt(report.attempt)?;
     let outcome = match need(report.outcome, "outcome of an attempt")? {
-        Outcome::Success(success) => Ok(decode_success(success)?),
+        Outcome::Success(success) => Ok(decode_success(*success)?),
         Outcome::Failure(failure) => Err(decode_failure(failure)?),
     };
     Ok(Report {

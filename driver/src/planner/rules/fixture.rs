@@ -5,10 +5,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::Expect;
 use kiln_engine::Result;
-use kiln_engine::expr::{AggregateExpr, Expr, SortKey};
+use kiln_engine::expr::{AggregateExpr, Expr, Literal, SortKey, col, lit};
 use kiln_engine::plan::{
     JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, explain_logical, schema_of,
 };
+
+use crate::planner::statistics::{ColumnStatistics, TableStatistics};
 
 /// A plan under construction.
 #[derive(Clone)]
@@ -49,14 +51,162 @@ pub(in crate::planner) fn numbers(columns: &[&str]) -> Plan {
 }
 
 fn scan(format: ScanFormat, columns: &[(&str, DataType)]) -> Plan {
+    scan_of("memory:///in", format, columns)
+}
+
+fn scan_of(location: &str, format: ScanFormat, columns: &[(&str, DataType)]) -> Plan {
     let field = |(name, data_type): &(&str, DataType)| Field::new(*name, data_type.clone(), true);
     Plan(LogicalPlan::Scan(Scan {
-        locations: vec!["memory:///in".to_owned()],
+        locations: vec![location.to_owned()],
         format,
         schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
         projection: None,
         predicate: None,
     }))
+}
+
+/// The columns of the tables of TPC-H that its tests read: name, and `largest` for a number from 1
+/// (from 0 in the small tables), none for a text.
+const TPCH: [(&str, u64, &[(&str, Option<i64>)]); 8] = [
+    ("region", 5, &[("r_regionkey", Some(4)), ("r_name", None)]),
+    (
+        "nation",
+        25,
+        &[
+            ("n_nationkey", Some(24)),
+            ("n_name", None),
+            ("n_regionkey", Some(4)),
+        ],
+    ),
+    (
+        "supplier",
+        100_000,
+        &[
+            ("s_suppkey", Some(100_000)),
+            ("s_name", None),
+            ("s_nationkey", Some(24)),
+        ],
+    ),
+    (
+        "customer",
+        1_500_000,
+        &[
+            ("c_custkey", Some(1_500_000)),
+            ("c_name", None),
+            ("c_nationkey", Some(24)),
+            ("c_mktsegment", None),
+        ],
+    ),
+    (
+        "part",
+        2_000_000,
+        &[
+            ("p_partkey", Some(2_000_000)),
+            ("p_name", None),
+            ("p_brand", None),
+            ("p_container", None),
+            ("p_size", Some(50)),
+        ],
+    ),
+    (
+        "partsupp",
+        8_000_000,
+        &[
+            ("ps_partkey", Some(2_000_000)),
+            ("ps_suppkey", Some(100_000)),
+            ("ps_supplycost", Some(1000)),
+        ],
+    ),
+    (
+        "orders",
+        15_000_000,
+        &[
+            ("o_orderkey", Some(60_000_000)),
+            ("o_custkey", Some(1_499_999)),
+            ("o_orderdate", Some(10_440)),
+            ("o_orderstatus", None),
+            ("o_shippriority", Some(0)),
+            ("o_totalprice", Some(555_285)),
+        ],
+    ),
+    (
+        "lineitem",
+        59_986_052,
+        &[
+            ("l_orderkey", Some(60_000_000)),
+            ("l_partkey", Some(2_000_000)),
+            ("l_suppkey", Some(100_000)),
+            ("l_quantity", Some(50)),
+            ("l_extendedprice", Some(104_949)),
+            ("l_discount", Some(10)),
+            ("l_shipdate", Some(10_561)),
+            ("l_commitdate", Some(10_530)),
+            ("l_receiptdate", Some(10_591)),
+            ("l_shipmode", None),
+            ("l_shipinstruct", None),
+        ],
+    ),
+];
+
+/// A date.
+pub(in crate::planner) fn day(days: i32) -> Expr {
+    Expr::Literal(Literal::Date(days))
+}
+
+/// Whether a column is one of some texts.
+pub(in crate::planner) fn one_of<const N: usize>(column: &str, texts: [&str; N]) -> Expr {
+    Expr::InList {
+        expr: Box::new(col(column)),
+        list: texts.map(lit).into(),
+    }
+}
+
+/// The first day of every date in TPC-H, since 1970.
+const TPCH_FIRST_DAY: i32 = 8035;
+
+/// A table of TPC-H.
+pub(in crate::planner) fn tpch(table: &str) -> Plan {
+    let (_, _, columns) = TPCH
+        .into_iter()
+        .find(|(name, _, _)| *name == table)
+        .expect("a table of TPC-H");
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|&(name, largest)| match largest {
+            None => (name, DataType::Utf8View),
+            Some(_) if name.ends_with("date") => (name, DataType::Date32),
+            Some(_) => (name, DataType::Int64),
+        })
+        .collect();
+    scan_of(&format!("memory:///{table}"), ScanFormat::Parquet, &columns)
+}
+
+/// What the files of TPC-H at scale 10 say of the table that `scan` reads.
+pub(in crate::planner) fn tpch_statistics(scan: &Scan) -> Option<TableStatistics> {
+    let table = scan.locations.first()?.strip_prefix("memory:///")?;
+    let (_, rows, columns) = TPCH.into_iter().find(|(name, _, _)| *name == table)?;
+    let columns = columns.iter().filter_map(|&(name, largest)| {
+        let largest = largest?;
+        let (min, max) = if name.ends_with("date") {
+            let day = |day| i32::try_from(day).ok().map(Literal::Date);
+            (Some(Literal::Date(TPCH_FIRST_DAY)), day(largest))
+        } else {
+            let least = i64::from(rows > 25);
+            (Some(Literal::Int64(least)), Some(Literal::Int64(largest)))
+        };
+        let known = ColumnStatistics {
+            min,
+            max,
+            nulls: Some(0),
+            distinct: None,
+        };
+        Some((name.to_owned(), known))
+    });
+    Some(TableStatistics {
+        rows: Some(rows),
+        bytes: rows * 100,
+        columns: columns.collect(),
+    })
 }
 
 impl Plan {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt64Array, new_null_array};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::basic::{ConvertedType, Type};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::columns::Source;
@@ -18,59 +19,76 @@ use super::footer::{Footer, contain};
 use super::prune::Bounds;
 use crate::error::Result;
 
-/// The bounds of a column in each of the row groups at `indices`; none if nothing is known.
+/// The bounds of a table's column in each of the row groups at `indices`; none if nothing is known.
 pub(super) fn row_groups(
     footer: &Footer,
     source: &Source,
     indices: &[usize],
 ) -> Result<Option<Bounds>> {
-    let groups = || indices.iter().map(|&index| footer.row_group(index));
-    let rows: Vec<u64> = groups()
-        .map(|group| u64::try_from(group.num_rows()).unwrap_or(0))
-        .collect();
-    let Some(place) = source.place() else {
-        let nulls = new_null_array(source.field().data_type(), rows.len());
-        return Ok(Some(Bounds {
-            least: Arc::clone(&nulls),
-            greatest: nulls,
-            nulls: rows.iter().copied().map(Some).collect(),
-            rows,
-        }));
-    };
-    if place.data_type.is_nested() {
-        return Ok(None);
+    if let Some(place) = source.place() {
+        return leaf_bounds(footer, source.field(), place.leaves.start, indices);
     }
-    let leaf = place.leaves.start;
+    let rows = row_counts(footer, indices);
+    let nulls = new_null_array(source.field().data_type(), rows.len());
+    Ok(Some(Bounds {
+        least: Arc::clone(&nulls),
+        greatest: nulls,
+        nulls: rows.iter().copied().map(Some).collect(),
+        rows,
+    }))
+}
+
+/// The bounds of the file's column that is one leaf, as values of `field`.
+pub(super) fn leaf_bounds(
+    footer: &Footer,
+    field: &Field,
+    leaf: usize,
+    indices: &[usize],
+) -> Result<Option<Bounds>> {
+    let groups = || indices.iter().map(|&index| footer.row_group(index));
     let found = contain(footer.file(), "the statistics", || {
-        let converter = converter(footer, source)?;
+        let Some(converter) = converter(footer, leaf)? else {
+            return Ok(None);
+        };
         let least = converter.row_group_mins(groups())?;
         let greatest = converter.row_group_maxes(groups())?;
         let nulls = converter.row_group_null_counts(groups())?;
-        Ok((least, greatest, nulls))
+        Ok::<_, ParquetError>(Some((least, greatest, nulls)))
     });
     // Statistics that cannot be read are as good as none: the rows are what counts.
-    let Ok((least, greatest, nulls)) = found else {
+    let Ok(Some((least, greatest, nulls))) = found else {
         return Ok(None);
     };
     let trusted = groups().all(|group| is_ordered(group, leaf));
     let required = footer.leaf(leaf).max_def_level() == 0;
     Ok(Some(Bounds {
-        least: converted(least, source.field().data_type(), trusted),
-        greatest: converted(greatest, source.field().data_type(), trusted),
+        least: converted(least, field.data_type(), trusted),
+        greatest: converted(greatest, field.data_type(), trusted),
         nulls: counts(&nulls, required),
-        rows,
+        rows: row_counts(footer, indices),
     }))
 }
 
-/// What reads the statistics of a file's column, in the file's own type.
-pub(super) fn converter<'a>(
-    footer: &'a Footer,
-    source: &'a Source,
-) -> parquet::errors::Result<StatisticsConverter<'a>> {
+fn row_counts(footer: &Footer, indices: &[usize]) -> Vec<u64> {
+    let rows = indices
+        .iter()
+        .map(|&index| footer.row_group(index).num_rows());
+    rows.map(|rows| u64::try_from(rows).unwrap_or(0)).collect()
+}
+
+/// What reads the statistics of a leaf, in the file's own type; none if the leaf is not a column
+/// by itself.
+pub(super) fn converter(
+    footer: &Footer,
+    leaf: usize,
+) -> Result<Option<StatisticsConverter<'_>>, ParquetError> {
     let descriptor = footer.metadata().parquet_schema();
-    let converter =
-        StatisticsConverter::try_new(source.field().name(), footer.schema(), descriptor)?;
-    Ok(converter.with_missing_null_counts_as_zero(false))
+    let field = footer.schema().field(descriptor.get_column_root_idx(leaf));
+    if field.data_type().is_nested() {
+        return Ok(None);
+    }
+    let converter = StatisticsConverter::from_column_index(leaf, field, descriptor)?;
+    Ok(Some(converter.with_missing_null_counts_as_zero(false)))
 }
 
 /// Null counts as numbers; a column that is always there has none.

@@ -133,10 +133,7 @@ fn source(footer: &Footer, field: &Field) -> Result<Source> {
         return Err(mismatch(&data_type.to_string()));
     }
     let descriptor = footer.metadata().parquet_schema();
-    let leaf_roots = (0..descriptor.num_columns()).map(|leaf| descriptor.get_column_root_idx(leaf));
-    let leaf_roots: Vec<usize> = leaf_roots.collect();
-    let leaves = leaf_roots.partition_point(|&other| other < root)
-        ..leaf_roots.partition_point(|&other| other <= root);
+    let leaves = footer.leaves(root);
     let levels = contain(footer.file(), "the schema", || {
         let mask = ProjectionMask::roots(descriptor, [root]);
         parquet_to_arrow_field_levels(descriptor, mask, Some(footer.schema().fields()))

@@ -15,18 +15,23 @@ use arrow::buffer::{BooleanBuffer, MutableBuffer};
 use arrow::compute::{BatchCoalescer, FilterBuilder};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::util::bit_util;
-use parquet::errors::ParquetError;
 
 use super::chunk::Chunks;
-use super::columns::{Columns, Source};
+use super::columns::{Columns, Place, Source};
 use super::footer::contain;
-use super::reader::{Reader, Window};
+use super::reader::Reader;
 use super::test::order;
 use super::wanted::Wanted;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::metrics::TaskMetrics;
 use crate::operator::Emit;
+
+/// Rows that a lane decodes together.
+const WINDOW_ROWS: usize = limits::BATCH_ROWS;
+
+/// Once fewer than one of so many rows are left, only those are decoded and asked about.
+const FEW_SHARE: usize = 8;
 
 /// Batches of fewer rows are put together before they are handed on.
 const SMALL_ROWS: usize = limits::BATCH_ROWS / 2;
@@ -49,7 +54,7 @@ pub(super) fn decode(
     wanted: &Wanted,
     group: &RowGroup,
     ranges: &[Range<usize>],
-    chunks: &Arc<Chunks>,
+    chunks: &Chunks,
     emit: Emit<'_>,
 ) -> Result<()> {
     let mut lane = Lane::new(wanted, group, ranges, chunks);
@@ -57,15 +62,15 @@ pub(super) fn decode(
         .with_biggest_coalesce_batch_size(Some(SMALL_ROWS));
     let metrics = group.columns.footer().file().metrics();
     let starts = ranges.iter().flat_map(|range| {
-        let starts = range.clone().step_by(limits::BATCH_ROWS);
-        starts.map(|start| start..range.end.min(start + limits::BATCH_ROWS))
+        let starts = range.clone().step_by(WINDOW_ROWS);
+        starts.map(|start| start..range.end.min(start + WINDOW_ROWS))
     });
-    for (count, rows) in starts.enumerate() {
+    for (count, window) in starts.enumerate() {
         if count % REORDER_WINDOWS == 0 {
             lane.order = order(&wanted.tests, &group.tests);
         }
-        let scanned = rows.len() as u64;
-        let batch = lane.window(&Window { rows })?;
+        let scanned = window.len() as u64;
+        let batch = lane.window(&window)?;
         let passed = batch.as_ref().map_or(0, RecordBatch::num_rows) as u64;
         TaskMetrics::count(&metrics.rows_scanned, scanned);
         TaskMetrics::count(&metrics.rows_pruned, scanned - passed);
@@ -92,10 +97,12 @@ pub(super) fn decode(
 struct Lane<'a> {
     wanted: &'a Wanted,
     group: &'a RowGroup,
-    chunks: &'a Arc<Chunks>,
+    chunks: &'a Chunks,
     ranges: &'a [Range<usize>],
     /// The reader of each slot; made when it is first needed.
     readers: Vec<Option<Reader>>,
+    /// The test that each reader is asked for its values.
+    tested: Vec<Option<usize>>,
     /// The tests in the order in which they are asked.
     order: Vec<usize>,
 }
@@ -105,10 +112,11 @@ impl<'a> Lane<'a> {
         wanted: &'a Wanted,
         group: &'a RowGroup,
         ranges: &'a [Range<usize>],
-        chunks: &'a Arc<Chunks>,
+        chunks: &'a Chunks,
     ) -> Self {
         Lane {
             readers: wanted.slots.iter().map(|_| None).collect(),
+            tested: vec![None; wanted.slots.len()],
             order: Vec::new(),
             wanted,
             group,
@@ -118,26 +126,39 @@ impl<'a> Lane<'a> {
     }
 
     /// The rows of a window that pass; none if there are none.
-    fn window(&mut self, window: &Window) -> Result<Option<RecordBatch>> {
-        let mut left = Left::all(window.rows.len());
+    fn window(&mut self, window: &Range<usize>) -> Result<Option<RecordBatch>> {
+        let mut left = Left::all(window.len());
         let mut loaded: Vec<Option<ArrayRef>> = vec![None; self.readers.len()];
         for place in 0..self.order.len() {
             let started = Instant::now();
             let test = &self.wanted.tests[self.order[place]];
-            let mut columns = Vec::with_capacity(test.slots().len());
-            for &slot in test.slots() {
-                columns.push(self.load(&mut loaded, slot, window, &left)?);
+            let asked = left.count;
+            // While most rows are left and no column is read, asking for values is cheapest.
+            let many = left.count >= window.len() / FEW_SHARE && loaded.iter().all(Option::is_none);
+            let of_values = match many {
+                true => self.test_values(self.order[place], window)?,
+                false => None,
+            };
+            if let Some(passed) = of_values {
+                left.keep(&passed);
+                let rows = window.len();
+                test.note(rows, passed.count_set_bits(), started.elapsed());
+            } else {
+                let mut columns = Vec::with_capacity(test.slots().len());
+                for &slot in test.slots() {
+                    columns.push(self.load(&mut loaded, slot, window, &left)?);
+                }
+                let passed = test.run(columns, left.count)?;
+                let count = passed.count_set_bits();
+                test.note(asked, count, started.elapsed());
+                if count > 0 && count < asked {
+                    self.compact(&mut loaded, &passed, place)?;
+                }
+                left.narrow(passed, count);
             }
-            let passed = test.run(columns, left.count)?;
-            let count = passed.count_set_bits();
-            test.note(left.count, count, started.elapsed());
-            match count {
-                0 => return Ok(None),
-                all if all == left.count => continue,
-                _ => {}
+            if left.count == 0 {
+                return Ok(None);
             }
-            self.compact(&mut loaded, &passed, place)?;
-            left.narrow(passed, count);
         }
         let mut columns = Vec::with_capacity(self.wanted.output.len());
         for &slot in &self.wanted.output {
@@ -149,12 +170,40 @@ impl<'a> Lane<'a> {
         Ok(Some(batch))
     }
 
+    /// Which rows of a window pass the test at `index`, by asking it for the column's values; none
+    /// where that cannot be done.
+    fn test_values(
+        &mut self,
+        index: usize,
+        window: &Range<usize>,
+    ) -> Result<Option<BooleanBuffer>> {
+        let test = &self.wanted.tests[index];
+        if !test.is_of_values() {
+            return Ok(None);
+        }
+        let slot = test.slots()[0];
+        // A reader takes one test and keeps to it.
+        let first = *self.tested[slot].get_or_insert(index);
+        let source = &self.group.columns.sources()[slot];
+        let Some(place) = source.place() else {
+            return Ok(Some(BooleanBuffer::new_unset(window.len())));
+        };
+        if first != index || place.data_type != *source.field().data_type() {
+            return Ok(None);
+        }
+        self.with_reader(slot, place, |reader| {
+            reader.test(window, &mut |values| {
+                test.run(vec![Arc::clone(values)], values.len())
+            })
+        })
+    }
+
     /// The values of a slot for the rows that are left.
     fn load(
         &mut self,
         loaded: &mut [Option<ArrayRef>],
         slot: usize,
-        window: &Window,
+        window: &Range<usize>,
         left: &Left,
     ) -> Result<ArrayRef> {
         if let Some(values) = &loaded[slot] {
@@ -164,17 +213,10 @@ impl<'a> Lane<'a> {
         let values = match source.place() {
             None => source.nulls(left.count),
             Some(place) => {
-                let (chunks, ranges) = (self.chunks, self.ranges);
-                let reader = &mut self.readers[slot];
-                let name = Name(self.group.index, source);
-                let values = contain(self.group.columns.footer().file(), name, || {
-                    let reader = match reader {
-                        Some(reader) => reader,
-                        None => reader.insert(Reader::new(place, chunks, ranges)?),
-                    };
+                let values = self.with_reader(slot, place, |reader| {
                     let values = reader.read(window, left.mask.as_ref())?;
                     if values.len() != left.count {
-                        return Err(ParquetError::General("a read of another length".into()));
+                        return Err(Error::internal("a read of another length"));
                     }
                     Ok(values)
                 })?;
@@ -183,6 +225,24 @@ impl<'a> Lane<'a> {
         };
         loaded[slot] = Some(Arc::clone(&values));
         Ok(values)
+    }
+
+    /// Runs `work` on the reader of a slot. Whatever goes wrong there is the file's fault.
+    fn with_reader<T>(
+        &mut self,
+        slot: usize,
+        place: &Place,
+        work: impl FnOnce(&mut Reader) -> Result<T>,
+    ) -> Result<T> {
+        let source = &self.group.columns.sources()[slot];
+        let file = self.group.columns.footer().file();
+        let (chunks, ranges, reader) = (self.chunks, self.ranges, &mut self.readers[slot]);
+        contain(file, Name(self.group.index, source), || {
+            work(match reader {
+                Some(reader) => reader,
+                None => reader.insert(Reader::new(place, chunks, ranges)?),
+            })
+        })
     }
 
     /// Keeps the `passed` of the rows that are loaded, of columns that somebody still needs after
@@ -249,8 +309,21 @@ impl Left {
         }
     }
 
+    /// Keeps those of the rows left that are among the `passed` of the window.
+    fn keep(&mut self, passed: &BooleanBuffer) {
+        let mask = match &self.mask {
+            None => passed.clone(),
+            Some(mask) => mask & passed,
+        };
+        self.count = mask.count_set_bits();
+        self.mask = (self.count < mask.len()).then_some(mask);
+    }
+
     /// Keeps those of the rows left that `passed` has, `count` of them.
     fn narrow(&mut self, passed: BooleanBuffer, count: usize) {
+        if count == self.count {
+            return;
+        }
         let mask = match self.mask.take() {
             None => passed,
             Some(mask) => spread(&mask, &passed),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
@@ -17,9 +17,11 @@ use parquet::file::metadata::{
 };
 use parquet::schema::types::{ColumnDescPtr, Type};
 
+use super::statistics::{self, FileStatistics};
 use crate::context::panic_message;
 use crate::error::{Error, Result};
 use crate::source::input::InputFile;
+use crate::storage::FooterCache;
 
 /// Bytes at the end of a file that are fetched at first; most footers fit.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -33,28 +35,48 @@ const FILE_BYTES_MIN: u64 = 12;
 /// A file and what its footer says.
 pub(super) struct Footer {
     file: InputFile,
+    parsed: Arc<Parsed>,
+}
+
+/// What a footer says, decoded and checked.
+struct Parsed {
     metadata: ArrowReaderMetadata,
+    /// The leaves below each top-level column, in the schema's order.
+    leaves: Vec<Range<usize>>,
+    statistics: OnceLock<Arc<FileStatistics>>,
 }
 
 impl Footer {
     /// Reads and checks the footer of `file`.
     pub(super) async fn read(file: InputFile) -> Result<Footer> {
-        let size = file.bytes();
-        if size < FILE_BYTES_MIN {
-            return Err(unreadable(&file, "too small to be a Parquet file"));
+        let (parsed, _) = read(&file).await?;
+        Ok(Footer { file, parsed })
+    }
+
+    /// The footer of `file`, from the cache if it is there.
+    pub(super) async fn cached(file: InputFile, cache: &FooterCache) -> Result<Footer> {
+        let (url, size) = (file.url(), file.bytes());
+        if cache.version(url, size).is_some()
+            && let Some(version) = file.version().await?
+            && let Some(parsed) = cache.get(url, size, &version)
+        {
+            return Ok(Footer { file, parsed });
         }
-        let start = size - size.min(TAIL_BYTES);
-        let mut tail = (start, file.read(start..size).await?);
-        let wanted = size - footer_bytes(&file, &tail.1)?;
-        if wanted < start {
-            let rest = file.read(wanted..start).await?;
-            tail = (wanted, [rest, tail.1].concat().into());
+        let (parsed, version) = read(&file).await?;
+        if let Some(version) = version {
+            let bytes = parsed.metadata.metadata().memory_size() as u64;
+            cache.put(url, size, version, Arc::clone(&parsed), bytes);
         }
-        let metadata = contain(&file, "the footer", || parse(size, tail.0..size, tail.1))?;
-        check_claims(&file, &metadata)?;
-        let metadata = Arc::new(metadata);
-        let metadata = contain(&file, "the schema", || with_views(metadata))?;
-        Ok(Footer { file, metadata })
+        Ok(Footer { file, parsed })
+    }
+
+    /// What it says of the rows.
+    pub(super) fn statistics(&self) -> Result<Arc<FileStatistics>> {
+        if let Some(known) = self.parsed.statistics.get() {
+            return Ok(Arc::clone(known));
+        }
+        let found = Arc::new(statistics::of_file(self)?);
+        Ok(Arc::clone(self.parsed.statistics.get_or_init(|| found)))
     }
 
     pub(super) fn file(&self) -> &InputFile {
@@ -63,15 +85,15 @@ impl Footer {
 
     /// The columns of the file, strings as views.
     pub(super) fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        self.parsed.metadata.schema()
     }
 
     pub(super) fn metadata(&self) -> &ArrowReaderMetadata {
-        &self.metadata
+        &self.parsed.metadata
     }
 
     pub(super) fn row_group(&self, index: usize) -> &RowGroupMetaData {
-        self.metadata.metadata().row_group(index)
+        self.metadata().metadata().row_group(index)
     }
 
     /// Where the chunk of a leaf lies in the file.
@@ -82,12 +104,17 @@ impl Footer {
 
     /// A leaf of the file's schema.
     pub(super) fn leaf(&self, leaf: usize) -> ColumnDescPtr {
-        self.metadata.parquet_schema().column(leaf)
+        self.metadata().parquet_schema().column(leaf)
+    }
+
+    /// The leaves below a top-level column.
+    pub(super) fn leaves(&self, root: usize) -> Range<usize> {
+        self.parsed.leaves.get(root).cloned().unwrap_or_default()
     }
 
     /// Where each row group starts in the file: a row group belongs to the split with its start.
     pub(super) fn row_group_starts(&self) -> impl Iterator<Item = u64> {
-        self.metadata
+        self.metadata()
             .metadata()
             .row_groups()
             .iter()
@@ -101,11 +128,45 @@ impl Footer {
     }
 }
 
+/// Reads, decodes and checks a footer; says which version of the file it is of.
+async fn read(file: &InputFile) -> Result<(Arc<Parsed>, Option<String>)> {
+    let size = file.bytes();
+    if size < FILE_BYTES_MIN {
+        return Err(unreadable(file, "too small to be a Parquet file"));
+    }
+    let start = size - size.min(TAIL_BYTES);
+    let (end, version) = file.read_versioned(start..size).await?;
+    let mut tail = (start, end);
+    let wanted = size - footer_bytes(file, &tail.1)?;
+    if wanted < start {
+        let rest = file.read(wanted..start).await?;
+        tail = (wanted, [rest, tail.1].concat().into());
+    }
+    let metadata = contain(file, "the footer", || parse(size, tail.0..size, tail.1))?;
+    check_claims(file, &metadata)?;
+    let metadata = Arc::new(metadata);
+    let metadata = contain(file, "the schema", || with_views(metadata))?;
+    let descriptor = metadata.parquet_schema();
+    let mut leaves = vec![0..0; metadata.schema().fields().len()];
+    for leaf in 0..descriptor.num_columns() {
+        if let Some(range) = leaves.get_mut(descriptor.get_column_root_idx(leaf)) {
+            range.start = if range.end == 0 { leaf } else { range.start };
+            range.end = leaf + 1;
+        }
+    }
+    let parsed = Arc::new(Parsed {
+        metadata,
+        leaves,
+        statistics: OnceLock::new(),
+    });
+    Ok((parsed, version))
+}
+
 /// Runs what a file's bytes may make fail or panic; either way the file is at fault.
-pub(super) fn contain<T>(
+pub(super) fn contain<T, E: fmt::Display>(
     file: &InputFile,
     place: impl fmt::Display,
-    work: impl FnOnce() -> Result<T, ParquetError>,
+    work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => return Ok(value),

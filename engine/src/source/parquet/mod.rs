@@ -12,10 +12,6 @@
 
 mod bounds;
 mod chunk;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the scan is going to read its columns with it")
-)]
 mod column;
 mod columns;
 mod decode;
@@ -24,6 +20,8 @@ mod held;
 mod plan;
 mod prune;
 mod reader;
+mod slow;
+mod statistics;
 mod test;
 #[cfg(test)]
 mod tests;
@@ -53,6 +51,8 @@ use decode::RowGroup;
 use footer::Footer;
 use held::{Held, Holders};
 use wanted::Wanted;
+
+pub use statistics::{ColumnStatistics, FileStatistics, footer_statistics};
 
 /// Bytes that one permit of the prefetch budget stands for.
 const PERMIT_BYTES: u64 = 4 << 10;
@@ -114,9 +114,14 @@ pub async fn infer_schema(
 ) -> Result<SchemaRef> {
     let file = InputFile::in_store(store, path, url, file_bytes);
     let footer = Footer::read(file).await?;
-    let fields = footer.schema().fields().iter();
+    Ok(nullable(footer.schema()))
+}
+
+/// The columns of a table that one file has: any other file may have nulls in them.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter();
     let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 struct Scan {
@@ -156,7 +161,7 @@ async fn file_row_groups(scan: Arc<Scan>, splits: Vec<Split>) -> Result<Vec<RowG
     };
     let (stores, metrics) = (&scan.ctx.stores, &scan.ctx.metrics);
     let file = InputFile::new(&first.url, first.file_bytes, stores, metrics)?;
-    let footer = Arc::new(Footer::read(file).await?);
+    let footer = Arc::new(Footer::cached(file, stores.footers()).await?);
     let columns = Arc::new(Columns::new(footer, &scan.wanted)?);
     let starts = columns.footer().row_group_starts().enumerate();
     let within = |start: u64| {

@@ -1,159 +1,123 @@
-//! One column of a row group, read from front to back.
+//! One column of a row group, read window by window from front to back.
 
-use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{concat, filter};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowSelection, RowSelector};
-use parquet::errors::{ParquetError, Result};
+use arrow::compute::filter;
+use parquet::errors::ParquetError;
 
 use super::chunk::Chunks;
+use super::column::{ColumnChunkReader, Predicate};
 use super::columns::Place;
-use crate::limits;
+use super::slow::Slow;
+use crate::error::{Error, Result};
 
-/// Rows that the crate's reader may be asked for behind the end: a column that has more than its
-/// row group is a lie that should come out.
-const BEYOND_ROWS: usize = 1;
-
-/// Rows of a row group that a lane decodes together.
-#[derive(Debug, Clone)]
-pub(super) struct Window {
-    /// The rows within the row group.
-    pub(super) rows: Range<usize>,
-}
-
-/// Reads a column by the windows that are asked for; what lies between them is passed over.
-pub(super) struct Reader {
-    /// The next row that `pages` has, within the row group.
-    at: usize,
-    /// What has still to be decoded of each range that is read at all.
-    pages: ParquetRecordBatchReader,
-    /// Rows that are decoded and not yet asked for.
-    rest: Option<ArrayRef>,
-    /// The ranges that are read at all, those in front gone.
-    ranges: VecDeque<Range<usize>>,
+/// Reads the windows of a column that are asked for; what lies between them is passed over.
+pub(super) enum Reader {
+    /// Our own decoder, for what most columns are.
+    Fast {
+        pages: ColumnChunkReader,
+        /// The next row that `pages` has, within the row group.
+        at: usize,
+        /// Rows from there on that were tested; they have to be read or passed over in one go.
+        tested: usize,
+    },
+    /// The parquet crate's, for the rest.
+    Slow(Slow),
 }
 
 impl Reader {
     /// A reader of the rows in `ranges`, ascending and apart, of a row group.
-    pub(super) fn new(
-        place: &Place,
-        chunks: &Arc<Chunks>,
-        ranges: &[Range<usize>],
-    ) -> Result<Self> {
-        let row_group_rows = usize::try_from(chunks.row_group().num_rows()).unwrap_or(0);
-        let selection = selection(ranges, row_group_rows);
-        let pages = ParquetRecordBatchReader::try_new_with_row_groups(
-            &place.levels,
-            chunks.as_ref(),
-            limits::BATCH_ROWS,
-            selection,
-        )?;
-        Ok(Reader {
-            at: ranges.first().map_or(0, |range| range.start),
-            pages,
-            rest: None,
-            ranges: ranges.iter().cloned().collect(),
-        })
+    pub(super) fn new(place: &Place, chunks: &Chunks, ranges: &[Range<usize>]) -> Result<Self> {
+        if place.leaves.len() == 1 {
+            let leaf = place.leaves.start;
+            let bytes = chunks.bytes(leaf).map_err(bad)?.clone();
+            let metadata = chunks.row_group().column(leaf);
+            if let Some(pages) = ColumnChunkReader::try_new(bytes, metadata, &place.data_type)? {
+                return Ok(Reader::Fast {
+                    pages,
+                    at: 0,
+                    tested: 0,
+                });
+            }
+        }
+        Ok(Reader::Slow(Slow::new(place, chunks, ranges).map_err(bad)?))
     }
 
-    /// The values of a window, of those rows that `mask` has where there is one. Windows ascend
-    /// and lie within the ranges.
+    /// The values of the rows of a window, of those that `mask` has where there is one. Windows
+    /// ascend and lie within the ranges.
+    ///
+    /// # Errors
+    /// `Invalid` if the pages are not what they should be.
     pub(super) fn read(
         &mut self,
-        window: &Window,
+        window: &Range<usize>,
         mask: Option<&BooleanBuffer>,
     ) -> Result<ArrayRef> {
-        self.pass_to(window.rows.start)?;
-        let values = self.take(window.rows.len())?;
-        self.at = window.rows.end;
-        match mask {
-            None => Ok(values),
-            Some(mask) => Ok(filter(&values, &BooleanArray::new(mask.clone(), None))?),
+        self.pass_to(window.start)?;
+        match self {
+            Reader::Fast { pages, at, tested } => {
+                (*at, *tested) = (window.end, 0);
+                match mask {
+                    Some(mask) => pages.read_selected(mask),
+                    None => pages.read(window.len()),
+                }
+            }
+            Reader::Slow(slow) => {
+                let values = slow.read(window).map_err(bad)?;
+                match mask {
+                    Some(mask) => Ok(filter(&values, &BooleanArray::new(mask.clone(), None))?),
+                    None => Ok(values),
+                }
+            }
         }
     }
 
-    /// Makes sure that the column ends where its row group does.
+    /// Which rows of a window `predicate` wants, which is asked for values rather than for rows;
+    /// none where that cannot be done. The window may be read afterwards.
+    ///
+    /// # Errors
+    /// `Invalid` if the pages are not what they should be; the predicate's own.
+    pub(super) fn test(
+        &mut self,
+        window: &Range<usize>,
+        predicate: Predicate<'_>,
+    ) -> Result<Option<BooleanBuffer>> {
+        self.pass_to(window.start)?;
+        let Reader::Fast { pages, tested, .. } = self else {
+            return Ok(None);
+        };
+        *tested = window.len();
+        pages.test(window.len(), predicate).map(Some)
+    }
+
+    /// Makes sure that the column ends where its row group of `rows` rows does.
+    ///
+    /// # Errors
+    /// `Invalid` if it does not.
     pub(super) fn finish(&mut self, rows: usize) -> Result<()> {
-        self.pass_to(rows)?;
-        match (self.rest.take(), self.pages.next().transpose()?) {
-            (None, None) => Ok(()),
-            _ => Err(ParquetError::General(format!(
-                "it has more rows than the footer says footer={rows}"
-            ))),
+        match self {
+            // It has counted the rows of its pages when it was opened.
+            Reader::Fast { .. } => Ok(()),
+            Reader::Slow(slow) => slow.finish(rows).map_err(bad),
         }
     }
 
-    /// Passes over the rows before `row`.
+    /// Passes over the rows before `row`. The slow reader does so when it reads.
     fn pass_to(&mut self, row: usize) -> Result<()> {
-        let mut rows = 0;
-        while let Some(range) = self.ranges.front() {
-            rows += row.min(range.end).saturating_sub(self.at.max(range.start));
-            if range.end > row {
-                break;
-            }
-            self.ranges.pop_front();
+        let Reader::Fast { pages, at, tested } = self else {
+            return Ok(());
+        };
+        if row > *at {
+            pages.skip(*tested)?;
+            pages.skip(row - *at - *tested)?;
+            (*at, *tested) = (row, 0);
         }
-        while rows > 0 {
-            let piece = rows.min(limits::BATCH_ROWS);
-            self.take(piece)?;
-            rows -= piece;
-        }
-        self.at = self.at.max(row);
         Ok(())
-    }
-
-    /// The next `rows` values.
-    fn take(&mut self, rows: usize) -> Result<ArrayRef> {
-        let mut parts: Vec<ArrayRef> = Vec::new();
-        let mut missing = rows;
-        while missing > 0 {
-            let piece = match self.rest.take() {
-                Some(rest) => rest,
-                None => match self.pages.next().transpose()? {
-                    Some(batch) => Arc::clone(batch.column(0)),
-                    None => {
-                        return Err(ParquetError::General(format!(
-                            "it has fewer rows than the footer says missing={missing}"
-                        )));
-                    }
-                },
-            };
-            if piece.len() > missing {
-                self.rest = Some(piece.slice(missing, piece.len() - missing));
-                parts.push(piece.slice(0, missing));
-                break;
-            }
-            missing -= piece.len();
-            parts.push(piece);
-        }
-        match parts.as_slice() {
-            [part] => Ok(Arc::clone(part)),
-            parts => {
-                let parts: Vec<_> = parts.iter().map(AsRef::as_ref).collect();
-                Ok(concat(&parts)?)
-            }
-        }
     }
 }
 
-/// `ranges` as the crate spells them; none if they are the whole row group of `rows` rows.
-fn selection(ranges: &[Range<usize>], rows: usize) -> Option<RowSelection> {
-    if let [range] = ranges
-        && *range == (0..rows)
-    {
-        return None;
-    }
-    let mut selectors = Vec::new();
-    let mut end = 0;
-    for range in ranges {
-        selectors.push(RowSelector::skip(range.start - end));
-        let beyond = if range.end == rows { BEYOND_ROWS } else { 0 };
-        selectors.push(RowSelector::select(range.len() + beyond));
-        end = range.end;
-    }
-    Some(RowSelection::from(selectors))
+fn bad(error: ParquetError) -> Error {
+    Error::invalid(error.to_string())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, new_null_array};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -31,6 +31,8 @@ pub(super) struct Test {
     kind: Kind,
     /// It may fail on rows that the tests before it drop.
     guarded: bool,
+    /// It may be asked for values instead of rows: it is about one column and wants no null.
+    of_values: bool,
     rows: AtomicU64,
     passed: AtomicU64,
     nanos: AtomicU64,
@@ -57,16 +59,21 @@ impl Test {
                 return Err(Error::invalid(reason));
             }
         }
-        Ok(Test::new(
-            slots,
-            Kind::Predicate(compiled, schema),
-            may_fail(expr),
-        ))
+        let mut test = Test::new(slots, Kind::Predicate(compiled, schema), may_fail(expr));
+        if let [column] = columns.fields().as_ref()
+            && !test.guarded
+        {
+            let null = new_null_array(column.data_type(), 1);
+            test.of_values = test.run(vec![null], 1)?.count_set_bits() == 0;
+        }
+        Ok(test)
     }
 
     /// Whether the value in `slot` is among `keys`.
     pub(super) fn keys(keys: Arc<KeyFilter>, slot: usize) -> Self {
-        Test::new(vec![slot], Kind::Keys(keys), false)
+        let mut test = Test::new(vec![slot], Kind::Keys(keys), false);
+        test.of_values = true;
+        test
     }
 
     fn new(slots: Vec<usize>, kind: Kind, guarded: bool) -> Self {
@@ -74,6 +81,7 @@ impl Test {
             slots,
             kind,
             guarded,
+            of_values: false,
             rows: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
@@ -83,6 +91,11 @@ impl Test {
     /// The slots of its columns, ascending.
     pub(super) fn slots(&self) -> &[usize] {
         &self.slots
+    }
+
+    /// Whether it may be asked for the values of its one column instead of for rows.
+    pub(super) fn is_of_values(&self) -> bool {
+        self.of_values
     }
 
     /// Whether a row may only be asked this if it passed everything else.

@@ -1,9 +1,17 @@
 //! What is known of tables before they are read, and what that makes likely of plans.
 
+mod joined;
+mod relation;
+mod selectivity;
+
 use std::collections::BTreeMap;
 
 use kiln_engine::expr::Literal;
 use kiln_engine::plan::{LogicalPlan, Scan};
+
+pub(super) use joined::{key_domain, semi_share};
+pub(super) use relation::{Relation, relation};
+pub(super) use selectivity::share_of;
 
 /// What is known of the rows of a scan's files.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -43,19 +51,33 @@ pub(super) struct Estimate {
 
 /// What `plan` is thought to make.
 pub(super) fn estimate(plan: &LogicalPlan, statistics: Statistics) -> Estimate {
-    let mut sum = Estimate {
-        rows: 0.0,
-        bytes: 0.0,
-    };
-    if let LogicalPlan::Scan(scan) = plan {
-        let table = statistics(scan).unwrap_or_default();
-        sum.rows = table.rows.unwrap_or(table.bytes / 32) as f64;
-        sum.bytes = table.bytes as f64;
+    let relation = relation(plan, statistics);
+    Estimate {
+        rows: relation.rows,
+        bytes: relation.bytes(),
     }
-    for input in plan.inputs() {
-        let input = estimate(input, statistics);
-        sum.rows += input.rows;
-        sum.bytes += input.bytes;
-    }
-    sum
 }
+
+/// What `plan` is thought to make, as if it were files.
+pub(super) fn as_table(plan: &LogicalPlan, statistics: Statistics) -> Option<TableStatistics> {
+    let relation = relation(plan, statistics);
+    if !relation.known {
+        return None;
+    }
+    let columns = relation.columns.iter().map(|(name, column)| {
+        let distinct = column.distinct.map(|distinct| distinct as u64);
+        let known = ColumnStatistics {
+            distinct,
+            ..Default::default()
+        };
+        (name.clone(), known)
+    });
+    Some(TableStatistics {
+        rows: Some(relation.rows as u64),
+        bytes: relation.bytes() as u64,
+        columns: columns.collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
