@@ -129,6 +129,15 @@ mod tests {
             ended_ms: Some(1250),
             attempts: Vec::new(),
         };
-        expect![].assert_eq(&stage_text(&stage));
+        expect![[r#"
+            s1: 2 tasks, 250 ms, 4.00 MB in, 1.00 kB out
+              passed over: 4 of 10 row groups, 90,000 of 100,000 rows
+              joins held 25 rows, 2.05 kB
+              step              rows  batches   time
+              ──────────────────────────────────────
+              scan parquet    10,000        3  12 ms
+              join inner         500        3   4 ms
+              shuffle single     500        1   0 ms
+        "#]].assert_eq(&stage_text(&stage));
     }
 }

@@ -34,6 +34,8 @@ mod inputs;
 mod merge;
 mod scan;
 
+mod files;
+
 mod local;
 
 mod backend;
@@ -74,6 +76,7 @@ pub use kiln_proto::message::{
 
 pub use analyze::text as analysis;
 pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
+pub use files::{ColumnStats, FileStats};
 pub use inputs::Inputs;
 pub use job::{Job, Watch, WriteSummary, outcome, written};
 pub use session::{Session, SessionBuilder};

@@ -34,6 +34,7 @@ fn help_of_kiln() {
           explain   Show how a job would be run: logical plan, optimised plan, stages
           head      Show the first rows of files
           schema    Show the columns of files
+          stats     Show what is in files as far as their footers say: rows, encodings, sizes, bounds
           generate  Generate data to try things with
           bench     Measure how fast queries are, and whether their answers are right
           jobs      List the jobs of a cluster
