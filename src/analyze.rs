@@ -138,6 +138,7 @@ mod tests {
               scan parquet    10,000        3  12 ms
               join inner         500        3   4 ms
               shuffle single     500        1   0 ms
-        "#]].assert_eq(&stage_text(&stage));
+        "#]]
+        .assert_eq(&stage_text(&stage));
     }
 }

@@ -1,7 +1,7 @@
 //! Important stock identification: the parts in which much of a nation's stock is bound.
 //!
-//! The benchmark asks for parts with more than 0.0001 / scale of all value. There are 10,000 suppliers
-//! a scale, so that this is one part in as many as there are suppliers.
+//! The benchmark asks for parts with more than 0.0001 / scale of all value. A scale has 10,000
+//! suppliers, so that this is one part in as many as there are suppliers.
 
 use kiln_engine::Result;
 use kiln_engine::expr::{col, count_all, sum};

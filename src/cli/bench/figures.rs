@@ -213,7 +213,8 @@ mod tests {
                 2  0.150 s  1,234  56.0 MB               WRONG
                22  1.000 s  1,234  56.0 MB               not known
               sum  1.450 s          168 MB       789 MB
-        "#]].assert_eq(&table(&run(), None));
+        "#]]
+        .assert_eq(&table(&run(), None));
     }
 
     #[test]
@@ -226,7 +227,8 @@ mod tests {
                 2  0.150 s                  1,234  56.0 MB               WRONG
                22  1.000 s  2.000 s   0.50  1,234  56.0 MB               not known
               sum  1.450 s  2.150 s   0.60          168 MB       789 MB
-        "#]].assert_eq(&table(&run(), Some(&earlier)));
+        "#]]
+        .assert_eq(&table(&run(), Some(&earlier)));
     }
 
     #[test]
@@ -246,6 +248,7 @@ mod tests {
                 ]
               }
             ]
-        "#]].assert_eq(&json(&run()[..1]));
+        "#]]
+        .assert_eq(&json(&run()[..1]));
     }
 }
