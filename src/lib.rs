@@ -28,9 +28,13 @@ pub mod units;
 
 pub mod display;
 
+mod analyze;
+
 mod inputs;
 mod merge;
 mod scan;
+
+mod files;
 
 mod local;
 
@@ -70,10 +74,17 @@ pub use kiln_proto::message::{
     AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
 };
 
+pub use analyze::text as analysis;
 pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
+pub use files::{ColumnStats, FileStats};
 pub use inputs::Inputs;
 pub use job::{Job, Watch, WriteSummary, outcome, written};
 pub use session::{Session, SessionBuilder};
+
+/// The code blocks of the guide are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
 
 /// The code blocks of the README are tests.
 #[cfg(doctest)]

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => cli::explain::run(args),
         Command::Head(args) => cli::head::run(args),
         Command::Schema(args) => cli::schema::run(args),
+        Command::Stats(args) => cli::stats::run(args),
         Command::Generate(args) => cli::generate::run(args),
         Command::Bench(args) => cli::bench::run(args),
         Command::Jobs(args) => cli::jobs::run(args),

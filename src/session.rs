@@ -16,6 +16,7 @@ use kiln_proto::message::{ExecutorStatus, JobStatus};
 use crate::backend::Backend;
 use crate::connection::Connection;
 use crate::dataframe::DataFrame;
+use crate::files::{self, FileStats};
 use crate::inputs::Inputs;
 use crate::job::Job;
 use crate::local::{Local, LocalSettings};
@@ -177,6 +178,17 @@ impl Session {
             .connection
             .wait(async move { scan::any_format(&stores, &looked_at).await })?;
         self.read(locations, format)
+    }
+
+    /// What is in files of any kind, as far as it can be told without reading them.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such file, or it is not what it is taken for.
+    pub fn file_stats(&self, inputs: impl Inputs) -> Result<Vec<FileStats>> {
+        let locations = locations(inputs)?;
+        let stores = self.connection.stores();
+        self.connection
+            .wait(async move { files::file_stats(&stores, &locations).await })
     }
 
     fn read(&self, locations: Vec<String>, format: ScanFormat) -> Result<DataFrame> {

@@ -14,7 +14,7 @@ use super::units::parse_bytes;
 mod files;
 mod tpch;
 
-pub(crate) use files::{HeadArgs, SchemaArgs};
+pub(crate) use files::{HeadArgs, SchemaArgs, StatsArgs};
 pub(crate) use tpch::{
     BenchArgs, BenchTpchArgs, Benchmark, GenerateArgs, GenerateData, GenerateTpchArgs,
 };
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Head(HeadArgs),
     /// Show the columns of files
     Schema(SchemaArgs),
+    /// Show what is in files as far as their footers say: rows, encodings, sizes, bounds
+    Stats(StatsArgs),
     /// Generate data to try things with
     Generate(GenerateArgs),
     /// Measure how fast queries are, and whether their answers are right
@@ -136,6 +138,9 @@ pub(crate) struct ExplainArgs {
         display_order = 100
     )]
     pub(crate) driver: Option<String>,
+    /// Run the job, and show what each step did
+    #[arg(long, global = true, display_order = 99)]
+    pub(crate) analyze: bool,
     /// What this process may use, when the job runs in it.
     #[command(flatten)]
     pub(crate) resources: GlobalResources,

@@ -1,5 +1,7 @@
 //! `kiln head`: the first rows of files.
 
+use kiln::col;
+
 use super::args::{GlobalResources, HeadArgs};
 use super::exit::{Failure, Outcome};
 use super::follow::{OnInterrupt, follow};
@@ -21,9 +23,19 @@ pub(crate) fn run(args: &HeadArgs) -> Outcome {
     };
     let session = connect::session(None, resources)?;
     let rows = session.read_files(&args.files).map_err(Failure::Job)?;
+    let is_text = rows.schema().fields().iter().map(|field| field.name());
+    let is_text = is_text.eq(["path", "offset", "line"]);
     let interrupt = Interrupt::listen()?;
     let job = rows
         .limit(args.rows)
+        // Where a line stands is of no interest among the first.
+        .and_then(|first| {
+            if is_text {
+                first.select([col("line")])
+            } else {
+                Ok(first)
+            }
+        })
         .and_then(|first| first.submit(NAME))
         .map_err(Failure::Job)?;
     let status = follow(&job, &interrupt, OnInterrupt::CancelJob)?;

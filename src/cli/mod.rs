@@ -24,6 +24,7 @@ pub(crate) mod submit;
 
 pub(crate) mod head;
 pub(crate) mod schema;
+pub(crate) mod stats;
 
 pub(crate) mod bench;
 pub(crate) mod generate;

@@ -11,6 +11,7 @@ use kiln_engine::storage::parse_location;
 use kiln_engine::{Error, Result};
 
 use super::DataFrame;
+use crate::analyze;
 use crate::display;
 use crate::job::{Job, WriteSummary};
 
@@ -25,6 +26,16 @@ impl DataFrame {
     /// `Invalid` if there is no such input, `Unavailable` if the cluster cannot be reached.
     pub fn explain(&self) -> Result<String> {
         self.connection.explain(Arc::clone(&self.plan))
+    }
+
+    /// Runs this and says what each step of it did: rows, batches and time, what of the files was
+    /// never looked at, and what joins held in memory.
+    ///
+    /// # Errors
+    /// Why the job failed.
+    pub fn explain_analyze(&self) -> Result<String> {
+        let status = self.submit("explain")?.wait()?;
+        Ok(analyze::text(&status))
     }
 
     /// Starts the job and returns at once; `name` is for people.

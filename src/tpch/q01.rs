@@ -7,7 +7,7 @@ use super::{Tables, discounted};
 use crate::dataframe::{DataFrame, cols};
 
 /// Totals and averages of line items by return flag and line status.
-pub fn q01(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q01(tables: &Tables) -> Result<DataFrame> {
     let charge = discounted() * (lit(1) + col("l_tax"));
     tables
         .lineitem()?

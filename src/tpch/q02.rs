@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::{DataFrame, cols};
 
 /// The cheapest offers of brass parts of size 15, those of the richest suppliers first.
-pub fn q02(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q02(tables: &Tables) -> Result<DataFrame> {
     let parts = tables
         .part()?
         .filter(col("p_size").eq(15).and(col("p_type").like("%BRASS")))?;

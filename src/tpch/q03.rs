@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::{DataFrame, cols};
 
 /// The ten open orders of the building trade with the highest revenue to come.
-pub fn q03(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q03(tables: &Tables) -> Result<DataFrame> {
     let day = || date("1995-03-15");
     let customers = tables
         .customer()?

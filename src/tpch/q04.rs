@@ -7,7 +7,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// Orders of a quarter with a line item that came later than promised, by priority.
-pub fn q04(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q04(tables: &Tables) -> Result<DataFrame> {
     let late = tables
         .lineitem()?
         .filter(col("l_commitdate").lt(col("l_receiptdate")))?;

@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::DataFrame;
 
 /// Revenue of a year within each nation of Asia.
-pub fn q05(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q05(tables: &Tables) -> Result<DataFrame> {
     let asia = tables.region()?.filter(col("r_name").eq("ASIA"))?;
     let nations = tables
         .nation()?

@@ -7,7 +7,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// The revenue of a year that certain discounts gave away.
-pub fn q06(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q06(tables: &Tables) -> Result<DataFrame> {
     tables
         .lineitem()?
         .filter(col("l_shipdate").gt_eq(date("1994-01-01")))?

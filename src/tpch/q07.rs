@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::{DataFrame, cols};
 
 /// Revenue from what French suppliers shipped to German customers and the other way, by year.
-pub fn q07(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q07(tables: &Tables) -> Result<DataFrame> {
     let nations = tables
         .nation()?
         .filter(col("n_name").in_list(["FRANCE", "GERMANY"]))?;

@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::DataFrame;
 
 /// The share of Brazil in what America pays for one type of part, by year.
-pub fn q08(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q08(tables: &Tables) -> Result<DataFrame> {
     let parts = tables
         .part()?
         .filter(col("p_type").eq("ECONOMY ANODIZED STEEL"))?;

@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::DataFrame;
 
 /// Profit from parts with green in their name, by the supplier's nation and year.
-pub fn q09(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q09(tables: &Tables) -> Result<DataFrame> {
     let parts = tables.part()?.filter(col("p_name").like("%green%"))?;
     let suppliers =
         tables

@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::{DataFrame, cols};
 
 /// The twenty customers whose returned items of a quarter were worth the most.
-pub fn q10(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q10(tables: &Tables) -> Result<DataFrame> {
     let customers =
         tables
             .customer()?

@@ -1,7 +1,7 @@
 //! Important stock identification: the parts in which much of a nation's stock is bound.
 //!
-//! The benchmark asks for parts with more than 0.0001 / scale of all value. There are 10,000 suppliers
-//! a scale, so that this is one part in as many as there are suppliers.
+//! The benchmark asks for parts with more than 0.0001 / scale of all value. A scale has 10,000
+//! suppliers, so that this is one part in as many as there are suppliers.
 
 use kiln_engine::Result;
 use kiln_engine::expr::{col, count_all, sum};
@@ -11,7 +11,7 @@ use super::Tables;
 use crate::dataframe::{DataFrame, cols};
 
 /// Parts with an important share of the value of German stock.
-pub fn q11(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q11(tables: &Tables) -> Result<DataFrame> {
     let germany = tables.nation()?.filter(col("n_name").eq("GERMANY"))?;
     let suppliers = tables
         .supplier()?

@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// Late line items of a year by shipping mode, of urgent orders and of others.
-pub fn q12(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q12(tables: &Tables) -> Result<DataFrame> {
     let urgent = || col("o_orderpriority").in_list(["1-URGENT", "2-HIGH"]);
     tables
         .lineitem()?

@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// Customers by their number of orders without special requests, those without any included.
-pub fn q13(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q13(tables: &Tables) -> Result<DataFrame> {
     let orders = tables
         .orders()?
         .filter(col("o_comment").not_like("%special%requests%"))?

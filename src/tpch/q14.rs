@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::DataFrame;
 
 /// The share of promoted parts in the revenue of a month, in percent.
-pub fn q14(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q14(tables: &Tables) -> Result<DataFrame> {
     let promoted = case_when(col("p_type").like("PROMO%"), discounted()).otherwise(0);
     tables
         .lineitem()?

@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::{DataFrame, cols};
 
 /// The suppliers with the highest revenue.
-pub fn q15(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q15(tables: &Tables) -> Result<DataFrame> {
     let revenue = tables
         .lineitem()?
         .filter(col("l_shipdate").gt_eq(date("1996-01-01")))?

@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::{DataFrame, cols};
 
 /// Suppliers without complaints by brand, type and size of the parts that they offer.
-pub fn q16(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q16(tables: &Tables) -> Result<DataFrame> {
     let parts = tables
         .part()?
         .filter(col("p_brand").not_eq("Brand#45"))?

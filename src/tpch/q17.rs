@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// Yearly revenue from orders of less than a fifth of the usual quantity of a part.
-pub fn q17(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q17(tables: &Tables) -> Result<DataFrame> {
     let parts = tables
         .part()?
         .filter(col("p_brand").eq("Brand#23"))?

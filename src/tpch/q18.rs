@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::{DataFrame, cols};
 
 /// The hundred most expensive of the orders of more than 300 pieces.
-pub fn q18(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q18(tables: &Tables) -> Result<DataFrame> {
     let large = tables
         .lineitem()?
         .group_by([col("l_orderkey")])

@@ -8,7 +8,7 @@ use super::{Tables, discounted};
 use crate::dataframe::DataFrame;
 
 /// Revenue from parts of three brands that were shipped by air and handed over in person.
-pub fn q19(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q19(tables: &Tables) -> Result<DataFrame> {
     let small = kind_of_part("Brand#12", ["SM CASE", "SM BOX", "SM PACK", "SM PKG"], 1, 5);
     let medium = kind_of_part(
         "Brand#23",

@@ -8,7 +8,7 @@ use super::Tables;
 use crate::dataframe::{DataFrame, cols};
 
 /// Canadian suppliers with an excess of forest parts.
-pub fn q20(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q20(tables: &Tables) -> Result<DataFrame> {
     let parts = tables.part()?.filter(col("p_name").like("forest%"))?;
     let sold = tables
         .lineitem()?

@@ -12,7 +12,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// Saudi suppliers by how often they were the only one who kept a finished order waiting.
-pub fn q21(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q21(tables: &Tables) -> Result<DataFrame> {
     let late = || col("l_receiptdate").gt(col("l_commitdate"));
     let saudi_arabia = tables.nation()?.filter(col("n_name").eq("SAUDI ARABIA"))?;
     let suppliers = tables

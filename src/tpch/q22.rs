@@ -7,7 +7,7 @@ use super::Tables;
 use crate::dataframe::DataFrame;
 
 /// Customers without orders whose balance is above average, by the country code of their phone.
-pub fn q22(tables: &Tables) -> Result<DataFrame> {
+pub(super) fn q22(tables: &Tables) -> Result<DataFrame> {
     let customers = tables
         .customer()?
         .with_column("cntrycode", substring(col("c_phone"), 1, 2))?

@@ -34,6 +34,7 @@ fn help_of_kiln() {
           explain   Show how a job would be run: logical plan, optimised plan, stages
           head      Show the first rows of files
           schema    Show the columns of files
+          stats     Show what is in files as far as their footers say: rows, encodings, sizes, bounds
           generate  Generate data to try things with
           bench     Measure how fast queries are, and whether their answers are right
           jobs      List the jobs of a cluster
@@ -191,21 +192,22 @@ fn help_of_explain() {
     check_help(
         &["explain"],
         &expect![[r#"
-        Show how a job would be run: logical plan, optimised plan, stages
+            Show how a job would be run: logical plan, optimised plan, stages
 
-        Usage: kiln explain [OPTIONS] <JOB>
+            Usage: kiln explain [OPTIONS] <JOB>
 
-        Jobs:
-          wordcount  Count words: maximal runs of characters without Unicode white space
-          grep       Find lines that match a regular expression: path, byte offset and line
-          count      Count the rows of Parquet or CSV files by the values of columns
+            Jobs:
+              wordcount  Count words: maximal runs of characters without Unicode white space
+              grep       Find lines that match a regular expression: path, byte offset and line
+              count      Count the rows of Parquet or CSV files by the values of columns
 
-        Options:
-              --driver <URL>   Explain how the cluster of this driver would run it [env: KILN_DRIVER]
-              --threads <N>    Threads that compute [default: all cores]
-              --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-          -h, --help           Print help
-    "#]],
+            Options:
+                  --analyze        Run the job, and show what each step did
+                  --driver <URL>   Explain how the cluster of this driver would run it [env: KILN_DRIVER]
+                  --threads <N>    Threads that compute [default: all cores]
+                  --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+              -h, --help           Print help
+        "#]],
     );
 }
 

@@ -12,4 +12,6 @@ mod bad_input;
 
 mod cluster;
 
+mod files;
+
 mod tpch;

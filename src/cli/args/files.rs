@@ -32,3 +32,11 @@ pub(crate) struct SchemaArgs {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+/// `kiln stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Parquet, CSV or text files, directories, globs or URLs
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<String>,
+}

@@ -206,17 +206,49 @@ mod tests {
 
     #[test]
     fn a_table_ends_with_sums() {
-        expect![].assert_eq(&table(&run(), None));
+        expect![[r#"
+            query   median   rows     read  peak memory  answer
+            ──────────────────────────────────────────────────────
+                1  0.300 s  1,234  56.0 MB       789 MB  right
+                2  0.150 s  1,234  56.0 MB               WRONG
+               22  1.000 s  1,234  56.0 MB               not known
+              sum  1.450 s          168 MB       789 MB
+        "#]]
+        .assert_eq(&table(&run(), None));
     }
 
     #[test]
     fn an_earlier_run_stands_beside() {
         let earlier = Earlier([(1, 0.15), (22, 2.0)].into());
-        expect![].assert_eq(&table(&run(), Some(&earlier)));
+        expect![[r#"
+            query   median  earlier  ratio   rows     read  peak memory  answer
+            ──────────────────────────────────────────────────────────────────────
+                1  0.300 s  0.150 s   2.00  1,234  56.0 MB       789 MB  right
+                2  0.150 s                  1,234  56.0 MB               WRONG
+               22  1.000 s  2.000 s   0.50  1,234  56.0 MB               not known
+              sum  1.450 s  2.150 s   0.60          168 MB       789 MB
+        "#]]
+        .assert_eq(&table(&run(), Some(&earlier)));
     }
 
     #[test]
     fn json_has_a_query_an_object() {
-        expect![].assert_eq(&json(&run()[..1]));
+        expect![[r#"
+            [
+              {
+                "bytes_read": 56000000,
+                "median_s": 0.3,
+                "peak_memory_bytes": 789000000,
+                "query": 1,
+                "rows": 1234,
+                "runs_s": [
+                  0.5,
+                  0.1,
+                  0.3
+                ]
+              }
+            ]
+        "#]]
+        .assert_eq(&json(&run()[..1]));
     }
 }

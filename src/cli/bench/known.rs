@@ -120,7 +120,7 @@ mod tests {
             };
             let right = verdict(100, number, &answer);
             assert!(matches!(right, Verdict::Right), "query {number}: {right:?}");
-            answer.rows[0][0].push('0');
+            answer.rows[0][0].push('x');
             let wrong = verdict(100, number, &answer);
             assert!(matches!(wrong, Verdict::Wrong(_)), "query {number}");
             let unknown = verdict(12_345, number, &answer);

@@ -1,10 +1,12 @@
 //! What the footer of a file says of its rows, for planning.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::{SortOptions, sort_limit};
 use arrow::datatypes::{Field, SchemaRef};
+use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::bounds::leaf_bounds;
 use super::footer::Footer;
@@ -36,6 +38,10 @@ pub struct ColumnStatistics {
     pub greatest: Option<ArrayRef>,
     /// How many are null.
     pub nulls: Option<u64>,
+    /// How its values are written, by the names of the format; dictionaries and levels included.
+    pub encodings: BTreeSet<String>,
+    /// How they are compressed.
+    pub codecs: BTreeSet<String>,
     /// Its bytes as stored.
     pub bytes: u64,
     /// Its bytes before compression, after encoding.
@@ -74,11 +80,13 @@ pub(super) fn of_file(footer: &Footer) -> Result<FileStatistics> {
 fn of_column(footer: &Footer, root: usize, field: &Field) -> Result<ColumnStatistics> {
     let groups = footer.metadata().metadata().row_groups();
     let leaves = footer.leaves(root);
-    let sum = |bytes: fn(&parquet::file::metadata::ColumnChunkMetaData) -> i64| {
-        let chunks = groups
+    let chunks = || {
+        groups
             .iter()
-            .flat_map(|group| &group.columns()[leaves.clone()]);
-        chunks
+            .flat_map(|group| &group.columns()[leaves.clone()])
+    };
+    let sum = |bytes: fn(&ColumnChunkMetaData) -> i64| {
+        chunks()
             .map(|chunk| u64::try_from(bytes(chunk)).unwrap_or(0))
             .sum()
     };
@@ -86,6 +94,11 @@ fn of_column(footer: &Footer, root: usize, field: &Field) -> Result<ColumnStatis
         least: None,
         greatest: None,
         nulls: None,
+        encodings: chunks()
+            .flat_map(ColumnChunkMetaData::encodings)
+            .map(|encoding| encoding.to_string())
+            .collect(),
+        codecs: chunks().map(codec).collect(),
         bytes: sum(|chunk| chunk.compressed_size()),
         uncompressed_bytes: sum(|chunk| chunk.uncompressed_size()),
     };
@@ -100,6 +113,13 @@ fn of_column(footer: &Footer, root: usize, field: &Field) -> Result<ColumnStatis
     found.least = extreme(&bounds.least, &empty, false)?;
     found.greatest = extreme(&bounds.greatest, &empty, true)?;
     Ok(found)
+}
+
+/// The name of a codec. A file does not say at which level it was used.
+fn codec(chunk: &ColumnChunkMetaData) -> String {
+    let text = format!("{:?}", chunk.compression());
+    let name = text.split('(').next().unwrap_or_default();
+    name.to_ascii_lowercase()
 }
 
 /// The least or greatest of `values`; none if one that is not `empty` is unknown.
