@@ -30,6 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn context() -> TaskContext {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     TaskContext {
+        shared: Default::default(),
         pool: Arc::new(pool.expect("one thread")),
         memory: MemoryBudget::new(8 << 30),
         stores: Arc::new(Stores::new()),

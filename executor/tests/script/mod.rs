@@ -96,12 +96,15 @@ pub(crate) fn launch(epoch: u64, number: u32, attempt: u32) -> ToExecutor {
         format: ScanFormat::Parquet,
         file_schema: Arc::new(Schema::empty()),
         projection: Vec::new(),
+        predicate: None,
+        key_filters: Vec::new(),
         files: Vec::new(),
         tasks: Vec::new(),
     };
     let stage = Stage {
         id: StageId(0),
         source: StageSource::Scan(scan),
+        sides: Vec::new(),
         operators: Vec::new(),
         sink: SinkSpec::Shuffle {
             partitioning: Partitioning::Single,
@@ -116,6 +119,7 @@ pub(crate) fn launch(epoch: u64, number: u32, attempt: u32) -> ToExecutor {
             attempt,
             stage,
             input,
+            sides: Vec::new(),
         },
     }
 }
