@@ -185,6 +185,7 @@ fn text() -> (String, BTreeMap<String, i64>) {
 fn word_count(location: String) -> LogicalPlan {
     let field = |name, data_type| Field::new(name, data_type, false);
     let lines = LogicalPlan::Scan(Scan {
+        predicate: None,
         locations: vec![location],
         format: ScanFormat::Text(TextOptions::default()),
         schema: Arc::new(Schema::new(vec![
