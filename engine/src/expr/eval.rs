@@ -65,6 +65,19 @@ pub fn constant_value(expr: &Expr) -> Option<Literal> {
     literal::of(&value)
 }
 
+/// The value of an array of length one; none for null and for types without literals. Numbers of
+/// other widths become the literal that has the same value.
+pub fn literal_value(array: &dyn Array) -> Option<Literal> {
+    let to = match array.data_type() {
+        other if other.is_integer() => DataType::Int64,
+        DataType::Float32 => DataType::Float64,
+        DataType::Decimal32(precision, scale) => DataType::Decimal64(*precision, *scale),
+        other => other.clone(),
+    };
+    let value = cast_with_options(array, &to, &STRICT).ok()?;
+    literal::of(&value).filter(|literal| *literal != Literal::Null)
+}
+
 impl Compiled {
     /// The values for every row of `batch`, whose schema is the one compiled against.
     ///
