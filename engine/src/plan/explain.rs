@@ -82,9 +82,7 @@ fn logical_line(plan: &LogicalPlan) -> String {
             format_words(&scan.format),
             List(&scan_columns(scan)),
             locations(&scan.locations),
-            scan.predicate
-                .as_ref()
-                .map_or(String::new(), |predicate| format!(" where {predicate}"))
+            condition(scan.predicate.as_ref())
         ),
         LogicalPlan::Join {
             kind, on, filter, ..
@@ -152,8 +150,11 @@ fn join_line(kind: &str, on: &[String], filter: Option<&Expr>) -> String {
         [] => String::new(),
         on => format!(" on {}", List(on)),
     };
-    let filter = filter.map_or(String::new(), |filter| format!(" where {filter}"));
-    format!("join {kind}{on}{filter}")
+    format!("join {kind}{on}{}", condition(filter))
+}
+
+fn condition(predicate: Option<&Expr>) -> String {
+    predicate.map_or(String::new(), |predicate| format!(" where {predicate}"))
 }
 
 fn side_line(side: &Side) -> String {
@@ -203,7 +204,12 @@ fn source_line(source: &StageSource) -> String {
                 .iter()
                 .map(|&i| scan.file_schema.field(i).name().as_str())
                 .collect();
-            format!("scan {} [{}]", format_words(&scan.format), List(&names))
+            format!(
+                "scan {} [{}]{}",
+                format_words(&scan.format),
+                List(&names),
+                condition(scan.predicate.as_ref())
+            )
         }
         StageSource::Shuffle { stages, deal, .. } => {
             let numbers: Vec<u32> = stages.iter().map(|stage| stage.0).collect();
