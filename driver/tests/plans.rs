@@ -1,13 +1,15 @@
 //! Whole plans, from what a user writes to the stages that run, as text.
 //!
 //! Each file in `tests/plans/` is the explanation of one job on one cluster. The input files are
-//! as large as they say but hold no bytes. Update them with `UPDATE_EXPECT=1 cargo test plans`,
+//! as large as they say but hold no bytes, apart from the footers of Parquet. Update them with `UPDATE_EXPECT=1 cargo test plans`,
 //! and read what changed.
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::{ExpectFile, expect_file};
 use kiln_driver::planner::{self, ClusterShape, Planner};
@@ -17,6 +19,7 @@ use kiln_engine::plan::{
 };
 use kiln_engine::storage::{Stores, local_url};
 use kiln_engine::{ErrorKind, Result, limits};
+use parquet::arrow::ArrowWriter;
 
 const MIB: u64 = 1 << 20;
 
@@ -53,6 +56,32 @@ impl Inputs {
             file.set_len(mib * MIB).expect("a file of that size");
         }
         Inputs(directory)
+    }
+
+    /// Parquet files whose footers tell of two rows, and which hold nothing of those.
+    fn of_parquet(mib: impl IntoIterator<Item = u64> + Clone) -> Self {
+        let inputs = Inputs::new(mib.clone());
+        let rows: [(&str, ArrayRef); 4] = [
+            ("country", Arc::new(StringArray::from(vec!["nz", "fi"]))),
+            ("device", Arc::new(StringArray::from(vec!["phone", "desk"]))),
+            ("price", Arc::new(Float64Array::from(vec![1.0, 9.0]))),
+            ("note", Arc::new(StringArray::from(vec!["", ""]))),
+        ];
+        let rows = RecordBatch::try_from_iter(rows).expect("columns of one length");
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), None).expect("a writer");
+        writer.write(&rows).expect("rows");
+        writer.close().expect("a file");
+        let (rest, tail) = bytes.split_last_chunk::<8>().expect("a file has a tail");
+        let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]) as usize;
+        let footer = &bytes[rest.len() - length..];
+        for (index, mib) in mib.into_iter().enumerate() {
+            let path = inputs.0.path().join(format!("{index}"));
+            let file = File::options().write(true).open(path).expect("the file");
+            let at = mib * MIB - footer.len() as u64;
+            file.write_all_at(footer, at).expect("room for the footer");
+        }
+        inputs
     }
 
     fn location(&self) -> String {
@@ -284,7 +313,7 @@ async fn a_limit_is_taken_in_every_task_and_again_behind_them() {
 
 #[tokio::test]
 async fn groups_by_computed_keys_read_only_what_they_need() {
-    let inputs = Inputs::new([600, 20]);
+    let inputs = Inputs::of_parquet([600, 20]);
     let sold = filter(inputs.sales(ScanFormat::Parquet), col("price").gt(0));
     let keys = [lower(col("country")).alias("country"), col("device")];
     let totals = aggregate(
@@ -310,7 +339,7 @@ async fn an_aggregate_without_keys_gathers() {
 
 #[tokio::test]
 async fn a_filter_above_an_aggregate_reaches_the_scan() {
-    let inputs = Inputs::new([600]);
+    let inputs = Inputs::of_parquet([600]);
     let counts = aggregate(
         inputs.sales(ScanFormat::Parquet),
         [col("country"), col("device")],
