@@ -131,13 +131,14 @@ pub(super) fn possible(
                 .flatten(),
             _ => None,
         },
-        Expr::Function {
-            function: Function::StartsWith,
-            args,
-        } => match args.as_slice() {
-            [Expr::Column(name), Expr::Literal(Literal::Utf8(prefix))] => {
-                starts_with(name, prefix, bounds)
-            }
+        Expr::Function { function, args } => match (function, args.as_slice()) {
+            (
+                Function::StartsWith | Function::Like,
+                [Expr::Column(name), Expr::Literal(Literal::Utf8(text))],
+            ) => match function {
+                Function::Like => like(name, text, bounds),
+                _ => starts_with(name, text, bounds),
+            },
             _ => None,
         },
         _ => None,
@@ -265,6 +266,23 @@ fn starts_with(
         }
         None => Some(vec![Possible::ANYTHING; from.len()]),
     }
+}
+
+/// Whether strings match a pattern: they begin as it does, up to what may be anything.
+fn like(
+    column: &str,
+    pattern: &str,
+    bounds: &dyn Fn(&str) -> Option<Bounds>,
+) -> Option<Vec<Possible>> {
+    let plain = pattern.find(['%', '_', '\\']).unwrap_or(pattern.len());
+    let (prefix, rest) = pattern.split_at(plain);
+    let mut found = starts_with(column, prefix, bounds)?;
+    if rest != "%" {
+        for possible in &mut found {
+            possible.no |= possible.yes;
+        }
+    }
+    Some(found)
 }
 
 /// The least string that is greater than all that begin with `prefix`, if it is easy to tell.

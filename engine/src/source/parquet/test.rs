@@ -13,7 +13,6 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::wanted::may_fail;
 use crate::error::{Error, Result};
 use crate::expr::Expr;
 use crate::expr::eval::{Compiled, compile};
@@ -59,7 +58,8 @@ impl Test {
                 return Err(Error::invalid(reason));
             }
         }
-        let mut test = Test::new(slots, Kind::Predicate(compiled, schema), may_fail(expr));
+        let guarded = compiled.can_fail();
+        let mut test = Test::new(slots, Kind::Predicate(compiled, schema), guarded);
         if let [column] = columns.fields().as_ref()
             && !test.guarded
         {

@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 use super::columns::{Columns, Source};
 use super::test::Test;
 use crate::error::{Error, Result};
+use crate::expr::eval::compile;
 use crate::expr::{BinaryOp, Expr};
 use crate::kernel::key_filter::KeyFilter;
 use crate::plan::ScanSpec;
@@ -127,7 +128,7 @@ fn grouped(conjuncts: &[Expr], schema: &SchemaRef) -> Result<Vec<(Vec<usize>, Ex
         columns_of(conjunct, schema, &mut columns)?;
         columns.sort_unstable();
         columns.dedup();
-        if may_fail(conjunct) {
+        if compile(conjunct, schema)?.can_fail() {
             guarded.push((columns, conjunct.clone()));
             continue;
         }
@@ -167,36 +168,6 @@ pub(super) fn only_column(expr: &Expr) -> Option<&str> {
     names(expr, &mut found);
     let first = *found.first()?;
     found.iter().all(|name| *name == first).then_some(first)
-}
-
-/// Whether there may be rows that `expr` cannot be computed for.
-pub(super) fn may_fail(expr: &Expr) -> bool {
-    use crate::expr::Function;
-    let own = match expr {
-        Expr::Binary { op, .. } => matches!(
-            op,
-            BinaryOp::Add
-                | BinaryOp::Subtract
-                | BinaryOp::Multiply
-                | BinaryOp::Divide
-                | BinaryOp::Modulo
-        ),
-        Expr::Negate(inner) => !matches!(**inner, Expr::Literal(_)),
-        Expr::Cast { expr, lenient, .. } => !lenient && !matches!(**expr, Expr::Literal(_)),
-        Expr::Function { function, .. } => !matches!(
-            function,
-            Function::Lower
-                | Function::Upper
-                | Function::Length
-                | Function::Trim
-                | Function::Contains
-                | Function::StartsWith
-                | Function::EndsWith
-                | Function::RegexpLike
-        ),
-        _ => false,
-    };
-    own || children(expr).into_iter().any(may_fail)
 }
 
 /// The expressions that `expr` is made of.

@@ -1,7 +1,7 @@
 //! Every encoding, codec and version of pages that writers use comes back as it was written.
 
 use arrow::array::{
-    BinaryViewArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float32Array,
+    Array, BinaryViewArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float32Array,
     Float64Array, Int32Array, StringViewArray, TimestampMillisecondArray, UInt16Array,
 };
 use arrow::compute::concat_batches;
@@ -199,4 +199,42 @@ async fn every_encoding_and_codec_comes_back() {
         let found = concat_batches(&schema, &batches).expect("one schema");
         assert_eq!(found.columns(), table.columns(), "choice={choice}");
     }
+}
+
+/// Times as old writers store them: nanoseconds of the day, then the Julian day.
+#[tokio::test]
+async fn times_of_twelve_bytes_are_timestamps() {
+    use arrow::array::TimestampNanosecondArray;
+    use parquet::data_type::{Int96, Int96Type};
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    let schema = parse_message_type("message schema { required int96 at; }").expect("a schema");
+    let mut bytes = Vec::new();
+    let mut file =
+        SerializedFileWriter::new(&mut bytes, Arc::new(schema), Arc::default()).expect("a writer");
+    let mut group = file.next_row_group().expect("a row group");
+    let mut column = group
+        .next_column()
+        .expect("a column")
+        .expect("there is one");
+    let mut time = Int96::new();
+    // A second and a nanosecond after midnight of 1970-01-02.
+    time.set_data(1_000_000_001, 0, 2_440_589);
+    let written = column.typed::<Int96Type>().write_batch(&[time], None, None);
+    assert_eq!(written.expect("one value"), 1);
+    column.close().expect("a column");
+    group.close().expect("a row group");
+    file.close().expect("a footer");
+
+    let ctx = testing::context();
+    let schema = inferred(&bytes).await.expect("a good file");
+    let url = testing::put(&ctx, "x.parquet", &bytes).await;
+    let splits = vec![testing::split(&url, &bytes, 0, bytes.len() as u64)];
+    let found = testing::read(open_whole, &spec(schema, &[0]), splits, &ctx).await;
+    let expected = TimestampNanosecondArray::from(vec![86_401_000_000_001]);
+    assert_eq!(
+        found.expect("a good file")[0].column(0).as_ref(),
+        &expected as &dyn Array
+    );
 }

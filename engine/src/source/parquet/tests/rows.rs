@@ -179,7 +179,7 @@ fn predicate(random: &mut fastrand::Rng, depth: usize) -> Expr {
     ];
     let name = columns[random.usize(..columns.len())];
     let value = |random: &mut fastrand::Rng| constant(random, name);
-    match random.usize(if depth == 0 { 4 } else { 0 }..16) {
+    match random.usize(if depth == 0 { 4 } else { 0 }..19) {
         0 => predicate(random, depth - 1).and(predicate(random, depth - 1)),
         1 => predicate(random, depth - 1).and(predicate(random, depth - 1)),
         2 => predicate(random, depth - 1).or(predicate(random, depth - 1)),
@@ -198,6 +198,16 @@ fn predicate(random: &mut fastrand::Rng, depth: usize) -> Expr {
             col(name).gt_eq(from).and(col(name).lt_eq(to))
         }
         14 => starts_with(col("text"), ["", "a", "ab", "x"][random.usize(..4)]),
+        15 => col("text").like(["a%", "ab", "_b%", "a\\%", "%c", "a%c", "b_"][random.usize(..7)]),
+        16 => {
+            let list: Vec<Expr> = (0..random.usize(1..4)).map(|_| value(random)).collect();
+            col(name).in_list(list)
+        }
+        // Only ever asked of rows for which it has a value.
+        17 => {
+            let guard = col("any").not_eq(lit(0)).and(col("any").is_not_null());
+            guard.and((lit(100) / col("any")).gt(lit(random.i64(-9..9))))
+        }
         _ => col("any").lt(col("i64")),
     }
 }
