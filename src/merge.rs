@@ -115,11 +115,12 @@ fn decimal_for(left: (i16, i16), right: (i16, i16)) -> Option<DataType> {
     let (whole, scale) = (left.0.max(right.0), left.1.max(right.1));
     let precision = u8::try_from(whole + scale).ok()?;
     let scale = i8::try_from(scale).ok()?;
-    match precision {
-        ..=DECIMAL32_MAX_PRECISION => Some(DataType::Decimal32(precision, scale)),
-        ..=DECIMAL64_MAX_PRECISION => Some(DataType::Decimal64(precision, scale)),
-        ..=DECIMAL128_MAX_PRECISION => Some(DataType::Decimal128(precision, scale)),
-        _ => None,
+    if precision <= DECIMAL32_MAX_PRECISION {
+        Some(DataType::Decimal32(precision, scale))
+    } else if precision <= DECIMAL64_MAX_PRECISION {
+        Some(DataType::Decimal64(precision, scale))
+    } else {
+        (precision <= DECIMAL128_MAX_PRECISION).then_some(DataType::Decimal128(precision, scale))
     }
 }
 
@@ -165,8 +166,8 @@ fn float_for(left: &DataType, right: &DataType) -> Option<DataType> {
         return None;
     }
     match exact_bits(left)?.max(exact_bits(right)?) {
-        ..=24 => Some(DataType::Float32),
-        ..=53 => Some(DataType::Float64),
+        0..=24 => Some(DataType::Float32),
+        25..=53 => Some(DataType::Float64),
         _ => None,
     }
 }

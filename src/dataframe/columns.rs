@@ -105,7 +105,7 @@ impl DataFrame {
     }
 
     /// Complains about an unknown column in the words of every other step.
-    fn check_column(&self, name: &str) -> Result<()> {
+    pub(super) fn check_column(&self, name: &str) -> Result<()> {
         if self.schema.field_with_name(name).is_ok() {
             return Ok(());
         }

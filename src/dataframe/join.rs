@@ -73,6 +73,10 @@ impl DataFrame {
                 "a join needs at least one key: cross_join has none",
             ));
         }
+        for key in &on {
+            self.check_column(&key.left)?;
+            other.check_column(&key.right)?;
+        }
         let rights: BTreeSet<&str> = on.iter().map(|key| key.right.as_str()).collect();
         let only_chooses = matches!(kind, JoinKind::Semi | JoinKind::Anti);
         // What is called the same on both sides has to be hidden. Of a side that only chooses

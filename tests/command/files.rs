@@ -31,12 +31,15 @@ fn the_first_rows_of_a_table_are_shown() {
 
 #[test]
 fn the_first_lines_of_anything_else_are_shown() {
-    check(&["head", "examples/data/rhyme.txt", "-n", "2"], &expect![[r#"
+    check(
+        &["head", "examples/data/rhyme.txt", "-n", "2"],
+        &expect![[r#"
         line
         ─────────────────────────────────
         The kiln is hot, the clay is wet,
         the potter has not fired it yet.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -14,4 +14,6 @@ mod cluster;
 
 mod files;
 
+mod frames;
+
 mod tpch;

@@ -8,26 +8,25 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::{Driver, Said, run, run_ok};
 
 const SCALE: &str = "0.01";
 const QUERIES: usize = 22;
 
-/// The tables, which all tests of this file read.
+/// The tables, which all tests of this file read. They stay until the next run.
 fn data() -> &'static str {
-    static DATA: OnceLock<(TempDir, String)> = OnceLock::new();
-    let (_, path) = DATA.get_or_init(|| {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("tpch").display().to_string();
+    static DATA: OnceLock<String> = OnceLock::new();
+    DATA.get_or_init(|| {
+        let path = format!("{}/tpch", env!("CARGO_TARGET_TMPDIR"));
+        if Path::new(&path).exists() {
+            fs::remove_dir_all(&path).expect("what an earlier run left can be removed");
+        }
         // Two files of each table, so that there is something to do for two tasks.
-        run_ok([
-            "generate", "tpch", "--scale", SCALE, "--parts", "2", "--output", &path,
-        ]);
-        (directory, path)
-    });
-    path
+        let more = ["--parts", "2", "--output", &path];
+        run_ok([&["generate", "tpch", "--scale", SCALE], &more[..]].concat());
+        path
+    })
 }
 
 fn expected() -> String {

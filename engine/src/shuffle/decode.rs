@@ -264,7 +264,9 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         )));
     }
     let columns = batch.columns().to_vec();
-    RecordBatch::try_new(Arc::clone(schema), columns)
+    // Rows are rows also where nobody needs a column of them, as to count them.
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
         .map_err(|error| undecodable(error.to_string()))
 }
 

@@ -1,0 +1,348 @@
+//! What data frames do with columns and with one another, through the library.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::OnceLock;
+
+use expect_test::{Expect, expect};
+use kiln::{DataFrame, JoinKind, Session, col, cols, display, sum};
+
+fn session() -> &'static Session {
+    static SESSION: OnceLock<Session> = OnceLock::new();
+    SESSION.get_or_init(|| {
+        let builder = Session::builder().threads(2).memory(256 << 20);
+        builder.build().expect("a session in this process")
+    })
+}
+
+/// Rows of CSV, through a file.
+fn table(text: &str) -> DataFrame {
+    let directory = format!("{}/frames", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(&directory).expect("a directory for tests");
+    let file = tempfile::Builder::new()
+        .suffix(".csv")
+        .tempfile_in(&directory)
+        .expect("a temporary file");
+    std::fs::write(&file, text).expect("a temporary file can be written");
+    // Named by what it holds, so that it may stay: no run makes more of them than the first.
+    let mut hash = DefaultHasher::new();
+    text.hash(&mut hash);
+    let kept = format!("{directory}/{:016x}.csv", hash.finish());
+    file.persist(&kept)
+        .expect("a temporary file can be renamed");
+    session().read_csv(kept).expect("the table is CSV")
+}
+
+fn check(frame: kiln::Result<DataFrame>, expected: &Expect) {
+    let text = frame.and_then(|frame| {
+        let sorted = frame.sort(
+            frame
+                .schema()
+                .fields()
+                .iter()
+                .map(|field| col(field.name())),
+        )?;
+        display::table(frame.schema(), &sorted.collect()?)
+    });
+    expected.assert_eq(&text.unwrap_or_else(|error| format!("{}\n", error.report())));
+}
+
+fn people() -> DataFrame {
+    table("id,name\n1,Ada\n2,Ben\n4,Dan\n")
+}
+
+fn scores() -> DataFrame {
+    table("id,score\n2,20\n2,21\n3,30\n4,40\n")
+}
+
+#[test]
+fn a_key_of_both_sides_comes_out_once() {
+    let join = |kind| people().join(&scores(), kind, ["id"]);
+    check(
+        join(JoinKind::Inner),
+        &expect![[r#"
+        id  name  score
+        ───────────────
+         2  Ben      20
+         2  Ben      21
+         4  Dan      40
+    "#]],
+    );
+    check(
+        join(JoinKind::Left),
+        &expect![[r#"
+        id  name  score
+        ───────────────
+         1  Ada    null
+         2  Ben      20
+         2  Ben      21
+         4  Dan      40
+    "#]],
+    );
+    check(
+        join(JoinKind::Right),
+        &expect![[r#"
+        id  name  score
+        ───────────────
+         2  Ben      20
+         2  Ben      21
+         3  null     30
+         4  Dan      40
+    "#]],
+    );
+    check(
+        join(JoinKind::Full),
+        &expect![[r#"
+        id  name  score
+        ───────────────
+         1  Ada    null
+         2  Ben      20
+         2  Ben      21
+         3  null     30
+         4  Dan      40
+    "#]],
+    );
+    check(
+        join(JoinKind::Semi),
+        &expect![[r#"
+        id  name
+        ────────
+         2  Ben
+         4  Dan
+    "#]],
+    );
+    check(
+        join(JoinKind::Anti),
+        &expect![[r#"
+        id  name
+        ────────
+         1  Ada
+    "#]],
+    );
+}
+
+#[test]
+fn keys_of_two_names_and_conditions_leave_all_columns() {
+    let others = scores().with_prefix("s_").expect("the names are new");
+    check(
+        people().join(&others, JoinKind::Inner, [("id", "s_id")]),
+        &expect![[r#"
+            id  name  s_id  s_score
+            ───────────────────────
+             2  Ben      2       20
+             2  Ben      2       21
+             4  Dan      4       40
+        "#]],
+    );
+    let more = Some(col("s_score").gt(20));
+    let on = [(col("id") + 1, col("s_id"))];
+    check(
+        people().join_on(&others, JoinKind::Left, on, more),
+        &expect![[r#"
+            id  name  s_id  s_score
+            ───────────────────────
+             1  Ada      2       21
+             2  Ben      3       30
+             4  Dan   null     null
+        "#]],
+    );
+}
+
+#[test]
+fn a_single_value_stands_beside_every_row() {
+    let joined = scores()
+        .aggregate([sum(col("score")).alias("total")])
+        .and_then(|total| scores().cross_join(&total));
+    check(
+        joined,
+        &expect![[r#"
+        id  score  total
+        ────────────────
+         2     20    111
+         2     21    111
+         3     30    111
+         4     40    111
+    "#]],
+    );
+}
+
+#[test]
+fn rows_unite_by_the_names_of_their_columns() {
+    let turned = table("score,id\n50,5\n");
+    check(
+        scores().union(&turned),
+        &expect![[r#"
+        id  score
+        ─────────
+         2     20
+         2     21
+         3     30
+         4     40
+         5     50
+    "#]],
+    );
+    check(
+        scores().union(&people()),
+        &expect![[r#"
+        a union of inputs with different columns first="score" Int64 other="name" Utf8View
+    "#]],
+    );
+}
+
+#[test]
+fn columns_come_and_go() {
+    let wider =
+        scores().with_columns([(col("score") * 2).alias("score"), col("score").alias("was")]);
+    check(
+        wider,
+        &expect![[r#"
+        id  score  was
+        ──────────────
+         2     40   20
+         2     42   21
+         3     60   30
+         4     80   40
+    "#]],
+    );
+    check(
+        scores()
+            .rename([("score", "points")])
+            .and_then(|r| r.drop(["id"])),
+        &expect![[r#"
+            points
+            ──────
+                20
+                21
+                30
+                40
+        "#]],
+    );
+    check(
+        scores().select(cols(["id"])).and_then(|ids| ids.distinct()),
+        &expect![[r#"
+            id
+            ──
+             2
+             3
+             4
+        "#]],
+    );
+    let slice = scores()
+        .sort([col("score")])
+        .and_then(|sorted| sorted.slice(1, 2));
+    check(
+        slice,
+        &expect![[r#"
+        id  score
+        ─────────
+         2     21
+         3     30
+    "#]],
+    );
+    let rest = scores()
+        .sort([col("score")])
+        .and_then(|sorted| sorted.offset(3));
+    check(
+        rest,
+        &expect![[r#"
+        id  score
+        ─────────
+         4     40
+    "#]],
+    );
+}
+
+#[test]
+fn mistakes_are_told_where_they_are_made() {
+    let clash = table("id,name\n1,x\n");
+    check(
+        people().join(&clash, JoinKind::Inner, ["id"]),
+        &expect![[r#"
+        both sides of a join have columns of these names: give those of one side others with rename or with_prefix, or drop them names=["name"]
+    "#]],
+    );
+    check(
+        people().join(&scores(), JoinKind::Inner, ["nam"]),
+        &expect![[r#"
+            unknown column "nam": did you mean "name"? columns=id, name
+        "#]],
+    );
+    check(
+        people().join(&scores(), JoinKind::Inner, [("id", "scor")]),
+        &expect![[r#"
+            unknown column "scor": did you mean "score"? columns=id, score
+        "#]],
+    );
+    check(
+        people().semi_join(&scores(), [("name", "score")]),
+        &expect![[r#"
+            name = `score:right`: a join does not compare these types left=Utf8View right=Int64
+        "#]],
+    );
+    check(
+        people().join::<&str>(&scores(), JoinKind::Inner, []),
+        &expect![[r#"
+            a join needs at least one key: cross_join has none
+        "#]],
+    );
+    check(
+        people().drop(["id", "name"]),
+        &expect![[r#"
+        no column is left
+    "#]],
+    );
+    check(
+        people().drop(["nme"]),
+        &expect![[r#"
+        unknown column "nme": did you mean "name"? columns=id, name
+    "#]],
+    );
+    check(
+        people().rename([("id", "name")]),
+        &expect![[r#"
+        two columns have the same name: give one another with alias name="name"
+    "#]],
+    );
+    let stranger = Session::local().expect("a second session");
+    let elsewhere = stranger
+        .read_csv("examples/data/sales.csv")
+        .expect("a table");
+    check(
+        people().cross_join(&elsewhere),
+        &expect![[r#"
+        the data frames belong to different sessions
+    "#]],
+    );
+}
+
+#[test]
+fn a_table_may_grow_columns_and_wider_numbers() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, frame: kiln::Result<DataFrame>| {
+        let url = directory.path().join(name).display().to_string();
+        let written = frame.and_then(|frame| frame.write_parquet(&url));
+        written.expect("the table is written");
+        url
+    };
+    let narrow = col("id").cast(kiln::arrow::datatypes::DataType::Int16);
+    let old = write("old", people().with_column("id", narrow));
+    let new = write("new", people().join(&scores(), JoinKind::Inner, ["id"]));
+    check(
+        session().read_parquet([&old, &new]),
+        &expect![[r#"
+        id  name  score
+        ───────────────
+         1  Ada    null
+         2  Ben      20
+         2  Ben      21
+         2  Ben    null
+         4  Dan      40
+         4  Dan    null
+    "#]],
+    );
+    let text = people().with_column("id", kiln::lit("x"));
+    let other = write("other", text);
+    let refused = session().read_parquet([&old, &other]).map(|_| ());
+    let refused = refused.expect_err("the files are not one table").report();
+    let place = directory.path().display().to_string();
+    expect![[r#"the files are not one table: column "id" is Int16 in file:///old/part-00000.parquet and Utf8View in file:///other/part-00000.parquet"#]].assert_eq(&refused.replace(&place, ""));
+}
