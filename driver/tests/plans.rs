@@ -1,8 +1,8 @@
 //! Whole plans, from what a user writes to the stages that run, as text.
 //!
 //! Each file in `tests/plans/` is the explanation of one job on one cluster. The input files are
-//! as large as they say but hold no bytes, apart from the footers of Parquet. Update them with `UPDATE_EXPECT=1 cargo test plans`,
-//! and read what changed.
+//! as large as they say but hold no bytes, apart from the footers of Parquet. Update them with
+//! `UPDATE_EXPECT=1 cargo test plans`, and read what changed.
 
 use std::fs::File;
 use std::io::Write;

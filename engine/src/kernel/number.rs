@@ -1,7 +1,7 @@
 //! Columns of fixed width as numbers of 64 bits, whatever their type.
 //!
-//! Joins and key filters look at whole numbers, dates, times and small decimals all the same way: as
-//! an `i64`, which is a borrow where the type has 64 bits. Equal values have equal numbers and
+//! Joins and key filters look at whole numbers, dates, times and small decimals all the same way:
+//! as an `i64`, which is a borrow where the type has 64 bits. Equal values have equal numbers and
 //! different ones different numbers; for all types but floats the numbers are in the order of the
 //! values.
 

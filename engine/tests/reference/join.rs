@@ -151,7 +151,8 @@ fn compare(seed: u64, random: &mut Rng, types: &[KeyType], probe: &Rows, build: 
     let expected = nested_loop(kind, probe, build, has_filter, &step.output);
     assert!(
         lines(&found) == expected,
-        "seed={seed} {kind:?} {types:?} filter={has_filter} output={:?}\n{:#?}\nexpected {expected:#?}",
+        "seed={seed} {kind:?} {types:?} filter={has_filter} output={:?}\n{:#?}\n\
+         expected {expected:#?}",
         step.output,
         lines(&found),
     );

@@ -180,7 +180,7 @@ impl Driver {
     pub(crate) async fn welcome(&mut self, epoch: u64) {
         assert_eq!(
             self.hear().await.as_deref(),
-            Some("register host:1 protocol=1")
+            Some("register host:1 protocol=2")
         );
         self.say(welcome(epoch)).await;
     }

@@ -45,8 +45,8 @@ macro_rules! twins {
 }
 
 twins! {
-    AggregateFunction: Count, Sum, Min, Max, Avg, CountDistinct, Variance, VariancePopulation, StdDev,
-        StdDevPopulation, First, Last, Any, All;
+    AggregateFunction: Count, Sum, Min, Max, Avg, CountDistinct, Variance, VariancePopulation,
+        StdDev, StdDevPopulation, First, Last, Any, All;
     AggregateMode: Single, Partial, Final;
     AttemptState: Running, Won, Failed, Lost, Cancelled;
     BinaryOp: Add, Subtract, Multiply, Divide, Modulo, Equal, NotEqual, Less, LessOrEqual, Greater,

@@ -68,8 +68,8 @@ fn scan_of(location: &str, format: ScanFormat, columns: &[(&str, DataType)]) -> 
 /// A table: its name, its rows, and its columns, each with the largest value of a number or date.
 type Table = (&'static str, u64, &'static [(&'static str, Option<i64>)]);
 
-/// The tables of TPC-H at scale 10, with the columns that tests read. Numbers start at 1, or at 0 in
-/// the small tables.
+/// The tables of TPC-H at scale 10, with the columns that tests read. Numbers start at 1, or at 0
+/// in the small tables.
 const TPCH: [Table; 8] = [
     ("region", 5, &[("r_regionkey", Some(4)), ("r_name", None)]),
     (

@@ -1,8 +1,8 @@
 //! From batches of build rows to a table.
 //!
-//! Batches come from several threads: each is reduced at once to the columns that are needed, and to
-//! the rows that can have a match unless the kind emits the others too. Only when all are there, so
-//! that number and range of the keys are known, is it decided how they are looked up.
+//! Batches come from several threads: each is reduced at once to the columns that are needed, and
+//! to the rows that can have a match unless the kind emits the others too. Only when all are
+//! there, so that number and range of the keys are known, is it decided how they are looked up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -117,7 +117,8 @@ impl Builder {
     /// Takes the rows of `batch`. May be called by several threads at once.
     ///
     /// # Errors
-    /// `Exhausted` if the memory for them cannot be reserved; `Invalid` if a key cannot be computed.
+    /// `Exhausted` if the memory for them cannot be reserved; `Invalid` if a key cannot be
+    /// computed.
     pub fn add(&self, batch: &RecordBatch) -> Result<()> {
         self.cancel.check()?;
         let spec = &self.spec;

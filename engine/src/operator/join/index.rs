@@ -1,9 +1,9 @@
 //! From the code of a key to the build rows that have it.
 //!
-//! A code leads to the last row that has it, and each row to the one before: a chain, which is only
-//! stored if any code appears twice. Rows are numbered from 1 here, so that 0 is no row. Where
-//! the codes lie close together they are places in an array; otherwise they are hashed into slots of
-//! eight bytes, half of which tells most other codes apart without a look elsewhere.
+//! A code leads to the last row that has it, and each row to the one before: a chain, which is
+//! only stored if any code appears twice. Rows are numbered from 1 here, so that 0 is no row.
+//! Where the codes lie close together they are places in an array; otherwise they are hashed into
+//! slots of eight bytes, half of which tells most other codes apart without a look elsewhere.
 
 mod fill;
 

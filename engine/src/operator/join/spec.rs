@@ -108,8 +108,8 @@ impl JoinSpec {
         &self.schema
     }
 
-    /// How the scan column of `data_type` has to be asked for, if it is the probe rows' key `key` as
-    /// it is: none if values of that type cannot be told from the keys.
+    /// How the scan column of `data_type` has to be asked for, if it is the probe rows' key `key`
+    /// as it is: none if values of that type cannot be told from the keys.
     pub fn filter_request(&self, key: usize, data_type: &DataType) -> Option<FilterRequest> {
         let common = self.key_types.get(key)?;
         let whole = common.is_integer() && data_type.is_integer();

@@ -1,8 +1,8 @@
 //! Entering all rows into an index, by all threads at once and without a lock.
 //!
 //! Each thread owns a range of places, reads all codes and enters those that fall into its range.
-//! Where it turns out that codes repeat, or that a range has no room left, all of it starts over with
-//! what it lacked: most build sides have no key twice, and then need no chains.
+//! Where it turns out that codes repeat, or that a range has no room left, all of it starts over
+//! with what it lacked: most build sides have no key twice, and then need no chains.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -32,8 +32,8 @@ pub(in crate::operator::join) enum Codes<'a> {
 }
 
 impl Codes<'_> {
-    /// Calls `visit` with the number (from 0) of a row and the codes of that row and of those behind
-    /// it, until all rows were visited or it does not want to go on.
+    /// Calls `visit` with the number (from 0) of a row and the codes of that row and of those
+    /// behind it, until all rows were visited or it does not want to go on.
     fn visit(&self, mut visit: impl FnMut(usize, &[u64]) -> Go) -> Result<Go> {
         match self {
             Codes::Stored(codes) => {

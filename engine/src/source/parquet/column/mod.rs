@@ -1,10 +1,10 @@
 //! Columns of Parquet files, decoded straight into arrays.
 //!
-//! What most columns are is read here: flat, of common types, plain or with a dictionary. Everything
-//! else is left to the parquet crate, whose reader for all of Parquet costs about twice as much.
-//! What makes it fast: pages that nobody asks for are not decompressed, codes are unpacked with
-//! vectors and checked many at a time, strings are views into the pages, and a predicate is asked
-//! for a dictionary instead of for rows.
+//! What most columns are is read here: flat, of common types, plain or with a dictionary.
+//! Everything else is left to the parquet crate, whose reader for all of Parquet costs about twice
+//! as much. What makes it fast: pages that nobody asks for are not decompressed, codes are
+//! unpacked with vectors and checked many at a time, strings are views into the pages, and a
+//! predicate is asked for a dictionary instead of for rows.
 //!
 //! Nothing in a chunk is trusted: every size, count, width, code and length is checked before it is
 //! used, and what is wrong is an `Invalid` error that says so; the caller knows the file.

@@ -43,7 +43,7 @@ fn types() -> Vec<DataType> {
         T::Decimal32(9, 2),
         T::Decimal64(18, 4),
         T::Decimal128(9, 2),
-        T::Decimal128(18, -1),
+        T::Decimal128(18, 1),
         T::Decimal128(20, 0),
         T::Decimal128(38, 6),
         T::Utf8View,
