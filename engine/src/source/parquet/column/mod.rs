@@ -9,9 +9,12 @@
 //! Nothing in a chunk is trusted: every size, count, width, code and length is checked before it is
 //! used, and what is wrong is an `Invalid` error that says so; the caller knows the file.
 
+mod dictionary;
 mod header;
 mod hybrid;
+mod open;
 mod pages;
+mod parts;
 mod plain;
 mod select;
 #[cfg(test)]
@@ -90,6 +93,7 @@ impl ColumnChunkReader {
     }
 
     /// Rows that have not been read or passed over.
+    #[cfg(test)]
     pub(super) fn rows_left(&self) -> usize {
         self.left
     }
