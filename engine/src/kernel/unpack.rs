@@ -145,23 +145,56 @@ mod x86 {
         _mm256_shuffle_epi8, _mm256_srlv_epi32, _mm256_storeu_si256,
     };
 
+    use super::VECTOR_WIDTH_MAX;
+
     /// Bytes that must be readable from where a group of eight codes begins.
     const REACH: usize = 32;
+
+    /// How eight codes of one width are brought into their lanes.
+    struct Lanes {
+        /// The bytes of each code, counted from where its half of the vector was loaded.
+        shuffle: [u8; 32],
+        /// The bits before each code in its first byte.
+        shift: [u32; 8],
+    }
+
+    /// The lanes of every width.
+    static LANES: [Lanes; VECTOR_WIDTH_MAX as usize + 1] = {
+        let mut all = [const {
+            Lanes {
+                shuffle: [0; 32],
+                shift: [0; 8],
+            }
+        }; VECTOR_WIDTH_MAX as usize + 1];
+        let mut width = 0;
+        while width < all.len() {
+            let mut code = 0;
+            while code < 8 {
+                let bit = code * width - code / 4 * second_half(width) * 8;
+                all[width].shift[code] = (bit % 8) as u32;
+                let mut byte = 0;
+                while byte < 4 {
+                    all[width].shuffle[code * 4 + byte] = (bit / 8 + byte) as u8;
+                    byte += 1;
+                }
+                code += 1;
+            }
+            width += 1;
+        }
+        all
+    };
+
+    /// The byte in which the fifth of eight codes begins.
+    const fn second_half(width: usize) -> usize {
+        width * 4 / 8
+    }
 
     /// Unpacks groups of eight codes of `width` bits for as long as whole vectors can be loaded;
     /// returns how many groups.
     #[target_feature(enable = "avx2")]
     pub(super) fn unpack_groups(bytes: &[u8], width: usize, out: &mut [[u32; 8]]) -> usize {
-        let second = width * 4 / 8;
-        let (mut shuffle, mut shift) = ([0u8; 32], [0u32; 8]);
-        for code in 0..8 {
-            let start = code / 4 * second * 8;
-            let bit = code * width - start;
-            shift[code] = (bit % 8) as u32;
-            for byte in 0..4 {
-                shuffle[code * 4 + byte] = (bit / 8 + byte) as u8;
-            }
-        }
+        let second = second_half(width);
+        let Lanes { shuffle, shift } = &LANES[width];
         // SAFETY: both arrays have 32 bytes.
         let (shuffle, shift) = unsafe {
             (

@@ -47,6 +47,14 @@ enum Piece {
     },
 }
 
+impl Piece {
+    fn count(&self) -> usize {
+        match self {
+            Piece::Repeated { count, .. } | Piece::Packed { count, .. } => *count,
+        }
+    }
+}
+
 impl Hybrid {
     /// The runs of values of `width` bits in `start..end` of the bytes.
     pub(super) fn new(width: u32, start: usize, end: usize) -> Result<Hybrid> {
@@ -83,26 +91,18 @@ impl Hybrid {
         }
     }
 
-    /// Appends the next `count` values.
-    pub(super) fn read(
-        &mut self,
-        bytes: &[u8],
-        mut count: usize,
-        out: &mut Vec<u32>,
-    ) -> Result<()> {
-        while count > 0 {
-            count -= match self.take(bytes, count)? {
-                Piece::Repeated { value, count } => {
-                    out.resize(out.len() + count, value);
-                    count
+    /// Reads as many values as `out` has place for.
+    pub(super) fn read(&mut self, bytes: &[u8], mut out: &mut [u32]) -> Result<()> {
+        while !out.is_empty() {
+            let piece = self.take(bytes, out.len())?;
+            let (here, rest) = out.split_at_mut(piece.count());
+            match piece {
+                Piece::Repeated { value, .. } => here.fill(value),
+                Piece::Packed { start, next, .. } => {
+                    unpack(&bytes[start..self.end], next, self.width, here);
                 }
-                Piece::Packed { start, next, count } => {
-                    let old = out.len();
-                    out.resize(old + count, 0);
-                    unpack(&bytes[start..self.end], next, self.width, &mut out[old..]);
-                    count
-                }
-            };
+            }
+            out = rest;
         }
         Ok(())
     }
@@ -138,9 +138,7 @@ impl Hybrid {
     /// Passes over `count` values.
     pub(super) fn skip(&mut self, bytes: &[u8], mut count: usize) -> Result<()> {
         while count > 0 {
-            count -= match self.take(bytes, count)? {
-                Piece::Repeated { count, .. } | Piece::Packed { count, .. } => count,
-            };
+            count -= self.take(bytes, count)?.count();
         }
         Ok(())
     }
@@ -195,16 +193,23 @@ impl Hybrid {
         let count = (header >> 1) as usize;
         if header & 1 == 0 {
             let length = width.div_ceil(8);
-            let image = bytes.get(self.at..self.at + length);
-            let image = image.ok_or_else(|| bad("end within a run"))?;
+            let rest = &bytes[self.at..];
+            let value = match rest.first_chunk() {
+                Some(word) => u64::from(u32::from_le_bytes(*word)) & ((1 << (8 * length)) - 1),
+                None if rest.len() < length => return Err(bad("end within a run")),
+                None => rest[..length]
+                    .iter()
+                    .rev()
+                    .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+            };
             self.at += length;
-            let mut word = [0; 4];
-            word[..length].copy_from_slice(image);
-            let value = u32::from_le_bytes(word);
-            if u64::from(value) >> width != 0 {
+            if value >> width != 0 {
                 return Err(bad("repeat a value that is too large"));
             }
-            return Ok(Run::Repeated { value, left: count });
+            return Ok(Run::Repeated {
+                value: value as u32,
+                left: count,
+            });
         }
         let start = self.at;
         // The last run of a page may be cut off behind its last value.

@@ -10,9 +10,12 @@
 //! used, and what is wrong is an `Invalid` error that says so; the caller knows the file.
 
 mod check;
+mod dictionary;
 mod header;
 mod hybrid;
+mod open;
 mod pages;
+mod parts;
 mod plain;
 mod select;
 #[cfg(test)]
@@ -55,6 +58,11 @@ trait Column {
 }
 
 impl ColumnChunkReader {
+    /// Rows that have not been read or passed over.
+    pub(super) fn rows_left(&self) -> usize {
+        self.left
+    }
+
     /// Opens a chunk from its bytes, the dictionary first. None if its type, its nesting, the codec
     /// or the encoding of one of its pages is not read here.
     ///
@@ -93,6 +101,7 @@ impl ColumnChunkReader {
     }
 
     /// Rows that have not been read or passed over.
+    #[cfg(test)]
     pub(super) fn rows_left(&self) -> usize {
         self.left
     }

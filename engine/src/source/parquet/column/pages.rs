@@ -248,7 +248,9 @@ impl Pages {
         }
         let mut bytes = std::mem::take(&mut self.spare);
         let wanted = size + PADDING_BYTES;
-        bytes.reserve_exact(wanted.saturating_sub(bytes.len()));
+        if bytes.capacity() < wanted {
+            bytes = Vec::with_capacity(wanted);
+        }
         self.codec.decompress(&stored, size, &mut bytes)?;
         bytes.resize(wanted, 0);
         Ok((Buffer::from_vec(bytes), 0..size))

@@ -94,11 +94,14 @@ impl Plain {
                 if count > self.left.len() / 4 {
                     return Err(ends_early());
                 }
+                let page = self.strings(bytes, is_text, buffer);
                 out.reserve(count);
+                let mut at = self.left.start;
                 for _ in 0..count {
-                    let value = self.next_bytes(bytes)?;
-                    out.push(T::low(self.view(bytes, value, is_text, buffer)?));
+                    let value = page.next(&mut at)?;
+                    out.push(T::low(page.view(value)?));
                 }
+                self.left.start = at;
             }
             Source::Bits => return Err(bits_are_not_plain()),
         }
@@ -122,15 +125,16 @@ impl Plain {
                 out.extend(mask.set_indices().map(value));
             }
             Source::Bytes { is_text } => {
+                let page = self.strings(bytes, is_text, buffer);
                 out.reserve(mask.count_set_bits());
                 let mut row = 0;
                 for wanted in mask.set_indices() {
-                    self.skip(bytes, wanted - row)?;
-                    let value = self.next_bytes(bytes)?;
-                    out.push(T::low(self.view(bytes, value, is_text, buffer)?));
+                    page.skip(&mut self.left.start, wanted - row)?;
+                    let value = page.next(&mut self.left.start)?;
+                    out.push(T::low(page.view(value)?));
                     row = wanted + 1;
                 }
-                self.skip(bytes, mask.len() - row)?;
+                page.skip(&mut self.left.start, mask.len() - row)?;
             }
             Source::Bits => return Err(bits_are_not_plain()),
         }
@@ -143,7 +147,10 @@ impl Plain {
             Source::Int32 => self.take::<4>(bytes, count).map(drop),
             Source::Int64 => self.take::<8>(bytes, count).map(drop),
             Source::Fixed(width) => self.take_fixed(bytes, width, count).map(drop),
-            Source::Bytes { .. } => (0..count).try_for_each(|_| self.next_bytes(bytes).map(drop)),
+            Source::Bytes { is_text } => {
+                let page = self.strings(bytes, is_text, 0);
+                page.skip(&mut self.left.start, count)
+            }
             Source::Bits => Err(bits_are_not_plain()),
         }
     }
@@ -162,42 +169,79 @@ impl Plain {
         Ok(&bytes[start..self.left.start])
     }
 
-    /// Where the next string lies.
+    fn strings<'a>(&self, bytes: &'a [u8], is_text: bool, buffer: u32) -> Strings<'a> {
+        let padded = bytes.len().saturating_sub(PADDING_BYTES);
+        Strings {
+            bytes,
+            end: self.left.end,
+            padded,
+            is_checked: self.is_checked,
+            is_text,
+            buffer,
+        }
+    }
+}
+
+/// The strings of a page.
+#[derive(Clone, Copy)]
+struct Strings<'a> {
+    bytes: &'a [u8],
+    end: usize,
+    /// Views of what lies before this place are made by loading whole vectors.
+    padded: usize,
+    is_text: bool,
+    is_checked: bool,
+    buffer: u32,
+}
+
+impl Strings<'_> {
+    /// Where the string lies whose length is at `at`, which becomes the place of the next.
     #[inline(always)]
-    fn next_bytes(&mut self, bytes: &[u8]) -> Result<Range<usize>> {
-        let rest = &bytes[self.left.clone()];
-        let Some((length, rest)) = rest.split_first_chunk() else {
+    fn next(self, at: &mut usize) -> Result<Range<usize>> {
+        let Some((length, rest)) = self.bytes[..self.end][*at..].split_first_chunk() else {
             return Err(ends_early());
         };
         let length = u32::from_le_bytes(*length) as usize;
         if length > rest.len() {
             return Err(ends_early());
         }
-        let start = self.left.start + 4;
-        self.left.start = start + length;
-        Ok(start..start + length)
+        let start = *at + 4;
+        *at = start + length;
+        Ok(start..*at)
+    }
+
+    fn skip(self, at: &mut usize, count: usize) -> Result<()> {
+        let mut place = *at;
+        for _ in 0..count {
+            self.next(&mut place)?;
+        }
+        *at = place;
+        Ok(())
     }
 
     /// The view of a string, which is looked at more closely if the page as a whole was not text.
     #[inline(always)]
-    fn view(&self, bytes: &[u8], value: Range<usize>, is_text: bool, buffer: u32) -> Result<u128> {
+    fn view(self, value: Range<usize>) -> Result<u128> {
         let Range { start, end } = value;
         // A character may begin behind the value. None continues into it: the last byte of its
         // length, which is less than 2^31, stands before it.
-        let is_boundary = || match end < self.left.end {
-            true => bytes[end] as i8 >= -0x40,
-            false => true,
-        };
-        if is_text && !(self.is_checked && is_boundary()) && from_utf8(&bytes[start..end]).is_err()
-        {
-            return Err(Error::invalid("a string is not UTF-8"));
+        let is_boundary = || end >= self.end || self.bytes[end] as i8 >= -0x40;
+        if self.is_text && !(self.is_checked && is_boundary()) {
+            self.check(start..end)?;
         }
-        let padded = bytes.len().saturating_sub(PADDING_BYTES);
-        Ok(if end <= padded {
-            view_of(Padded::new(bytes, padded), start, end, buffer, 0)
+        Ok(if end <= self.padded {
+            let text = Padded::new(self.bytes, self.padded);
+            view_of(text, start, end, self.buffer, 0)
         } else {
-            make_view(&bytes[start..end], buffer, start as u32)
+            make_view(&self.bytes[start..end], self.buffer, start as u32)
         })
+    }
+
+    #[inline(never)]
+    fn check(self, value: Range<usize>) -> Result<()> {
+        let text = from_utf8(&self.bytes[value]);
+        text.map(drop)
+            .map_err(|_| Error::invalid("a string is not UTF-8"))
     }
 }
 

@@ -112,7 +112,7 @@ struct File {
 
 impl File {
     fn write(column: ArrayRef, properties: WriterProperties) -> File {
-        let is_nullable = column.null_count() > 0 || column.len() % 2 == 0;
+        let is_nullable = column.null_count() > 0 || column.len().is_multiple_of(2);
         let batch = RecordBatch::try_from_iter_with_nullable([("c", column.clone(), is_nullable)]);
         let batch = batch.expect("a batch");
         let mut bytes = Vec::new();
@@ -255,7 +255,7 @@ fn walk(
 fn every_type_reads_as_the_crate_reads_it() {
     for data_type in types() {
         for seed in 0..24 {
-            println!("type={data_type} seed={seed}");
+            eprintln!("type={data_type} seed={seed}");
             let random = &mut Rng::with_seed(seed);
             let file = File::random(&data_type, random);
             for _ in 0..3 {
@@ -272,7 +272,7 @@ fn flipped_bytes_are_an_error_or_other_values() {
     let (mut refused, mut read) = (0, 0);
     for data_type in types() {
         for seed in 0..40 {
-            println!("type={data_type} seed={seed}");
+            eprintln!("type={data_type} seed={seed}");
             let random = &mut Rng::with_seed(seed);
             let file = File::random(&data_type, random);
             let mut bytes = file.chunk.to_vec();
@@ -392,4 +392,30 @@ fn a_page_that_claims_a_gigabyte_is_refused() {
     let chunk = [&header[..], &part, &[0; 8]].concat();
     let error = file.reader(chunk.into()).err().expect("too large");
     assert!(error.message().contains("too large"), "{error}");
+}
+
+#[test]
+fn a_checksum_is_compared_where_there_is_one() {
+    let number: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![7]));
+    let file = File::write(number, WriterProperties::builder().build());
+    let value = 7i64.to_le_bytes();
+    let mut crc = flate2::Crc::new();
+    crc.update(&value);
+    for (sum, fits) in [(crc.sum(), true), (crc.sum() ^ 1, false)] {
+        // Numbers are zigzag: the sign is the lowest bit.
+        let mut zigzag = ((sum as i32) << 1 ^ (sum as i32) >> 31) as u32;
+        let mut header = vec![0x15, 0, 0x15, 16, 0x15, 16, 0x15];
+        while zigzag > 127 {
+            header.push(zigzag as u8 | 128);
+            zigzag >>= 7;
+        }
+        header.push(zigzag as u8);
+        let part = [0x1c, 0x15, 2, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0];
+        let chunk = [&header[..], &part, &value].concat();
+        let reader = file.reader(chunk.into()).expect("a header");
+        match reader.expect("it is read here").read(1) {
+            Ok(read) => assert!(fits && read.as_ref() == file.column.as_ref()),
+            Err(error) => assert!(!fits && error.message().contains("checksum"), "{error}"),
+        }
+    }
 }

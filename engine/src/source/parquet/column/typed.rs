@@ -4,20 +4,22 @@
 //! page: codes of the dictionary or values, without nulls. Then the parts become an array. Between
 //! the two a predicate may be asked, and what it does not want is dropped from the parts.
 
+use std::sync::Arc;
+
 use arrow::array::{ArrayData, ArrayRef, BooleanArray, BooleanBufferBuilder, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::DataType;
 
-use super::hybrid::Hybrid;
-use super::pages::{Body, Encoding, Pages, prefixed};
+use super::dictionary::{Dictionary, Verdict, asked};
+use super::open::{Cursor, OpenPage};
+use super::pages::{Encoding, Pages};
+use super::parts::{Part, Values, narrow};
 use super::plain::{Item, Plain, Source};
-use super::select::{select, select_bits, spread, spread_bits};
+use super::select::{spread, spread_bits};
 use super::{Column, Predicate};
 use crate::error::{Error, Result};
 use crate::kernel::unpack::{OutOfRange, look_up, look_up_marks};
 use crate::kernel::view::{binary_array, string_array};
-
-use std::sync::Arc;
 
 /// A column whose values take the size of `T` in memory.
 pub(super) struct Typed<T: Item> {
@@ -35,49 +37,6 @@ pub(super) struct Typed<T: Item> {
     tested: Option<(usize, Vec<Part<T>>)>,
     /// Space for codes.
     spare: Vec<u32>,
-}
-
-/// The values that codes stand for. What strings point into is buffer 0 of every array.
-struct Dictionary<T: Item> {
-    values: ScalarBuffer<T>,
-    buffer: Buffer,
-}
-
-/// Which values of a dictionary a predicate wants: -1 for those, 0 for the others.
-struct Verdict {
-    marks: Vec<i32>,
-    /// How many are wanted.
-    wanted: usize,
-}
-
-/// A page that was decompressed.
-struct OpenPage {
-    body: Body,
-    cursor: Cursor,
-    /// Rows that were read or passed over.
-    row: usize,
-}
-
-enum Cursor {
-    Codes(Hybrid),
-    Bits(Hybrid),
-    Plain(Plain),
-}
-
-/// Rows of one page.
-struct Part<T: Item> {
-    rows: usize,
-    /// Which of them are not null; none if all are.
-    valid: Option<BooleanBuffer>,
-    /// A value for each row that is not null.
-    values: Values<T>,
-    /// What strings point into, unless they are of the dictionary.
-    buffer: Option<Buffer>,
-}
-
-enum Values<T: Item> {
-    Codes(Vec<u32>),
-    Plain(ScalarBuffer<T>),
 }
 
 impl<T: Item> Typed<T> {
@@ -160,17 +119,18 @@ impl<T: Item> Typed<T> {
             buffer: None,
         };
         let mut codes = std::mem::take(&mut self.spare);
-        codes.clear();
         match &mut open.cursor {
             Cursor::Codes(runs) => {
-                runs.read(bytes, dense, &mut codes)?;
+                codes.resize(dense, 0);
+                runs.read(bytes, &mut codes)?;
                 part.values = Values::Codes(codes);
                 if let Some(mask) = &mask {
                     part.values = part.values.select(mask);
                 }
             }
             Cursor::Bits(runs) => {
-                runs.read(bytes, dense, &mut codes)?;
+                codes.resize(dense, 0);
+                runs.read(bytes, &mut codes)?;
                 let values = codes.iter().map(|&bit| T::low(u128::from(bit)));
                 part.values = Values::Plain(values.collect::<Vec<_>>().into());
                 if let Some(mask) = &mask {
@@ -341,11 +301,7 @@ impl<T: Item> Typed<T> {
         if self.verdict.is_none() {
             let values = self.dictionary()?.values.clone();
             let array = self.array(values, None, self.buffers(&[]))?;
-            let answer = asked(predicate, &array)?;
-            self.verdict = Some(Verdict {
-                marks: answer.iter().map(|wanted| -i32::from(wanted)).collect(),
-                wanted: answer.count_set_bits(),
-            });
+            self.verdict = Some(Verdict::ask(predicate, &array)?);
         }
         Ok(self.verdict.as_ref().expect("judged just now"))
     }
@@ -421,113 +377,6 @@ impl<T: Item> Column for Typed<T> {
         self.tested = Some((rows, parts));
         answer
     }
-}
-
-impl OpenPage {
-    fn new(body: Body, encoding: Encoding, source: Source) -> Result<OpenPage> {
-        let bytes = body.bytes.as_slice();
-        let values = body.values.clone();
-        let cursor = match (encoding, source) {
-            (Encoding::Dictionary, _) => {
-                let width = bytes[values.clone()].first().copied().unwrap_or(0);
-                let start = values.end.min(values.start + 1);
-                Cursor::Codes(Hybrid::new(u32::from(width), start, values.end)?)
-            }
-            (Encoding::Plain, Source::Bits) => Cursor::Bits(Hybrid::bits(values.start, values.end)),
-            (Encoding::Plain, _) => Cursor::Plain(Plain::new(source, bytes, values)),
-            (Encoding::Runs, _) => {
-                let runs = prefixed(bytes, &values)?;
-                Cursor::Bits(Hybrid::new(1, runs.start, runs.end)?)
-            }
-        };
-        Ok(OpenPage {
-            body,
-            cursor,
-            row: 0,
-        })
-    }
-
-    /// Passes over the rows before `row`.
-    fn skip_to(&mut self, row: usize) -> Result<()> {
-        let rows = row - self.row;
-        if rows == 0 {
-            return Ok(());
-        }
-        self.row = row;
-        let mut dense = rows;
-        if let Some((levels, bytes)) = &mut self.body.levels
-            && let Some(valid) = levels.read_bits(bytes, rows)?
-        {
-            dense = valid.count_set_bits();
-        }
-        let bytes = self.body.bytes.as_slice();
-        match &mut self.cursor {
-            Cursor::Codes(runs) | Cursor::Bits(runs) => runs.skip(bytes, dense),
-            Cursor::Plain(plain) => plain.skip(bytes, dense),
-        }
-    }
-}
-
-impl<T: Item> Part<T> {
-    /// Drops the rows that are not set in `mask`.
-    fn keep(&mut self, mask: &BooleanBuffer) -> Result<()> {
-        let (mask, valid) = narrow(Some(mask), self.valid.take())?;
-        if let Some(mask) = mask {
-            self.values = self.values.select(&mask);
-        }
-        self.rows = valid.as_ref().map_or(self.values.len(), BooleanBuffer::len);
-        self.valid = valid;
-        Ok(())
-    }
-}
-
-impl<T: Item> Values<T> {
-    fn len(&self) -> usize {
-        match self {
-            Values::Codes(codes) => codes.len(),
-            Values::Plain(values) => values.len(),
-        }
-    }
-
-    fn select(&self, mask: &BooleanBuffer) -> Values<T> {
-        match self {
-            Values::Codes(codes) => {
-                let mut out = Vec::new();
-                select(codes, mask, |code| code, &mut out);
-                Values::Codes(out)
-            }
-            Values::Plain(values) => {
-                let mut out = Vec::new();
-                select(values, mask, |value| value, &mut out);
-                Values::Plain(out.into())
-            }
-        }
-    }
-}
-
-/// From a mask over rows and which of these are valid: the mask over the valid ones, and which of
-/// the selected ones are valid.
-fn narrow(
-    mask: Option<&BooleanBuffer>,
-    valid: Option<BooleanBuffer>,
-) -> Result<(Option<BooleanBuffer>, Option<BooleanBuffer>)> {
-    Ok(match (mask, valid) {
-        (None, valid) => (None, valid),
-        (Some(mask), None) => (Some(mask.clone()), None),
-        (Some(mask), Some(valid)) => (
-            Some(select_bits(mask, &valid)?),
-            Some(select_bits(&valid, mask)?),
-        ),
-    })
-}
-
-/// What `predicate` says of values none of which is null.
-fn asked(predicate: Predicate<'_>, values: &ArrayRef) -> Result<BooleanBuffer> {
-    let answer = predicate(values)?;
-    if answer.len() != values.len() {
-        return Err(Error::internal("a predicate answers for every value"));
-    }
-    Ok(answer)
 }
 
 fn no_such_code(code: OutOfRange) -> Error {
