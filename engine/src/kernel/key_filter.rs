@@ -114,7 +114,7 @@ impl KeyFilter {
             true => Members::Bits {
                 least,
                 span,
-                words: bits_of(pieces, least, span)?,
+                words: bits_of(pieces, &ranges, least, span)?,
             },
             false => Members::Blocks(blocks(pieces, rows, number_hashes)?),
         };
@@ -193,29 +193,51 @@ impl KeyFilter {
 }
 
 /// The words of a filter with a bit for each number in the range.
-fn bits_of(pieces: &[ArrayRef], least: i64, span: u64) -> Result<Vec<u64>> {
+fn bits_of(pieces: &[ArrayRef], ranges: &[Range], least: i64, span: u64) -> Result<Vec<u64>> {
     let mut words = vec![0u64; (span / 64) as usize + 1];
     let part = part_len(words.len());
+    let place = |number: i64| number.wrapping_sub(least) as u64;
     let parts = words.par_chunks_mut(part).enumerate();
     let filled = parts.map(|(number, words)| {
         let first = (number * part * 64) as u64;
-        for piece in pieces {
+        let end = first + 64 * words.len() as u64;
+        // Rows are often in the order of their keys: then few pieces have to do with this part.
+        let pieces = pieces.iter().zip(ranges).filter(|(_, range)| {
+            range.is_some_and(|(least, greatest)| place(least) < end && place(greatest) >= first)
+        });
+        for (piece, _) in pieces {
             let numbers = numbers(piece)?;
-            let mut set = |number: i64| {
-                let place = (number.wrapping_sub(least) as u64).wrapping_sub(first);
-                if let Some(word) = words.get_mut((place / 64) as usize) {
-                    *word |= 1 << (place % 64);
-                }
-            };
+            let places = |number: i64| place(number).wrapping_sub(first);
             match piece.logical_nulls() {
-                None => numbers.iter().for_each(|number| set(*number)),
-                Some(nulls) => nulls.valid_indices().for_each(|row| set(numbers[row])),
+                None => set_bits(words, numbers.iter().map(|number| places(*number))),
+                Some(nulls) => {
+                    set_bits(words, nulls.valid_indices().map(|row| places(numbers[row])));
+                }
             }
         }
         Ok(())
     });
     filled.collect::<Result<Vec<()>>>()?;
     Ok(words)
+}
+
+/// Sets the bits at `places`, those behind the end left out. Bits of one word that follow one
+/// another are put together first, so that no write waits for the one before it.
+fn set_bits(words: &mut [u64], places: impl Iterator<Item = u64>) {
+    let (mut at, mut bits) = (0, 0);
+    let mut put = |at: u64, bits: u64| {
+        if let Some(word) = words.get_mut(at as usize) {
+            *word |= bits;
+        }
+    };
+    for place in places {
+        if place / 64 != at {
+            put(at, bits);
+            (at, bits) = (place / 64, 0);
+        }
+        bits |= 1 << (place % 64);
+    }
+    put(at, bits);
 }
 
 /// The blocks of a bloom filter. `hashes` overwrites its vector with the hashes of some rows.
