@@ -100,12 +100,6 @@ impl ColumnChunkReader {
         Ok(Some(ColumnChunkReader { column, left: rows }))
     }
 
-    /// Rows that have not been read or passed over.
-    #[cfg(test)]
-    pub(super) fn rows_left(&self) -> usize {
-        self.left
-    }
-
     /// The next `rows` rows.
     ///
     /// # Errors
