@@ -78,7 +78,7 @@ impl Pipe {
     /// Whether all rows of a group are in one task.
     pub(super) fn has_whole_groups(&self, keys: &[String]) -> bool {
         let within = |together: &BTreeSet<String>| together.iter().all(|key| keys.contains(key));
-        self.one_task || self.together.as_ref().is_some_and(within)
+        self.one_task || !keys.is_empty() && self.together.as_ref().is_some_and(within)
     }
 
     /// Appends an operator.

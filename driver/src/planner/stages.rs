@@ -273,7 +273,7 @@ impl Stages {
                 let Some(mut pipe) = self.build(input, Some(&below))? else {
                     return Ok(None);
                 };
-                if pipe.has_whole_groups(&names) && !(names.is_empty() && !pipe.is_one_task()) {
+                if pipe.has_whole_groups(&names) {
                     pipe.push(step(AggregateMode::Single, group_by))?;
                     return Ok(Some(pipe));
                 }
