@@ -18,7 +18,7 @@ use kiln_engine::{Result, limits, source};
 use object_store::ObjectStoreExt;
 
 use super::statistics::{TableStatistics, estimate};
-use super::{ClusterShape, facts};
+use super::{ClusterShape, PlannerSettings, facts};
 
 /// What tells a node from every other while its plan lives.
 pub(super) fn address(node: &Arc<LogicalPlan>) -> usize {
@@ -83,8 +83,10 @@ impl Tables {
         &self,
         plan: &Arc<LogicalPlan>,
         cluster: &ClusterShape,
+        settings: &PlannerSettings,
         stores: &Stores,
     ) -> Result<HashMap<usize, Input>> {
+        let least = settings.task_input_bytes_min;
         let held = self.held_bytes(plan);
         let mut inputs = HashMap::new();
         let mut open = vec![plan];
@@ -94,7 +96,7 @@ impl Tables {
                 && !known
                 && let Some(table) = self.0.get(&scan.locations)
             {
-                let input = resolve(scan, table, held, cluster, stores).await?;
+                let input = resolve(scan, table, held, (cluster, least), stores).await?;
                 inputs.insert(address(node), input);
             }
             open.extend(node.inputs());
@@ -134,7 +136,8 @@ const TASKS_PER_EXECUTOR: u64 = limits::TASKS_AT_ONCE as u64 + 1;
 /// once and as many for the next.
 const TASKS_LEAST: u64 = 2 * limits::TASKS_AT_ONCE as u64;
 
-/// Makes tasks of the files of `scan`, in a plan that has to keep about `held` bytes at once.
+/// Makes tasks of at least `least` bytes of the files of `scan`, in a plan that has to keep about
+/// `held` bytes at once.
 ///
 /// # Errors
 /// What reading a file's first bytes answered.
@@ -142,7 +145,7 @@ async fn resolve(
     scan: &Scan,
     table: &Table,
     held: u64,
-    cluster: &ClusterShape,
+    (cluster, least): (&ClusterShape, u64),
     stores: &Stores,
 ) -> Result<Input> {
     let files = table.files.clone();
@@ -156,7 +159,7 @@ async fn resolve(
         let tasks = vec![files.iter().map(whole).collect()];
         return Ok(Input { files, tasks });
     }
-    let count = task_count(total_cost(&files), cluster);
+    let count = task_count(total_cost(&files), cluster, least);
     let share = total_cost(&files).div_ceil(count).max(1);
     let compressed = compressed_files(&files, share, &scan.format, stores).await?;
     let mut compressed = compressed.into_iter().peekable();
@@ -184,8 +187,8 @@ fn total_cost(files: &[FileMeta]) -> u64 {
         .sum()
 }
 
-/// How many tasks read input that costs `cost`.
-fn task_count(cost: u64, cluster: &ClusterShape) -> u64 {
+/// How many tasks, each of which costs at least `task_least`, read input that costs `cost`.
+fn task_count(cost: u64, cluster: &ClusterShape, task_least: u64) -> u64 {
     let executors = u64::from(cluster.executors.max(1));
     let by_size = cost.div_ceil(limits::TASK_INPUT_BYTES).max(1);
     if !cluster.may_grow {
@@ -194,7 +197,7 @@ fn task_count(cost: u64, cluster: &ClusterShape) -> u64 {
     let least = (executors * TASKS_PER_EXECUTOR).max(TASKS_LEAST);
     // As many for each executor, so that they end together.
     let even = by_size.max(least).next_multiple_of(executors);
-    even.min((cost / limits::TASK_INPUT_BYTES_MIN).max(1))
+    even.min((cost / task_least.max(1)).max(1))
 }
 
 /// Indices, in order, of the text files beyond `share` that cannot be cut.
@@ -306,7 +309,8 @@ mod tests {
                 memory: 0,
                 may_grow,
             };
-            let counts = mib.iter().map(|mib| task_count(mib * MIB, &cluster));
+            let least = limits::TASK_INPUT_BYTES_MIN;
+            let counts = mib.iter().map(|mib| task_count(mib * MIB, &cluster, least));
             assert_eq!(counts.collect::<Vec<_>>(), expected, "{cluster:?}");
         };
         check(1, false, &[0, 1, 256, 257, 1200], &[1, 1, 1, 2, 5]);

@@ -22,9 +22,6 @@ use super::pipe::Pipe;
 use super::rewrite::columns;
 use super::stages::{Needed, Stages, hash, partitions, single};
 
-/// A build side thought to be smaller than this is broadcast without waiting for its true size.
-const SMALL_BYTES: f64 = (4 << 20) as f64;
-
 /// The kinds that keep the left alone build on the left if the right is this many times as large.
 const SWAP_RATIO: f64 = 2.0;
 
@@ -70,8 +67,9 @@ impl Stages {
             Some(_) => None,
             None => self.build(sides.probe, Some(&probe_read))?,
         };
+        let small_bytes = self.settings.small_build_bytes as f64;
         let small =
-            self.estimate(sides.build).bytes < SMALL_BYTES && !sides.kind.emits_build_rows();
+            self.estimate(sides.build).bytes < small_bytes && !sides.kind.emits_build_rows();
         let stage = match self.find(&build_key) {
             Some(stage) => stage,
             None => {

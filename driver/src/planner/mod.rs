@@ -12,7 +12,7 @@ use kiln_engine::plan::{
     LogicalPlan, Stage, StageGraph, StageSource, explain_logical, explain_stages,
 };
 use kiln_engine::storage::Stores;
-use kiln_engine::{Error, Result};
+use kiln_engine::{Error, Result, limits};
 
 use stages::Stages;
 
@@ -52,6 +52,29 @@ pub struct ClusterShape {
     pub may_grow: bool,
 }
 
+/// Where the planner takes one way rather than another. The defaults are for real work; with lower
+/// ones a few rows are cut and exchanged as if they were many, which is how tests see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannerSettings {
+    /// Rewrite the plan before it is cut into stages.
+    pub optimise: bool,
+    /// Smallest share of input, in bytes, that is worth a task of its own.
+    pub task_input_bytes_min: u64,
+    /// A build side thought to be smaller than this, in bytes, is broadcast without waiting for
+    /// its true size.
+    pub small_build_bytes: u64,
+}
+
+impl Default for PlannerSettings {
+    fn default() -> Self {
+        PlannerSettings {
+            optimise: true,
+            task_input_bytes_min: limits::TASK_INPUT_BYTES_MIN,
+            small_build_bytes: 4 << 20,
+        }
+    }
+}
+
 /// What a stage that is done has written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageFacts {
@@ -77,12 +100,36 @@ impl Planner {
     /// `Invalid` for a plan that does not fit together or input that cannot be read as it says;
     /// `Unavailable` if a store does not answer.
     pub async fn new(plan: &LogicalPlan, cluster: ClusterShape, stores: &Stores) -> Result<Self> {
+        Planner::with(PlannerSettings::default(), plan, cluster, stores).await
+    }
+
+    /// As [`new`](Self::new), by settings of the caller's own.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub async fn with(
+        settings: PlannerSettings,
+        plan: &LogicalPlan,
+        cluster: ClusterShape,
+        stores: &Stores,
+    ) -> Result<Self> {
         check(plan)?;
         let tables = inputs::find(plan, stores).await?;
-        let optimised = Arc::new(optimize(plan.clone(), &|scan| tables.statistics(scan))?);
-        let inputs = tables.deal_out(&optimised, &cluster, stores).await?;
-        let stages = Stages::new(Arc::clone(&optimised), inputs, tables, cluster);
+        let optimised = Arc::new(match settings.optimise {
+            true => optimize(plan.clone(), &|scan| tables.statistics(scan))?,
+            // Stages are cut by columns.
+            false => rules::keys_as_columns(plan.clone())?,
+        });
+        let inputs = tables
+            .deal_out(&optimised, &cluster, &settings, stores)
+            .await?;
+        let stages = Stages::new(Arc::clone(&optimised), inputs, tables, cluster, settings);
         Ok(Planner { optimised, stages })
+    }
+
+    /// The plan that is cut into stages.
+    pub fn plan(&self) -> &LogicalPlan {
+        &self.optimised
     }
 
     /// The stages that follow those given so far, now that `done` is known of them. Needs no

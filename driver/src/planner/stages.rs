@@ -26,7 +26,7 @@ use super::inputs::{Input, Tables, address};
 use super::pipe::Pipe;
 use super::rewrite::columns;
 use super::statistics::{Estimate, estimate};
-use super::{ClusterShape, StageFacts};
+use super::{ClusterShape, PlannerSettings, StageFacts};
 
 /// Bytes of rows that one partition of a hash shuffle is meant to hold: a fraction of what a task
 /// reads, so that the driver can group partitions into tasks of equal size.
@@ -36,6 +36,7 @@ const PARTITION_BYTES: u64 = limits::SHUFFLE_TASK_BYTES / 4;
 pub(super) struct Stages {
     plan: Arc<LogicalPlan>,
     pub(super) cluster: ClusterShape,
+    pub(super) settings: PlannerSettings,
     /// The files of each scan, by the address of its node.
     inputs: HashMap<usize, Input>,
     tables: Tables,
@@ -69,6 +70,7 @@ impl Stages {
         inputs: HashMap<usize, Input>,
         tables: Tables,
         cluster: ClusterShape,
+        settings: PlannerSettings,
     ) -> Self {
         let mut seen = BTreeMap::new();
         count_uses(&plan, &mut seen);
@@ -77,6 +79,7 @@ impl Stages {
             shared: shared.map(|(node, _)| node).collect(),
             plan,
             cluster,
+            settings,
             inputs,
             tables,
             given: Vec::new(),

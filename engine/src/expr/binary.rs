@@ -63,6 +63,7 @@ fn arithmetic(expr: &Expr, op: BinaryOp, left: Typed, right: Typed) -> Result<Ty
         return Ok(Typed::new(step, expr, DataType::Int64, nullable));
     }
     let (left, right) = spelled(left, right, expr)?;
+    let (left, right) = like_decimal(left, right, expr)?;
     if is_exact(&left, &right) {
         return exactly(expr, op, left, right);
     }
@@ -101,6 +102,16 @@ fn spelled(left: Typed, right: Typed, expr: &Expr) -> Result<(Typed, Typed)> {
         return Ok((left, right.exactly(&number.data_type(), expr)?));
     }
     Ok((left, right))
+}
+
+/// Takes a null of no type beside a decimal for one.
+fn like_decimal(left: Typed, right: Typed, expr: &Expr) -> Result<(Typed, Typed)> {
+    let (left_type, right_type) = (left.data_type.clone(), right.data_type.clone());
+    match (&left_type, &right_type) {
+        (DataType::Null, other) if other.is_decimal() => Ok((left.cast(other, expr)?, right)),
+        (other, DataType::Null) if other.is_decimal() => Ok((left, right.cast(other, expr)?)),
+        _ => Ok((left, right)),
+    }
 }
 
 /// Whether this is arithmetic of decimals of up to 128 bits, among themselves or with whole

@@ -239,6 +239,8 @@ mod tests {
         check(col("narrow") / col("n"), "Float64?");
         check(col("narrow") + col("n"), "Decimal64(16, 2)?");
         check(col("narrow") % 7, "Decimal64(15, 2)?");
+        check(col("price") + lit(None::<i64>), "Decimal128(16, 2)?");
+        check(lit(None::<i64>) / col("narrow"), "Float64?");
         check(coalesce([col("narrow"), lit(0)]), "Decimal64(15, 2)");
         check(coalesce([col("narrow"), lit(0.125)]), "Decimal64(16, 3)");
         check(col("day") - col("day"), "Int64?");

@@ -263,18 +263,21 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             "a block has other columns than its stage found={found} expected={schema}"
         )));
     }
-    let columns = batch.columns().to_vec();
-    // Rows are rows also where nobody needs a column of them, as to count them.
+    // Rows of which only the number matters have no columns.
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let columns = batch.columns().to_vec();
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
         .map_err(|error| undecodable(error.to_string()))
 }
 
-fn same_columns(a: &Schema, b: &Schema) -> bool {
-    a.fields().len() == b.fields().len()
-        && a.fields().iter().zip(b.fields()).all(|(a, b)| {
-            a.name() == b.name()
-                && a.data_type() == b.data_type()
-                && a.is_nullable() == b.is_nullable()
+/// Whether rows of `found` are rows of `schema`, in which a column may hold nulls that has none
+/// here: a union reads stages that differ in this.
+fn same_columns(found: &Schema, schema: &Schema) -> bool {
+    let mut pairs = found.fields().iter().zip(schema.fields());
+    found.fields().len() == schema.fields().len()
+        && pairs.all(|(found, field)| {
+            found.name() == field.name()
+                && found.data_type() == field.data_type()
+                && (field.is_nullable() || !found.is_nullable())
         })
 }

@@ -7,7 +7,7 @@ use arrow::array::{
     Float64Array, Int8Array, Int64Array, ListBuilder, NullArray, RecordBatch, StringArray,
     StringViewArray, StringViewBuilder, StructArray,
 };
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
@@ -360,6 +360,42 @@ async fn nothing_is_written_where_there_is_nothing() {
 }
 
 #[tokio::test]
+async fn rows_without_columns_are_counted() {
+    let store = OverflowStore::new(1 << 20, None, None);
+    let ctx = context(ShuffleStore::in_memory(store), 1 << 20);
+    let rows = words(0..40).project(&[]).expect("no columns");
+    let index = write(&ctx, &Partitioning::Single, 0, std::slice::from_ref(&rows));
+    let (index, schema) = (index.await.expect("written"), rows.schema());
+    let found = read(&ctx, 0..1, vec![source(0, &index, &(0..1))], &schema);
+    let found = found.await.expect("read");
+    let counts: Vec<usize> = found.iter().map(RecordBatch::num_rows).collect();
+    assert_eq!(counts, [40]);
+}
+
+#[tokio::test]
+async fn a_reader_may_allow_nulls_that_a_writer_does_not_have() {
+    let store = OverflowStore::new(1 << 20, None, None);
+    let ctx = context(ShuffleStore::in_memory(store), 1 << 20);
+    let column = |nullable| {
+        Arc::new(Schema::new(vec![Field::new(
+            "n",
+            DataType::Int64,
+            nullable,
+        )]))
+    };
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    for (written, wanted) in [(false, true), (true, false)] {
+        let batch = RecordBatch::try_new(column(written), vec![Arc::clone(&numbers)]);
+        let batch = batch.expect("a column of its type");
+        let task = u32::from(written);
+        let index = write(&ctx, &Partitioning::Single, task, &[batch]).await;
+        let sources = vec![source(task, &index.expect("written"), &(0..1))];
+        let found = read(&ctx, 0..1, sources, &column(wanted)).await;
+        assert_eq!(found.is_ok(), wanted, "{found:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_row_of_a_large_buffer_takes_its_own_bytes_only() {
     let store = OverflowStore::new(1 << 30, None, None);
     let ctx = context(ShuffleStore::in_memory(Arc::clone(&store)), 1 << 30);
@@ -565,7 +601,7 @@ async fn a_partition_larger_than_memory_is_refused_before_it_is_fetched() {
             checksum: 0,
         }],
     };
-    let schema = Arc::new(arrow::datatypes::Schema::empty());
+    let schema = Arc::new(Schema::empty());
     let mut morsels =
         open(StageId(0), JobId::new(7), 0..1, vec![source], schema, &ctx).expect("a source");
     let error = morsels.try_next().await.err();

@@ -15,6 +15,7 @@ use kiln_engine::expr::{
 pub(crate) enum Value {
     Null,
     Bool(bool),
+    /// A whole number, or the days of a date.
     Int(i64),
     Float(f64),
     /// So many units of 10^-scale, with as few digits behind the point as there can be.
@@ -65,11 +66,9 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
         Expr::Literal(Literal::Float64(value)) => Float(*value),
         Expr::Literal(Literal::Utf8(value)) => Text(value.clone()),
         Expr::Literal(
-            other @ (Literal::Binary(_)
-            | Literal::Date(_)
-            | Literal::Timestamp { .. }
-            | Literal::Interval { .. }),
+            other @ (Literal::Binary(_) | Literal::Timestamp { .. } | Literal::Interval { .. }),
         ) => panic!("the generator does not make {other}"),
+        Expr::Literal(Literal::Date(days)) => Int((*days).into()),
         Expr::Literal(Literal::Decimal {
             unscaled, scale, ..
         }) => decimal(*unscaled, *scale as u32),
@@ -118,6 +117,7 @@ pub(crate) fn evaluate(expr: &Expr, names: &[&str], row: &Row) -> Result<Value, 
         // The generator casts only to widen, which changes no value.
         Expr::Cast { expr, to, .. } => match value(expr)? {
             Int(value) if to.is_decimal() => decimal(value.into(), 0),
+            number @ (Int(_) | Decimal(..)) if to.is_floating() => Float(float(&number)),
             other => other,
         },
         Expr::Alias { expr, .. } => value(expr)?,
@@ -234,6 +234,7 @@ fn call(function: Function, args: Vec<Value>) -> Result<Value, Failed> {
     Ok(match (function, args.as_slice()) {
         (Function::Abs, [Int(value)]) => Int(value.checked_abs().ok_or(Failed)?),
         (Function::Abs, [Float(value)]) => Float(value.abs()),
+        (Function::Abs, [Decimal(units, scale)]) => Decimal(units.abs(), *scale),
         (Function::Words, [Text(text)]) => List(
             text.split_whitespace()
                 .map(|word| Text(word.into()))
@@ -435,6 +436,10 @@ fn fold(aggregate: &AggregateExpr, names: &[&str], rows: &[&Row]) -> Result<Valu
         (AggregateFunction::Sum, Some(Int(_))) => {
             Int(i64::try_from(ints().sum::<i128>()).map_err(|_| Failed)?)
         }
+        (AggregateFunction::Sum, Some(Decimal(..))) => sum_decimals(&values)?,
+        (AggregateFunction::Avg, Some(Decimal(..))) => {
+            Float(float(&sum_decimals(&values)?) / count)
+        }
         (AggregateFunction::Sum, _) => Float(sum_floats(&values)),
         (AggregateFunction::Avg, Some(Int(_))) => Float(ints().sum::<i128>() as f64 / count),
         (AggregateFunction::Avg, _) => Float(sum_floats(&values) / count),
@@ -453,6 +458,12 @@ fn squares(values: &[Value]) -> f64 {
         .iter()
         .map(|value| (float(value) - mean).powi(2))
         .sum()
+}
+
+fn sum_decimals(values: &[Value]) -> Result<Value, Failed> {
+    let zero = decimal(0, 0);
+    let mut values = values.iter();
+    values.try_fold(zero, |sum, value| exact(BinaryOp::Add, &sum, value))
 }
 
 /// From the first value on, since -0 is the neutral one.

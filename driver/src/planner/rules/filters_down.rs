@@ -44,11 +44,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             group_by,
             aggregates,
         } => {
-            // A group is there as long as one of its rows is; without a key there is one anyway.
-            let (down, stay) = divide(parts, true, &|part| {
-                let reads_keys = !columns([part]).is_empty();
-                reads_keys.then(|| behind(part, &group_by))?
-            });
+            let (down, stay) = divide(parts, true, &|part| behind_keys(part, &group_by));
             let input = sunk(input, down);
             let node = LogicalPlan::Aggregate {
                 input,
@@ -102,6 +98,13 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
         | LogicalPlan::Limit { .. }
         | LogicalPlan::Write { .. } => filtered(plan, parts),
     }
+}
+
+/// The predicate below an aggregate, if it may go there. A group is there as long as one of its
+/// rows is; without a key there is one anyway, whatever is asked below.
+fn behind_keys(part: &Expr, group_by: &[Expr]) -> Option<Expr> {
+    let reads_keys = !columns([part]).is_empty();
+    reads_keys.then(|| behind(part, group_by))?
 }
 
 fn sunk(input: Arc<LogicalPlan>, parts: Vec<Expr>) -> Arc<LogicalPlan> {
@@ -159,7 +162,7 @@ pub(super) fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
         }
         LogicalPlan::Aggregate {
             input, group_by, ..
-        } => behind(part, group_by).is_some_and(|part| is_asked(input, &part)),
+        } => behind_keys(part, group_by).is_some_and(|part| is_asked(input, &part)),
         LogicalPlan::Explode { input, column } => {
             !columns([part]).contains(column) && is_asked(input, part)
         }
@@ -252,5 +255,26 @@ mod tests {
         ] {
             assert_eq!(filters_down(plan.0.clone()).expect("a plan"), plan.0);
         }
+    }
+
+    #[test]
+    fn what_reads_no_key_is_not_asked_below_an_aggregate() {
+        let counted = table().filter(lit(false)).aggregate([], [count_all()]);
+        let plan = counted.clone().filter(lit(false));
+        assert!(!is_asked(&counted.0, &lit(false)));
+        check(
+            filters_down,
+            plan,
+            expect![[r#"
+            filter false
+              aggregate: count(*)
+                filter false
+                  scan parquet [s, a, b, c] from memory:///in
+            →
+            filter false
+              aggregate: count(*)
+                scan parquet [s, a, b, c] from memory:///in where false
+        "#]],
+        );
     }
 }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use kiln_engine::Result;
-use kiln_engine::expr::{AggregateExpr, Expr, col, output_name};
+use kiln_engine::expr::{AggregateExpr, Expr, case_when, col, output_name};
 use kiln_engine::plan::LogicalPlan;
 
+use crate::planner::predicate::never_fails;
 use crate::planner::rewrite::{columns, rewrite_up};
 
 /// Moves computed keys into a projection below the aggregate.
@@ -30,23 +31,31 @@ fn split(
 ) -> LogicalPlan {
     let keys: Vec<String> = group_by.iter().map(output_name).collect();
     let mut exprs = group_by;
-    let read = columns(
-        aggregates
-            .iter()
-            .filter_map(|aggregate| aggregate.argument.as_ref()),
-    );
+    let arguments = aggregates
+        .iter()
+        .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+    let read = columns(arguments);
     let hidden = |name: &String| keys.contains(name) && !exprs.contains(&col(name));
     if read.iter().any(hidden) {
         // An argument reads a column whose name a key has taken: it is computed below, too.
-        for aggregate in &mut aggregates {
-            if let Some(argument) = aggregate.argument.take() {
-                let mut name = format!("{}:in", aggregate.name);
-                while keys.contains(&name) {
-                    name.push(':');
-                }
-                exprs.push(argument.alias(&name));
-                aggregate.argument = Some(col(name));
+        let mut below = |expr: Expr, mut name: String| {
+            while keys.contains(&name) {
+                name.push(':');
             }
+            exprs.push(expr.alias(&name));
+            col(name)
+        };
+        for aggregate in &mut aggregates {
+            let name = |part: &str| format!("{}:{part}", aggregate.name);
+            let (argument, filter) = (name("in"), name("if"));
+            let needed = |expr: Expr| match &aggregate.filter {
+                // There is no value to be had for rows that do not count.
+                Some(only) if !never_fails(&expr) => case_when(only.clone(), expr).end(),
+                _ => expr,
+            };
+            let value = aggregate.argument.take().map(needed);
+            aggregate.argument = value.map(|expr| below(expr, argument));
+            aggregate.filter = aggregate.filter.take().map(|expr| below(expr, filter));
         }
     } else {
         exprs.extend(
@@ -65,7 +74,7 @@ fn split(
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use kiln_engine::expr::{count_all, lower, max, sum};
+    use kiln_engine::expr::{count_all, length, lower, max, sum};
 
     use super::super::fixture::{check, table};
     use super::*;
@@ -100,6 +109,38 @@ mod tests {
             →
             aggregate by s: max(`max(s):in`) AS `max(s)`, count(*)
               project lower(s) AS s, s AS `max(s):in`
+                scan parquet [s, a, b, c] from memory:///in
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_filter_of_an_aggregate_has_its_columns() {
+        let only = |key: &str| [lower(col("s")).alias(key)];
+        let counted = || count_all().filter(col("c").gt(length(col("s")))).alias("n");
+        let plan = table().aggregate(only("key"), [counted()]);
+        check(
+            keys_as_columns,
+            plan,
+            expect![[r#"
+            aggregate by lower(s) AS key: count(*) FILTER (WHERE c > length(s)) AS n
+              scan parquet [s, a, b, c] from memory:///in
+            →
+            aggregate by key: count(*) FILTER (WHERE c > length(s)) AS n
+              project lower(s) AS key, c, s
+                scan parquet [s, a, b, c] from memory:///in
+        "#]],
+        );
+        let plan = table().aggregate(only("s"), [counted()]);
+        check(
+            keys_as_columns,
+            plan,
+            expect![[r#"
+            aggregate by lower(s) AS s: count(*) FILTER (WHERE c > length(s)) AS n
+              scan parquet [s, a, b, c] from memory:///in
+            →
+            aggregate by s: count(*) FILTER (WHERE `n:if`) AS n
+              project lower(s) AS s, c > length(s) AS `n:if`
                 scan parquet [s, a, b, c] from memory:///in
         "#]],
         );

@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 use crate::expr::eval::{Compiled, compile};
-use crate::expr::{AggregateExpr, AggregateFunction, Expr, typing};
+use crate::expr::{AggregateExpr, AggregateFunction, Expr, case_when, typing};
 use crate::plan::AggregateMode;
 
 /// An aggregation, ready to run.
@@ -34,6 +34,8 @@ pub(super) struct Spec {
 /// An expression that states are computed from.
 pub(super) struct Input {
     compiled: Compiled,
+    /// The same for the rows of a filter only, where others may have no value.
+    filtered: Option<Compiled>,
     /// What its values have to be converted to first.
     convert: Option<DataType>,
 }
@@ -258,7 +260,8 @@ impl Spec {
             })?;
             (data_type, suffix) = state_type(kind, &found, &convert);
             let convert = (convert != found).then_some(convert);
-            inputs.push(self.input((argument.clone(), convert), input, exprs)?);
+            let filter = identity.filter.as_ref();
+            inputs.push(self.argument(argument, filter, convert, input, exprs)?);
         }
         let filter = match &identity.filter {
             Some(filter) => Some(self.filter(filter, input)?),
@@ -315,6 +318,31 @@ impl Spec {
         })
     }
 
+    /// The number of the input of an aggregate's argument. Rows that the filter drops must not
+    /// make it fail.
+    fn argument(
+        &mut self,
+        argument: &Expr,
+        filter: Option<&Expr>,
+        convert: Option<DataType>,
+        schema: &Schema,
+        exprs: &mut Vec<(Expr, Option<DataType>)>,
+    ) -> Result<usize> {
+        let wanted = |expr: Expr| (expr, convert.clone());
+        let Some(filter) = filter.filter(|_| may_fail(argument, schema)) else {
+            return self.input(wanted(argument.clone()), schema, exprs);
+        };
+        let filtered = case_when(filter.clone(), argument.clone()).end();
+        let number = self.input(wanted(filtered), schema, exprs)?;
+        let input = &mut self.inputs[number];
+        if input.filtered.is_none() {
+            // All rows at once are faster, as long as that goes well.
+            let all = compile(argument, schema)?;
+            input.filtered = Some(std::mem::replace(&mut input.compiled, all));
+        }
+        Ok(number)
+    }
+
     /// The number of an input, which is added if it is new.
     fn input(
         &mut self,
@@ -327,6 +355,7 @@ impl Spec {
         }
         self.inputs.push(Input {
             compiled: compile(&wanted.0, schema)?,
+            filtered: None,
             convert: wanted.1.clone(),
         });
         exprs.push(wanted);
@@ -386,7 +415,10 @@ impl Spec {
     /// As for [`Compiled::evaluate`].
     pub(super) fn evaluate_inputs(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         let value = |input: &Input| {
-            let values = input.compiled.evaluate(batch)?;
+            let values = match (input.compiled.evaluate(batch), &input.filtered) {
+                (Err(_), Some(filtered)) => filtered.evaluate(batch)?,
+                (values, _) => values?,
+            };
             Ok(match &input.convert {
                 Some(wanted) => cast(&values, wanted)?,
                 None => values,
@@ -410,6 +442,11 @@ impl Spec {
         };
         self.filters.iter().map(mask).collect()
     }
+}
+
+/// Whether there may be rows for which an expression has no value.
+fn may_fail(expr: &Expr, schema: &Schema) -> bool {
+    compile(expr, schema).is_ok_and(|compiled| compiled.can_fail())
 }
 
 /// What is added to the name of the column of a sum of whole numbers, so that the final step

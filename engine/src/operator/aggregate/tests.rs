@@ -15,6 +15,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::expr::{col, lit, max, sum};
 use crate::storage::ShuffleStore;
 use crate::storage::{OverflowStore, Stores};
 
@@ -340,6 +341,34 @@ fn filters_leave_groups_and_take_their_rows() {
             a|1|1|5|x|null|0.5
             null|2|7|7|c|4.6208|NaN"#]],
     );
+}
+
+#[test]
+fn what_a_filter_drops_needs_no_value() {
+    let (batch, ctx) = (sample(), context(1 << 30));
+    let quotient = || lit(12) / (col("i") - 1);
+    let counted = [
+        sum(quotient()).filter(col("i").not_eq(1)).alias("some"),
+        max(quotient()).filter(col("i").gt(5)).alias("other"),
+    ];
+    let run = |calls: &[AggregateExpr]| {
+        let breaker = aggregate(AggregateMode::Single, &batch.schema(), &[], calls, &ctx, 1)?;
+        let mut batches = Vec::new();
+        let mut emit = |batch: RecordBatch| {
+            batches.push(batch);
+            Ok(())
+        };
+        let mut operator = breaker.lane()?;
+        operator.push(batch.clone(), &mut emit)?;
+        operator.finish(&mut emit)?;
+        for morsel in breaker.merge()? {
+            morsel(&mut emit)?;
+        }
+        Ok::<_, crate::Error>(rows(&batches))
+    };
+    expect!["18|2"].assert_eq(&run(&counted).expect("it runs").join("\n"));
+    let error = run(&[sum(quotient())]).expect_err("one of them is zero");
+    assert!(error.message().contains("division by zero"));
 }
 
 #[test]

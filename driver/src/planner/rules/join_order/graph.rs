@@ -242,6 +242,18 @@ impl Graph {
             .map(|member| &member.1)
     }
 
+    /// What has to be equal within one leaf, because all of it has to equal the same elsewhere.
+    pub(super) fn equal_within(&self, leaf: usize) -> Vec<Expr> {
+        let mut parts = Vec::new();
+        for class in &self.classes {
+            let mut own = class.iter().filter(|member| member.0 == leaf);
+            if let Some((_, first)) = own.next() {
+                parts.extend(own.map(|(_, other)| first.clone().eq(other.clone())));
+            }
+        }
+        parts
+    }
+
     /// Whether something has to be equal between two sets.
     pub(super) fn connects(&self, one: u64, other: u64) -> bool {
         let in_both = |class: &Vec<Member>| {

@@ -189,7 +189,7 @@ impl Builder<'_> {
         match tree {
             Tree::Leaf(leaf) => {
                 let plan = join_order(self.region.leaves[*leaf], self.statistics);
-                (plan, 1 << leaf)
+                (filtered(plan, self.graph.equal_within(*leaf)), 1 << leaf)
             }
             Tree::Choice(input, choice) => {
                 let (left, parts) = self.build(input);

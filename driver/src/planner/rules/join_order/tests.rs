@@ -397,3 +397,24 @@ fn many_tables_are_joined_greedily() {
     let text = explain_logical(&ordered);
     assert_eq!(text.matches("join inner on").count(), 19, "{text}");
 }
+
+#[test]
+fn two_columns_that_equal_the_same_one_are_equal() {
+    let tables = tpch("lineitem").join(
+        tpch("supplier"),
+        JoinKind::Inner,
+        [
+            (col("l_suppkey"), col("s_suppkey")),
+            (col("l_orderkey"), col("s_suppkey")),
+        ],
+    );
+    check(
+        tables.project([col("l_suppkey"), col("s_name")]),
+        expect![[r#"
+            project l_suppkey, s_name
+              join inner on l_suppkey = s_suppkey
+                scan parquet [l_suppkey] from lineitem where l_suppkey = l_orderkey
+                scan parquet [s_suppkey, s_name] from supplier
+        "#]],
+    );
+}
