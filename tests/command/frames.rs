@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::OnceLock;
 
 use expect_test::{Expect, expect};
+use kiln::arrow::datatypes::DataType;
 use kiln::{DataFrame, JoinKind, Session, col, cols, display, sum};
 
 fn session() -> &'static Session {
@@ -323,7 +324,7 @@ fn a_table_may_grow_columns_and_wider_numbers() {
         written.expect("the table is written");
         url
     };
-    let narrow = col("id").cast(kiln::arrow::datatypes::DataType::Int16);
+    let narrow = col("id").cast(DataType::Int16);
     let old = write("old", people().with_column("id", narrow));
     let new = write("new", people().join(&scores(), JoinKind::Inner, ["id"]));
     check(

@@ -16,9 +16,12 @@ pub(crate) type Rows = Result<Arc<Vec<Row>>, Failed>;
 /// Pairs of rows that a join may have to look at; plans with more are not worth their time.
 pub(crate) const PAIRS_MAX: usize = 40_000;
 
+/// Names of columns and the rows themselves.
+type Content = (Vec<String>, Arc<Vec<Row>>);
+
 /// Computes plans over some tables, each node once.
 pub(crate) struct Reference {
-    tables: BTreeMap<Vec<String>, (Vec<String>, Arc<Vec<Row>>)>,
+    tables: BTreeMap<Vec<String>, Content>,
     /// By address; the nodes are kept so that no other gets the same one.
     known: HashMap<usize, (Arc<LogicalPlan>, Rows)>,
 }

@@ -65,7 +65,7 @@ fn decimal(unscaled: i128, precision: u8, scale: i8) -> Result<ArrayRef> {
     Ok(Arc::new(array))
 }
 
-/// The literal that [`array`] turns into this very array; none if there is none.
+/// The literal that [`array()`] turns into this very array; none if there is none.
 pub(super) fn of(array: &dyn Array) -> Option<Literal> {
     if array.len() != 1 {
         return None;

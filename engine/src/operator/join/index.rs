@@ -180,7 +180,8 @@ impl Slots {
     }
 }
 
-/// What a slot keeps of a code: all of it where it is narrow. [`MISS`] is like no narrow code.
+/// What a slot keeps of a code: all of it where it is narrow, for what stands for no match is like
+/// no narrow code.
 #[inline]
 fn check<const NARROW: bool>(code: u64, hash: u64) -> u32 {
     if NARROW { code as u32 } else { hash as u32 }
