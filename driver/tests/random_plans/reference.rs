@@ -16,9 +16,13 @@ pub(crate) type Rows = Result<Arc<Vec<Row>>, Failed>;
 /// Pairs of rows that a join may have to look at; plans with more are not worth their time.
 pub(crate) const PAIRS_MAX: usize = 40_000;
 
+/// The columns of a table and its rows.
+type Named = (Vec<String>, Arc<Vec<Row>>);
+
 /// Computes plans over some tables, each node once.
 pub(crate) struct Reference {
-    tables: BTreeMap<Vec<String>, (Vec<String>, Arc<Vec<Row>>)>,
+    /// Names of columns and rows, by locations.
+    tables: BTreeMap<Vec<String>, Named>,
     /// By address; the nodes are kept so that no other gets the same one.
     known: HashMap<usize, (Arc<LogicalPlan>, Rows)>,
 }

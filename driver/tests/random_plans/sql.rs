@@ -277,7 +277,13 @@ fn sql(expr: &Expr, schema: &Schema) -> String {
             format!("({} IN ({}))", inner(expr), list(items.iter().map(inner)))
         }
         Expr::Function { function, args } => {
-            let args = args.iter().map(inner);
+            // DuckDB has functions of one name for text and for lists.
+            let args = args.iter().map(|arg| match (function, arg) {
+                (Function::Contains | Function::StartsWith, Expr::Literal(Literal::Null)) => {
+                    "CAST(NULL AS VARCHAR)".to_owned()
+                }
+                (_, arg) => inner(arg),
+            });
             match function {
                 // DuckDB's concat passes over nulls.
                 Function::Concat => format!("({})", args.collect::<Vec<_>>().join(" || ")),
