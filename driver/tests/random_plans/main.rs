@@ -1,7 +1,8 @@
 //! Random plans over random tables, each run in several ways that have to agree: computed a row at
 //! a time; in one process and cut up as on a cluster, optimised and as it was written.
 //!
-//! `KILN_SEED=N` runs one seed; `KILN_SEEDS=N` runs N seeds, from `KILN_SEED_FIRST` on.
+//! `KILN_SEED=N` runs one seed; `KILN_SEEDS=N` runs N seeds, from `KILN_SEED_FIRST` on. The test
+//! that is not run by itself writes seeds to `KILN_DUCKDB_DIR` for `tests/duckdb/compare.py`.
 
 #[path = "../../../engine/tests/reference/oracle.rs"]
 #[expect(dead_code, reason = "these plans have no lists")]
@@ -11,10 +12,13 @@ mod compare;
 mod exprs;
 mod plans;
 mod reference;
+mod sql;
 mod tables;
 mod tasks;
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -180,17 +184,21 @@ fn number(name: &str) -> Option<u64> {
         .and_then(|value| value.parse().ok())
 }
 
+/// The seeds to run where the caller has not chosen others.
+fn seeds(count: u64) -> Range<u64> {
+    let first = number("KILN_SEED_FIRST").unwrap_or(0);
+    match number("KILN_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + number("KILN_SEEDS").unwrap_or(count),
+    }
+}
+
 #[tokio::test]
 async fn every_way_of_running_a_plan_gives_the_rows_that_it_means() {
     let machine = Machine::new();
     let mut seen = Seen::default();
-    let first = number("KILN_SEED_FIRST").unwrap_or(0);
-    let seeds = match number("KILN_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => first..first + number("KILN_SEEDS").unwrap_or(400),
-    };
     let mut failed = Vec::new();
-    for seed in seeds {
+    for seed in seeds(1_000) {
         if let Some(wrong) = run_seed(&machine, seed, &mut seen).await {
             eprintln!("\n==== seed {seed}; KILN_SEED={seed} repeats it\n{wrong}");
             failed.push(seed);
@@ -198,4 +206,34 @@ async fn every_way_of_running_a_plan_gives_the_rows_that_it_means() {
     }
     eprintln!("{seen:?}");
     assert!(failed.is_empty(), "seeds that fail: {failed:?}");
+}
+
+#[tokio::test]
+#[ignore = "writes files for a comparison with DuckDB: tests/duckdb/compare.py"]
+async fn export_for_duckdb() {
+    let folder = std::env::var("KILN_DUCKDB_DIR").expect("KILN_DUCKDB_DIR names a folder");
+    let machine = Machine::new();
+    for seed in seeds(300) {
+        let folder = PathBuf::from(&folder).join(format!("seed-{seed}"));
+        std::fs::create_dir_all(&folder).expect("a folder for the seed");
+        export(&machine, seed, &folder).await;
+    }
+}
+
+/// Writes the tables of a seed, its query and what Kiln makes of it. A plan without a result has
+/// no query.
+async fn export(machine: &Machine, seed: u64, folder: &Path) {
+    let mut random = Rng::with_seed(seed);
+    let tables = random_tables(&mut random, folder, &machine.stores).await;
+    let mut plans = Plans::new(&mut random, &tables);
+    let plan = plans.plan();
+    if plans.reference.rows(&plan).is_err() {
+        return;
+    }
+    let way = WAYS[(seed % 2) as usize];
+    let (_, _, ended) = run(machine, &plan, way, seed).await;
+    let batches = ended.unwrap_or_else(|error| panic!("seed {seed} fails: {error}"));
+    tables::write_batches(&folder.join("kiln.parquet"), &batches, None);
+    std::fs::write(folder.join("query.sql"), sql::query(&plan)).expect("a file");
+    std::fs::write(folder.join("plan.txt"), explain_logical(&plan)).expect("a file");
 }

@@ -177,10 +177,21 @@ fn write(random: &mut Rng, path: &Path, batch: &RecordBatch) {
         .set_bloom_filter_enabled(random.bool())
         .set_statistics_enabled(*random.choice(&statistics).expect("some"))
         .build();
+    write_batches(path, std::slice::from_ref(batch), Some(properties));
+}
+
+/// Writes batches, of which there is at least one, as a file.
+pub(crate) fn write_batches(
+    path: &Path,
+    batches: &[RecordBatch],
+    properties: Option<WriterProperties>,
+) {
     let file = File::create(path).expect("a file");
-    let writer = ArrowWriter::try_new(file, batch.schema(), Some(properties));
+    let writer = ArrowWriter::try_new(file, batches[0].schema(), properties);
     let mut writer = writer.expect("types that Parquet has");
-    writer.write(batch).expect("rows are written");
+    for batch in batches {
+        writer.write(batch).expect("rows are written");
+    }
     writer.close().expect("the file is written");
 }
 

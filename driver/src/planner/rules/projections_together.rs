@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use kiln_engine::expr::{Expr, output_name};
+use kiln_engine::expr::{Expr, Literal, output_name};
 use kiln_engine::plan::LogicalPlan;
 use kiln_engine::{Result, limits};
 
 use crate::planner::rewrite::{
-    column_names, depth, each_column, map_expr, named, rewrite_up, unaliased,
+    column_names, columns, depth, each_column, map_expr, named, rewrite_up, unaliased,
 };
 
 /// Joins adjacent projections where nothing is computed twice by that, and drops those that only
@@ -52,7 +52,15 @@ fn join(outer: &[Expr], inner: &[Expr]) -> Option<Vec<Expr>> {
             .is_some_and(|expr| matches!(expr, Expr::Column(_) | Expr::Literal(_)));
         *uses > 1 && !trivial
     };
-    if uses.iter().any(twice) {
+    // A constant takes the type of what it stands beside; a column that is constant has its own.
+    let constant = |name: &String| {
+        let made = made.get(name).filter(|expr| columns([**expr]).is_empty());
+        made.is_some_and(|expr| !matches!(expr, Expr::Literal(Literal::Boolean(_))))
+    };
+    let adapts = |expr: &Expr| {
+        !matches!(unaliased(expr), Expr::Column(_)) && columns([expr]).iter().any(constant)
+    };
+    if uses.iter().any(twice) || outer.iter().any(adapts) {
         return None;
     }
     let joined: Vec<Expr> = outer.iter().map(|expr| put_in_place(expr, &made)).collect();
@@ -82,11 +90,38 @@ fn repeats(exprs: &[Expr], input: &LogicalPlan) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::DataType;
     use expect_test::expect;
-    use kiln_engine::expr::{col, lower};
+    use kiln_engine::expr::{coalesce, col, lit, lower};
 
     use super::super::fixture::{check, table};
     use super::*;
+
+    #[test]
+    fn a_constant_column_keeps_its_type() {
+        let plan = table()
+            .project([
+                col("a").cast(DataType::Int32).alias("narrow"),
+                lit(7).alias("wide"),
+            ])
+            .project([
+                col("wide"),
+                coalesce([col("narrow"), col("wide")]).alias("either"),
+            ]);
+        check(
+            projections_together,
+            plan,
+            expect![[r#"
+            project wide, coalesce(narrow, wide) AS either
+              project CAST(a AS Int32) AS narrow, 7 AS wide
+                scan parquet [s, a, b, c] from memory:///in
+            →
+            project wide, coalesce(narrow, wide) AS either
+              project CAST(a AS Int32) AS narrow, 7 AS wide
+                scan parquet [s, a, b, c] from memory:///in
+        "#]],
+        );
+    }
 
     #[test]
     fn projections_in_a_row_are_one() {
