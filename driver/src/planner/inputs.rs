@@ -8,7 +8,7 @@
 //! largest first, always to the task that has least.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -54,17 +54,30 @@ pub(super) async fn find(plan: &LogicalPlan, stores: &Stores) -> Result<Tables> 
     Ok(Tables(tables))
 }
 
-/// Every scan of a plan, as often as it stands there.
-fn scans(plan: &LogicalPlan) -> Vec<&Scan> {
-    let mut open = vec![plan];
+/// The nodes below `plan`, each once, in however many places it stands.
+pub(super) fn nodes_below(plan: &LogicalPlan) -> Vec<&Arc<LogicalPlan>> {
+    let mut seen = HashSet::new();
     let mut found = Vec::new();
+    let mut open = plan.inputs();
     while let Some(node) = open.pop() {
-        if let LogicalPlan::Scan(scan) = node {
-            found.push(scan);
+        if seen.insert(address(node)) {
+            found.push(node);
+            open.extend(node.inputs());
         }
-        open.extend(node.inputs().into_iter().map(AsRef::as_ref));
     }
     found
+}
+
+/// Every scan of a plan.
+fn scans(plan: &LogicalPlan) -> impl Iterator<Item = &Scan> {
+    let below = nodes_below(plan).into_iter().map(AsRef::as_ref);
+    [plan]
+        .into_iter()
+        .chain(below)
+        .filter_map(|node| match node {
+            LogicalPlan::Scan(scan) => Some(scan),
+            _ => None,
+        })
 }
 
 impl Tables {
@@ -89,17 +102,13 @@ impl Tables {
         let least = settings.task_input_bytes_min;
         let held = self.held_bytes(plan);
         let mut inputs = HashMap::new();
-        let mut open = vec![plan];
-        while let Some(node) = open.pop() {
-            let known = inputs.contains_key(&address(node));
+        for node in [plan].into_iter().chain(nodes_below(plan)) {
             if let LogicalPlan::Scan(scan) = &**node
-                && !known
                 && let Some(table) = self.0.get(&scan.locations)
             {
                 let input = resolve(scan, table, held, (cluster, least), stores).await?;
                 inputs.insert(address(node), input);
             }
-            open.extend(node.inputs());
         }
         Ok(inputs)
     }
@@ -107,17 +116,13 @@ impl Tables {
     /// About how many bytes the largest operator of `plan` that keeps rows has to keep.
     fn held_bytes(&self, plan: &LogicalPlan) -> u64 {
         let bytes = |node: &LogicalPlan| estimate(node, &|scan| self.statistics(scan)).bytes as u64;
-        let mut open = vec![plan];
-        let mut held = 0;
-        while let Some(node) = open.pop() {
-            held = held.max(match node {
-                LogicalPlan::Aggregate { .. } | LogicalPlan::Sort { .. } => bytes(node),
-                LogicalPlan::Join { left, right, .. } => bytes(left).min(bytes(right)),
-                _ => 0,
-            });
-            open.extend(node.inputs().into_iter().map(AsRef::as_ref));
-        }
-        held
+        let held = |node: &LogicalPlan| match node {
+            LogicalPlan::Aggregate { .. } | LogicalPlan::Sort { .. } => bytes(node),
+            LogicalPlan::Join { left, right, .. } => bytes(left).min(bytes(right)),
+            _ => 0,
+        };
+        let below = nodes_below(plan).into_iter().map(|node| held(node)).max();
+        held(plan).max(below.unwrap_or(0))
     }
 }
 

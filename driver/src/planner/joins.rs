@@ -21,6 +21,7 @@ use super::inputs::address;
 use super::pipe::Pipe;
 use super::rewrite::columns;
 use super::stages::{Needed, Stages, hash, partitions, single};
+use super::statistics::row_bytes;
 
 /// The kinds that keep the left alone build on the left if the right is this many times as large.
 const SWAP_RATIO: f64 = 2.0;
@@ -60,6 +61,7 @@ impl Stages {
         let build_read = with_keys(&read, sides.keys.iter().map(|(_, build, _)| build));
 
         // Both are walked in any case, so that all stages that can run are known.
+        let computed = ComputedNames::of(node)?;
         let build_key = format!("build {:x}", address(node));
         let probe_key = format!("probe {:x}", address(node));
         let exchanged = self.find(&probe_key);
@@ -67,9 +69,9 @@ impl Stages {
             Some(_) => None,
             None => self.build(sides.probe, Some(&probe_read))?,
         };
+        // What is written as one partition stays one, so this must not be a guess.
         let small_bytes = self.settings.small_build_bytes as f64;
-        let small =
-            self.estimate(sides.build).bytes < small_bytes && !sides.kind.emits_build_rows();
+        let small = self.bytes_at_most(sides.build) < small_bytes && !sides.kind.emits_build_rows();
         let stage = match self.find(&build_key) {
             Some(stage) => stage,
             None => {
@@ -77,7 +79,8 @@ impl Stages {
                     return Ok(None);
                 };
                 let whole = probe.as_ref().is_some_and(Pipe::is_one_task) || !self.cluster.may_grow;
-                let names = key_columns(&mut pipe, sides.build_keys(), BUILD, &build_read)?;
+                let names =
+                    key_columns(&mut pipe, sides.build_keys(), &computed.build, &build_read)?;
                 pipe.keep_only(&with_names(&build_read, &names))?;
                 let sink = match whole || small || names.is_empty() {
                     true => single(),
@@ -97,7 +100,7 @@ impl Stages {
             side: 0,
             kind: sides.kind,
             probe_keys,
-            build_keys: prepared(sides.build_keys(), BUILD, &schema),
+            build_keys: prepared(sides.build_keys(), &computed.build, &schema),
             filter: sides.filter.cloned(),
             output: output.clone(),
         };
@@ -119,7 +122,8 @@ impl Stages {
                         None => return Ok(None),
                     },
                 };
-                let names = key_columns(&mut pipe, sides.probe_keys(), PROBE, &probe_read)?;
+                let names =
+                    key_columns(&mut pipe, sides.probe_keys(), &computed.probe, &probe_read)?;
                 if broadcast {
                     pipe.join(side(true), step(names.into_iter().map(col).collect()))?;
                     return Ok(Some(pipe));
@@ -137,7 +141,7 @@ impl Stages {
             _ => Deal::Partitions,
         };
         let mut pipe = self.read_back(vec![exchanged], deal);
-        let keys = prepared(sides.probe_keys(), PROBE, pipe.schema());
+        let keys = prepared(sides.probe_keys(), &computed.probe, pipe.schema());
         if deal == Deal::Partitions {
             let names: Vec<String> = keys.iter().map(output_name).collect();
             pipe = pipe.brought_together(&names);
@@ -151,7 +155,10 @@ impl Stages {
         if sides.kind.emits_build_rows() {
             return Some(false);
         }
-        let build = self.facts(stage)?.bytes;
+        let written = self.facts(stage)?;
+        // Stored bytes are compressed; a table of the rows is not.
+        let rows = written.rows as f64 * row_bytes(&self.schema(stage));
+        let build = written.bytes.max(rows as u64);
         let executors = u64::from(self.cluster.executors.max(1));
         let probe = self.estimate(sides.probe).bytes as u64;
         let fits = build <= self.cluster.memory / BROADCAST_MEMORY_SHARE;
@@ -240,13 +247,41 @@ fn with_names(read: &BTreeSet<String>, names: &[String]) -> BTreeSet<String> {
     read.iter().chain(names).cloned().collect()
 }
 
-/// What the names of computed keys begin with, so that those of the two sides differ.
-const PROBE: &str = ":probe";
-const BUILD: &str = ":build";
+/// What the names of keys that are computed begin with: those of the two sides differ, and no
+/// column of either side is called so.
+struct ComputedNames {
+    probe: String,
+    build: String,
+}
+
+impl ComputedNames {
+    fn of(join: &LogicalPlan) -> Result<Self> {
+        let schemas: Vec<_> = join
+            .inputs()
+            .into_iter()
+            .map(|input| schema_of(input))
+            .collect::<Result<_>>()?;
+        let taken = |start: &str| {
+            let mut fields = schemas.iter().flat_map(|schema| schema.fields().iter());
+            fields.any(|field| field.name().starts_with(start))
+        };
+        let free = |start: &str| {
+            let mut start = start.to_owned();
+            while taken(&start) {
+                start.push(':');
+            }
+            start
+        };
+        Ok(ComputedNames {
+            probe: free(":probe"),
+            build: free(":build"),
+        })
+    }
+}
 
 /// Name of the column that key number `number` is computed into, where it is not a column of the
 /// right type already.
-fn computed(prefix: &str, number: usize) -> String {
+fn key_name(prefix: &str, number: usize) -> String {
     format!("{prefix}{number}")
 }
 
@@ -265,7 +300,7 @@ fn key_columns<'a>(
         match column_of(key, to, &schema) {
             Some(name) => names.push(name),
             None => {
-                let name = computed(prefix, number);
+                let name = key_name(prefix, number);
                 added.push(key.clone().cast(to.clone()).alias(&name));
                 names.push(name);
             }
@@ -299,7 +334,7 @@ fn prepared<'a>(
     schema: &Schema,
 ) -> Vec<Expr> {
     let name = |(number, (key, to))| {
-        col(column_of(key, to, schema).unwrap_or_else(|| computed(prefix, number)))
+        col(column_of(key, to, schema).unwrap_or_else(|| key_name(prefix, number)))
     };
     keys.enumerate().map(name).collect()
 }

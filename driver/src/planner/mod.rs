@@ -194,15 +194,13 @@ fn reads_backwards(stage: &Stage) -> bool {
 /// Whether `plan` fits together; everything behind this check relies on it.
 fn check(plan: &LogicalPlan) -> Result<()> {
     kiln_engine::plan::schema_of(plan)?;
-    let mut open: Vec<_> = plan.inputs();
-    while let Some(node) = open.pop() {
+    for node in inputs::nodes_below(plan) {
         if let LogicalPlan::Write { output, .. } = &**node {
             return Err(Error::invalid(format!(
                 "write has to be the last step of a plan url={}",
                 output.url
             )));
         }
-        open.extend(node.inputs());
     }
     Ok(())
 }

@@ -113,9 +113,13 @@ impl<'a> Candidates<'a> {
         let mut seen = Seen {
             hash: 0,
             nodes: 1,
+            // What has more rows to choose from may choose others each time.
             is_worth_it: matches!(
                 plan,
-                LogicalPlan::Join { .. } | LogicalPlan::Aggregate { .. }
+                LogicalPlan::Join { .. }
+                    | LogicalPlan::Aggregate { .. }
+                    | LogicalPlan::Limit { .. }
+                    | LogicalPlan::Sort { limit: Some(_), .. }
             ),
         };
         for input in plan.inputs() {

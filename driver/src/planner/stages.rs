@@ -25,7 +25,7 @@ use kiln_engine::{Error, Result, limits};
 use super::inputs::{Input, Tables, address};
 use super::pipe::Pipe;
 use super::rewrite::columns;
-use super::statistics::{Estimate, estimate};
+use super::statistics::{Estimate, bytes_at_most, estimate};
 use super::{ClusterShape, PlannerSettings, StageFacts};
 
 /// Bytes of rows that one partition of a hash shuffle is meant to hold: a fraction of what a task
@@ -72,11 +72,8 @@ impl Stages {
         cluster: ClusterShape,
         settings: PlannerSettings,
     ) -> Self {
-        let mut seen = BTreeMap::new();
-        count_uses(&plan, &mut seen);
-        let shared = seen.into_iter().filter(|(_, uses)| *uses > 1);
         Stages {
-            shared: shared.map(|(node, _)| node).collect(),
+            shared: Uses::of(&plan).several(),
             plan,
             cluster,
             settings,
@@ -165,7 +162,12 @@ impl Stages {
                 self.give(key, pipe, single(), node)
             }
         };
-        Ok(Some(self.read_back(vec![stage], Deal::Producers)))
+        let mut pipe = self.read_back(vec![stage], Deal::Producers);
+        if let Some(keys) = order_of(node) {
+            // What is read back comes as it comes.
+            pipe.push(OperatorSpec::Sort { keys })?;
+        }
+        Ok(Some(pipe))
     }
 
     fn build_node(&mut self, node: &Arc<LogicalPlan>, needed: Needed<'_>) -> Result<Option<Pipe>> {
@@ -449,6 +451,11 @@ impl Stages {
         estimate(node, &|scan| self.tables.statistics(scan))
     }
 
+    /// Bytes of rows that `node` makes at most.
+    pub(super) fn bytes_at_most(&self, node: &LogicalPlan) -> f64 {
+        bytes_at_most(node, &|scan| self.tables.statistics(scan))
+    }
+
     /// The rows that stages of one kind wrote. What one task wrote one task can read.
     pub(super) fn read_back(&self, stages: Vec<StageId>, deal: Deal) -> Pipe {
         let one_task = stages.iter().all(|stage| self.of(*stage).one_task);
@@ -507,27 +514,76 @@ fn is_identity(exprs: &[Expr], pipe: &Pipe) -> bool {
         && pairs.all(|(expr, field)| matches!(expr, Expr::Column(name) if name == field.name()))
 }
 
-/// Counts in how many places each node stands that is worth to be run once.
-fn count_uses(node: &Arc<LogicalPlan>, seen: &mut BTreeMap<usize, u32>) {
-    for input in node.inputs() {
-        if works(input) {
-            let uses = seen.entry(address(input)).or_default();
-            *uses += 1;
-            // What is below a node that is run once is run once with it.
-            if *uses > 1 {
-                continue;
-            }
+/// In how many places of a plan each node stands that is worth to be run once.
+#[derive(Default)]
+struct Uses {
+    counts: BTreeMap<usize, u32>,
+    /// Whether a node is worth it, for those that have been looked at.
+    works: HashMap<usize, bool>,
+    seen: BTreeSet<usize>,
+}
+
+impl Uses {
+    fn of(plan: &Arc<LogicalPlan>) -> Self {
+        let mut uses = Uses::default();
+        uses.count_below(plan);
+        uses
+    }
+
+    /// The nodes that stand in more than one place.
+    fn several(self) -> BTreeSet<usize> {
+        let several = self.counts.into_iter().filter(|(_, uses)| *uses > 1);
+        several.map(|(node, _)| node).collect()
+    }
+
+    /// What is below a node that is run once is run once with it, so each is looked at once.
+    fn count_below(&mut self, node: &Arc<LogicalPlan>) {
+        if !self.seen.insert(address(node)) {
+            return;
         }
-        count_uses(input, seen);
+        for input in node.inputs() {
+            if self.works(input) {
+                *self.counts.entry(address(input)).or_default() += 1;
+            }
+            self.count_below(input);
+        }
+    }
+
+    /// Whether a node does more than pass on what it scans, or may pass on other rows each time.
+    fn works(&mut self, node: &Arc<LogicalPlan>) -> bool {
+        if let Some(&known) = self.works.get(&address(node)) {
+            return known;
+        }
+        let works = match &**node {
+            LogicalPlan::Scan(_) => false,
+            LogicalPlan::Join { .. }
+            | LogicalPlan::Aggregate { .. }
+            | LogicalPlan::Sort { .. }
+            | LogicalPlan::Limit { .. } => true,
+            other => other.inputs().into_iter().any(|input| self.works(input)),
+        };
+        self.works.insert(address(node), works);
+        works
     }
 }
 
-/// Whether a node does more than pass on what it scans.
-fn works(node: &LogicalPlan) -> bool {
+/// The order in which a node gives its rows, if it has one.
+fn order_of(node: &LogicalPlan) -> Option<Vec<SortKey>> {
     match node {
-        LogicalPlan::Scan(_) => false,
-        LogicalPlan::Join { .. } | LogicalPlan::Aggregate { .. } => true,
-        other => other.inputs().into_iter().any(|input| works(input)),
+        LogicalPlan::Sort { keys, .. } => Some(keys.clone()),
+        LogicalPlan::Limit { input, .. } | LogicalPlan::Filter { input, .. } => order_of(input),
+        LogicalPlan::Project { input, exprs } => {
+            let keys = order_of(input)?;
+            let kept = |name: &String| {
+                let same = |expr: &Expr| matches!(expr, Expr::Column(column) if column == name);
+                exprs.iter().any(same)
+            };
+            columns(keys.iter().map(|key| &key.expr))
+                .iter()
+                .all(kept)
+                .then_some(keys)
+        }
+        _ => None,
     }
 }
 

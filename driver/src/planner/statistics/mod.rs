@@ -1,5 +1,6 @@
 //! What is known of tables before they are read, and what that makes likely of plans.
 
+mod bound;
 mod joined;
 mod relation;
 mod selectivity;
@@ -9,8 +10,9 @@ use std::collections::BTreeMap;
 use kiln_engine::expr::Literal;
 use kiln_engine::plan::{LogicalPlan, Scan};
 
+pub(super) use bound::bytes_at_most;
 pub(super) use joined::{key_domain, semi_share};
-pub(super) use relation::{Relation, relation};
+pub(super) use relation::{Relation, relation, row_bytes};
 pub(super) use selectivity::share_of;
 
 /// What is known of the rows of a scan's files.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Schema};
 use kiln_engine::expr::{Expr, Literal, output_name};
 use kiln_engine::plan::{JoinKind, LogicalPlan, Scan};
 
@@ -117,8 +117,7 @@ pub(in crate::planner) fn relation(plan: &LogicalPlan, statistics: Statistics) -
 fn scanned(scan: &Scan, table: Option<TableStatistics>) -> Relation {
     let known = table.is_some();
     let table = table.unwrap_or_default();
-    let fields = scan.schema.fields().iter();
-    let bytes: f64 = fields.map(|field| bytes_of(field.data_type())).sum();
+    let bytes = row_bytes(&scan.schema);
     let rows = table
         .rows
         .map_or(table.bytes as f64 / bytes.max(1.0), |rows| rows as f64);
@@ -186,6 +185,12 @@ pub(super) fn number(literal: &Literal) -> Option<f64> {
         | Literal::Binary(_)
         | Literal::Interval { .. } => None,
     }
+}
+
+/// Bytes in memory that a row of `schema` is thought to take.
+pub(in crate::planner) fn row_bytes(schema: &Schema) -> f64 {
+    let fields = schema.fields().iter();
+    fields.map(|field| bytes_of(field.data_type())).sum()
 }
 
 fn bytes_of(data_type: &DataType) -> f64 {

@@ -1,0 +1,80 @@
+//! Plans in which rows of several tables meet.
+
+use std::sync::Arc;
+
+use expect_test::expect_file;
+use kiln_engine::expr::{Expr, col, lower, sum};
+use kiln_engine::plan::{JoinKind, LogicalPlan, ScanFormat};
+
+use crate::fixture::*;
+
+fn join(
+    left: Arc<LogicalPlan>,
+    right: Arc<LogicalPlan>,
+    kind: JoinKind,
+    on: (Expr, Expr),
+) -> Arc<LogicalPlan> {
+    Arc::new(LogicalPlan::Join {
+        left,
+        right,
+        kind,
+        on: vec![on],
+        filter: None,
+    })
+}
+
+/// Two columns of `sales` under names of their own.
+fn notes(sales: Arc<LogicalPlan>) -> Arc<LogicalPlan> {
+    let named = [col("country").alias("place"), col("note").alias("remark")];
+    project(sales, named)
+}
+
+#[tokio::test]
+async fn rows_that_were_chosen_are_the_same_in_both_places() {
+    let inputs = Inputs::of_parquet([300; 4]);
+    let some = limit(inputs.sales(ScanFormat::Parquet), 0, 10);
+    let prices = project(Arc::clone(&some), [col("country"), col("price")]);
+    let on = (col("country"), col("place"));
+    let plan = join(prices, notes(some), JoinKind::Inner, on);
+    let expected = expect_file!["join_of_limit.txt"];
+    inputs.check(plan, &CLUSTER, expected).await;
+}
+
+#[tokio::test]
+async fn the_first_rows_are_in_order_again_where_they_are_read() {
+    let inputs = Inputs::of_parquet([300; 4]);
+    let sales = inputs.sales(ScanFormat::Parquet);
+    let dear = limit(sort(sales, [col("price").desc()]), 0, 100);
+    let phones = filter(Arc::clone(&dear), col("device").eq("phone"));
+    let on = (col("country"), col("place"));
+    let plan = join(limit(phones, 0, 5), notes(dear), JoinKind::Semi, on);
+    let expected = expect_file!["join_of_first_rows.txt"];
+    inputs.check(plan, &CLUSTER, expected).await;
+}
+
+#[tokio::test]
+async fn computed_keys_take_names_that_no_column_has() {
+    let inputs = Inputs::of_parquet([300; 4]);
+    let totals = aggregate(
+        inputs.sales(ScanFormat::Parquet),
+        [lower(col("country")).alias(":probe0")],
+        [sum(col("price")).alias(":build0")],
+    );
+    let on = (lower(col(":probe0")), lower(col("place")));
+    let others = notes(inputs.sales(ScanFormat::Parquet));
+    let plan = join(totals, others, JoinKind::Left, on);
+    let expected = expect_file!["join_on_computed.txt"];
+    inputs.check(plan, &CLUSTER, expected).await;
+}
+
+#[tokio::test]
+async fn a_guess_does_not_decide_that_a_side_is_small() {
+    let inputs = Inputs::new([300; 4]);
+    let few = inputs.sales(ScanFormat::Csv(Default::default()));
+    let few = filter(few, col("device").eq("phone").and(col("note").eq("")));
+    let sales = inputs.sales(ScanFormat::Csv(Default::default()));
+    let on = (col("country"), col("place"));
+    let plan = join(sales, notes(few), JoinKind::Inner, on);
+    let expected = expect_file!["join_of_unknown.txt"];
+    inputs.check(plan, &CLUSTER, expected).await;
+}
