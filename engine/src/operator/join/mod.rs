@@ -33,7 +33,7 @@ use crate::operator::{Breaker, Operator};
 use crate::plan::JoinStep;
 
 pub use build::{Builder, FilterRequest, JoinTable};
-pub use spec::JoinSpec;
+pub use spec::{JoinSpec, can_filter};
 
 use flags::Flags;
 
