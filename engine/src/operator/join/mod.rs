@@ -35,7 +35,7 @@ use crate::plan::JoinStep;
 pub use build::{Builder, FilterRequest, JoinTable};
 pub use spec::{JoinSpec, can_filter};
 
-use flags::Flags;
+use flags::{Chains, Flags};
 
 /// Who reserves the memory of tables, in errors.
 const OWNER: &str = "join";
@@ -45,6 +45,7 @@ pub struct Join {
     spec: Arc<JoinSpec>,
     table: Arc<JoinTable>,
     flags: Option<Flags>,
+    chains: Option<Chains>,
     cancel: CancelToken,
 }
 
@@ -62,10 +63,18 @@ impl Join {
             true => Some(table.flags()?),
             false => None,
         };
+        // Where a condition decides about each pair, rows that are marked are left out of the
+        // chains; without one, whole keys are marked at once.
+        let only_marks = flags.is_some() && !spec.emits_pairs();
+        let chains = match only_marks && spec.filter.is_some() {
+            true => Some(table.chains()?),
+            false => None,
+        };
         Ok(Arc::new(Join {
             spec,
             table,
             flags,
+            chains,
             cancel,
         }))
     }

@@ -29,6 +29,20 @@ impl Pairs {
         self.build.clear();
     }
 
+    /// Puts `next` of each build row in its place, and drops the pair where that is 0.
+    #[inline]
+    pub(super) fn advance(&mut self, next: impl Fn(u32) -> u32) {
+        let mut kept = 0;
+        for pair in 0..self.len() {
+            let row = next(self.build[pair]);
+            self.probe[kept] = self.probe[pair];
+            self.build[kept] = row;
+            kept += usize::from(row != 0);
+        }
+        self.probe.truncate(kept);
+        self.build.truncate(kept);
+    }
+
     /// Keeps the pairs that `mask` has.
     fn retain(&mut self, mask: &BooleanArray) {
         let mut kept = 0;
