@@ -419,3 +419,41 @@ fn a_table_past_its_memory_names_the_join_and_the_figures() {
     }
     assert!(refused > 40, "refused={refused}");
 }
+
+#[test]
+fn few_joined_rows_come_out_in_few_batches() {
+    let build = all_alike("build", 1);
+    // One of a thousand rows has a match.
+    let keys = (0..400_000).map(|row| {
+        if row % 1000 == 0 {
+            "the same key"
+        } else {
+            "other"
+        }
+    });
+    let keys: ArrayRef = Arc::new(StringViewArray::from_iter_values(keys));
+    let probe = RecordBatch::try_from_iter([("probe_key0", keys)]).expect("a column");
+    let step = JoinStep {
+        side: 0,
+        kind: StepKind::Inner,
+        probe_keys: vec![col("probe_key0")],
+        build_keys: vec![col("build_key0")],
+        filter: None,
+        output: vec!["probe_key0".to_owned(), "build_value".to_owned()],
+    };
+    let join = ready(&step, &probe.schema(), &[build]);
+    let mut lane = join.lane().expect("a lane");
+    let mut made = Vec::new();
+    let mut emit = |batch: RecordBatch| {
+        made.push(batch.num_rows());
+        Ok(())
+    };
+    for start in (0..probe.num_rows()).step_by(BATCH_ROWS) {
+        let length = BATCH_ROWS.min(probe.num_rows() - start);
+        lane.push(probe.slice(start, length), &mut emit)
+            .expect("text");
+    }
+    lane.finish(&mut emit).expect("rows that are there");
+    // What 32 batches of probe rows make, then the rest.
+    assert_eq!(made, [263, 137]);
+}

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::take;
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
 use crate::limits::BATCH_ROWS;
+use crate::operator::Emit;
 use crate::operator::join::Join;
 use crate::operator::join::pairs::Pairs;
-use crate::operator::{Emit, Operator};
 use crate::plan::StepKind;
 
 /// Pairs that are compared together where a match may end the search for a row.
@@ -68,6 +69,26 @@ impl Probe {
             open: Pairs::default(),
             matched: Vec::new(),
         })
+    }
+
+    /// The columns that come out.
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(self.join.spec.schema())
+    }
+
+    /// Looks up the rows of `batch`.
+    pub(super) fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
+        let rows = batch.num_rows();
+        if rows == 0 || self.join.table.rows() == 0 && self.join.spec.needs_build_rows() {
+            return Ok(());
+        }
+        if rows <= BATCH_ROWS {
+            return self.push_some(batch, emit);
+        }
+        for start in (0..rows).step_by(BATCH_ROWS) {
+            self.push_some(batch.slice(start, BATCH_ROWS.min(rows - start)), emit)?;
+        }
+        Ok(())
     }
 
     /// Takes at most [`BATCH_ROWS`] rows.
@@ -309,21 +330,5 @@ impl Probe {
         }
         self.open.probe.truncate(kept);
         self.open.build.truncate(kept);
-    }
-}
-
-impl Operator for Probe {
-    fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
-        let rows = batch.num_rows();
-        if rows == 0 || self.join.table.rows() == 0 && self.join.spec.needs_build_rows() {
-            return Ok(());
-        }
-        if rows <= BATCH_ROWS {
-            return self.push_some(batch, emit);
-        }
-        for start in (0..rows).step_by(BATCH_ROWS) {
-            self.push_some(batch.slice(start, BATCH_ROWS.min(rows - start)), emit)?;
-        }
-        Ok(())
     }
 }
