@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use kiln_engine::Result;
 use kiln_engine::expr::{Expr, col};
 use kiln_engine::id::StageId;
+use kiln_engine::operator::join::can_filter;
 use kiln_engine::plan::{
     Deal, JoinStep, KeyFilterSpec, OperatorSpec, ScanSpec, Side, SinkSpec, Stage, StageSource,
 };
@@ -204,7 +205,8 @@ fn key_filters(scan: &ScanSpec, sides: &[Side], operators: &[OperatorSpec]) -> V
     found
 }
 
-/// The keys of one join that are columns as they were scanned, of the very type of the other side.
+/// The keys of one join that are columns as they were scanned, of types by which they can be
+/// filtered.
 fn filters_of(
     join: &JoinStep,
     operator: usize,
@@ -214,19 +216,37 @@ fn filters_of(
 ) -> Vec<KeyFilterSpec> {
     let pairs = join.probe_keys.iter().zip(&join.build_keys).enumerate();
     let filter = |(key, (probe, build)): (usize, (&Expr, &Expr))| {
-        let (Expr::Column(probe), Expr::Column(build)) = (probe, build) else {
+        let Expr::Column(build) = build else {
             return None;
         };
-        let &(_, column) = traced.iter().find(|(name, _)| name == probe)?;
+        let of = |probe: &str| {
+            let &(_, column) = traced.iter().find(|(name, _)| name == probe)?;
+            Some((column, scan.file_schema.field(column).data_type()))
+        };
+        let (column, scanned) = match probe {
+            Expr::Column(probe) => of(probe)?,
+            Expr::Cast { expr, to, .. } => match &**expr {
+                Expr::Column(probe) => of(probe).filter(|(_, from)| is_wider(from, to))?,
+                _ => return None,
+            },
+            _ => return None,
+        };
         let build = side.field_with_name(build).ok()?;
-        let same = scan.file_schema.field(column).data_type() == build.data_type();
-        same.then_some(KeyFilterSpec {
+        can_filter(scanned, build.data_type()).then_some(KeyFilterSpec {
             column,
             operator,
             key,
         })
     };
     pairs.filter_map(filter).collect()
+}
+
+/// Whether every whole number of one type is one of the other, so that a cast neither fails nor
+/// changes which rows are equal.
+fn is_wider(from: &DataType, to: &DataType) -> bool {
+    from.is_signed_integer()
+        && to.is_signed_integer()
+        && from.primitive_width() <= to.primitive_width()
 }
 
 /// The traced columns that `exprs` pass on, under their new names.
@@ -241,4 +261,66 @@ fn renamed(traced: &[(String, usize)], exprs: &[Expr]) -> Vec<(String, usize)> {
         _ => None,
     });
     passed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_engine::plan::{ScanFormat, StepKind};
+
+    use super::*;
+
+    /// Whether the scan of a column `a` is filtered by a join on `key` with a `b` of type `build`.
+    fn is_filtered(a: DataType, key: Expr, build: DataType) -> bool {
+        let one = |name: &str, data_type| Schema::new(vec![Field::new(name, data_type, true)]);
+        let scan = ScanSpec {
+            format: ScanFormat::Parquet,
+            file_schema: Arc::new(one("a", a)),
+            projection: vec![0],
+            predicate: None,
+            key_filters: vec![],
+            files: vec![],
+            tasks: vec![],
+        };
+        let side = Side {
+            stage: StageId(0),
+            schema: Arc::new(one("b", build)),
+            broadcast: true,
+        };
+        let join = OperatorSpec::Join(JoinStep {
+            side: 0,
+            kind: StepKind::Inner,
+            probe_keys: vec![key],
+            build_keys: vec![col("b")],
+            filter: None,
+            output: vec![],
+        });
+        !key_filters(&scan, &[side], &[join]).is_empty()
+    }
+
+    #[test]
+    fn scans_are_filtered_by_keys_of_other_exact_types() {
+        use DataType::{Date32, Decimal64, Float64, Int32, Int64, UInt32, Utf8View};
+        for (scanned, cast, build, expected) in [
+            (Int64, None, Int64, true),
+            (Int32, None, Int64, true),
+            (Int64, None, Int32, true),
+            (Decimal64(15, 2), None, Decimal64(10, 4), true),
+            (Int32, Some(Int64), Int64, true),
+            // The cast may fail, and somebody may want to know.
+            (Int64, Some(Int32), Int32, false),
+            (UInt32, Some(Int32), Int32, false),
+            (Decimal64(15, 2), Some(Int64), Int64, false),
+            (Date32, None, Date32, true),
+            (Utf8View, None, Utf8View, true),
+            (Int64, None, Float64, false),
+            (Float64, None, Int64, false),
+        ] {
+            let key = match cast.clone() {
+                Some(to) => col("a").cast(to),
+                None => col("a"),
+            };
+            let found = is_filtered(scanned.clone(), key, build.clone());
+            assert_eq!(found, expected, "{scanned} {cast:?} {build}");
+        }
+    }
 }

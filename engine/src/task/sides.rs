@@ -28,8 +28,9 @@ pub(super) struct SideTable {
     columns: Vec<usize>,
 }
 
-/// The tables of all joins of the task, whose source has the columns `schema`. None behind a join
-/// that lets no row pass.
+/// The tables of all joins of the task, in the order of its operators; its source has the columns
+/// `schema`. All are built, even where an earlier one turns out to let no row pass: a later join
+/// may emit build rows all the same, and other tasks of the stage share what is built.
 ///
 /// # Errors
 /// `Invalid` if an operator does not fit its rows; what reading the sides answered; `Exhausted` if

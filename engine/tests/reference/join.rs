@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::record_batch::RecordBatch;
+use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+use arrow::datatypes::Schema;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use fastrand::Rng;
 use kiln_engine::context::CancelToken;
 use kiln_engine::expr::{Expr, col};
@@ -108,6 +110,13 @@ fn run(
             .push(batch, &mut emit)
             .expect("rows that can be compared");
     }
+    for operator in &mut operators {
+        let mut emit = |batch| {
+            made.push(batch);
+            Ok(())
+        };
+        operator.finish(&mut emit).expect("rows that are there");
+    }
     if let Some(breaker) = join.breaker() {
         for morsel in breaker.merge().expect("rows that are there") {
             let mut emit = |batch| {
@@ -201,4 +210,250 @@ fn a_key_with_very_many_matches_comes_out_in_pieces() {
             compare(seed, &mut random, types, &probe, &build);
         }
     }
+}
+
+/// Rows that all have the same text as their key, which is looked up by hash.
+fn all_alike(side: &str, count: i64) -> RecordBatch {
+    let keys = StringViewArray::from_iter_values((0..count).map(|_| "the same key"));
+    let values = Int64Array::from_iter_values(0..count);
+    RecordBatch::try_from_iter([
+        (format!("{side}_key0"), Arc::new(keys) as ArrayRef),
+        (format!("{side}_value"), Arc::new(values)),
+    ])
+    .expect("columns of one length")
+}
+
+/// A join of `probe` and `build`, ready to look up.
+fn ready(step: &JoinStep, probe: &Schema, build: &[RecordBatch]) -> Arc<Join> {
+    let spec = JoinSpec::new(step, probe, build[0].schema_ref()).expect("a join that fits");
+    let spec = Arc::new(spec);
+    let budget = MemoryBudget::new(1 << 30);
+    let cancel = CancelToken::default;
+    let builder = Builder::new(Arc::clone(&spec), Vec::new(), &budget, cancel());
+    for batch in build {
+        builder.add(batch).expect("memory for all");
+    }
+    let table = builder.finish().expect("memory for all");
+    Join::new(spec, Arc::new(table), cancel()).expect("memory for all")
+}
+
+/// Counts the rows that come out where every lane looks up all of `probe`, all at once.
+fn count(join: &Arc<Join>, probe: &RecordBatch, lanes: usize) -> usize {
+    let look_up = || {
+        let (mut lane, mut rows) = (join.lane().expect("a lane"), 0);
+        let mut emit = |batch: RecordBatch| {
+            rows += batch.num_rows();
+            Ok(())
+        };
+        for start in (0..probe.num_rows()).step_by(BATCH_ROWS) {
+            let length = BATCH_ROWS.min(probe.num_rows() - start);
+            let pushed = lane.push(probe.slice(start, length), &mut emit);
+            pushed.expect("rows that can be compared");
+        }
+        lane.finish(&mut emit).expect("rows that are there");
+        rows
+    };
+    let mut rows: usize = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(look_up)).collect();
+        let rows = lanes.into_iter().map(|lane| lane.join().expect("no panic"));
+        rows.sum()
+    });
+    let morsels = join.breaker().map(|breaker| breaker.merge());
+    for morsel in morsels.transpose().expect("rows").unwrap_or_default() {
+        let mut emit = |batch: RecordBatch| {
+            rows += batch.num_rows();
+            Ok(())
+        };
+        morsel(&mut emit).expect("rows that are there");
+    }
+    rows
+}
+
+/// One pair after the other would be ten thousand million pairs for each case.
+#[test]
+fn a_key_that_all_rows_have_is_not_a_square_of_work() {
+    const ROWS: i64 = 100_000;
+    let (probe, build) = (all_alike("probe", ROWS), all_alike("build", ROWS));
+    let all = ROWS as usize;
+    for (kind, filter, expected) in [
+        (StepKind::BuildSemi, None, all),
+        (StepKind::BuildAnti, None, 0),
+        (StepKind::ProbeSemi, None, 2 * all),
+        (StepKind::ProbeAnti, None, 0),
+        // All build rows but the one with the value 0 have a partner.
+        (
+            StepKind::BuildSemi,
+            Some(col("probe_value").lt(col("build_value"))),
+            all - 1,
+        ),
+        (
+            StepKind::BuildAnti,
+            Some(col("probe_value").lt(col("build_value"))),
+            1,
+        ),
+    ] {
+        let output = match kind {
+            StepKind::BuildSemi | StepKind::BuildAnti => "build_value",
+            _ => "probe_value",
+        };
+        let step = JoinStep {
+            side: 0,
+            kind,
+            probe_keys: vec![col("probe_key0")],
+            build_keys: vec![col("build_key0")],
+            filter,
+            output: vec![output.to_owned()],
+        };
+        let join = ready(&step, &probe.schema(), std::slice::from_ref(&build));
+        assert_eq!(count(&join, &probe, 2), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_side_of_no_rows_or_no_batches_is_empty() {
+    let mut random = Rng::with_seed(0);
+    for (kind, keys) in KINDS
+        .iter()
+        .flat_map(|kind| [(*kind, 0), (*kind, 1), (*kind, 2)])
+    {
+        let types = &[KeyType::Int64, KeyType::Text][..keys];
+        let some = |random: &mut Rng, side: &str| Rows::random(random, side, 20, types);
+        let (probe, build) = (some(&mut random, "probe"), some(&mut random, "build"));
+        let none = |side: &Rows| side.batch.slice(0, 0);
+        let mut join = |probes: &[RecordBatch], builds: &[RecordBatch]| {
+            let step = step(&mut random, kind, keys, false);
+            let budget = MemoryBudget::new(1 << 30);
+            let made = run(&step, (&probe, probes), (&build, builds), 2, &budget);
+            made.iter().map(RecordBatch::num_rows).sum::<usize>()
+        };
+        let keeps = |kinds: &[StepKind]| if kinds.contains(&kind) { 20 } else { 0 };
+        let of_probe = keeps(&[
+            StepKind::ProbeOuter,
+            StepKind::FullOuter,
+            StepKind::ProbeAnti,
+        ]);
+        let of_build = keeps(&[
+            StepKind::BuildOuter,
+            StepKind::FullOuter,
+            StepKind::BuildAnti,
+        ]);
+        let (probes, builds) = ([probe.batch.clone()], [build.batch.clone()]);
+        for empty in [vec![], vec![none(&build)]] {
+            assert_eq!(join(&probes, &empty), of_probe, "{kind:?} keys={keys}");
+        }
+        for empty in [vec![], vec![none(&probe)]] {
+            assert_eq!(join(&empty, &builds), of_build, "{kind:?} keys={keys}");
+        }
+        assert_eq!(join(&[], &[]), 0, "{kind:?} keys={keys}");
+    }
+}
+
+#[test]
+fn a_side_of_more_rows_than_have_numbers_is_refused() {
+    let none = Arc::new(Schema::empty());
+    let step = JoinStep {
+        side: 0,
+        kind: StepKind::Inner,
+        probe_keys: vec![],
+        build_keys: vec![],
+        filter: None,
+        output: vec![],
+    };
+    // Rows without columns take no memory.
+    let rows = |rows: usize| {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&none), vec![], &options).expect("rows")
+    };
+    let finish = |second: usize| {
+        let spec = JoinSpec::new(&step, &none, &none).expect("a join that fits");
+        let budget = MemoryBudget::new(1 << 20);
+        let builder = Builder::new(Arc::new(spec), vec![], &budget, CancelToken::default());
+        for rows in [rows(1 << 31), rows(second)] {
+            builder.add(&rows).expect("memory for all");
+        }
+        builder.finish().map(|table| table.rows())
+    };
+    let most = u32::MAX as usize - 1;
+    assert_eq!(finish(most - (1 << 31)).expect("just so many"), most);
+    for second in [most + 1 - (1 << 31), 1 << 31, (1 << 31) + 5] {
+        let error = finish(second).expect_err("too many rows");
+        assert_eq!(error.kind(), kiln_engine::ErrorKind::Exhausted);
+        assert!(error.message().contains("limit=4294967294"), "{error}");
+    }
+}
+
+#[test]
+fn a_table_past_its_memory_names_the_join_and_the_figures() {
+    let build = all_alike("build", 10_000);
+    let probe = all_alike("probe", 1);
+    let mut refused = 0;
+    for (kind, limit) in KINDS.iter().flat_map(|kind| {
+        let limits = (10..24).map(|bits| 1u64 << bits);
+        limits.map(|limit| (*kind, limit))
+    }) {
+        let step = JoinStep {
+            side: 0,
+            kind,
+            probe_keys: vec![col("probe_key0")],
+            build_keys: vec![col("build_key0")],
+            filter: Some(col("probe_value").lt(col("build_value"))),
+            output: vec![],
+        };
+        let spec = JoinSpec::new(&step, probe.schema_ref(), build.schema_ref());
+        let spec = Arc::new(spec.expect("a join that fits"));
+        let budget = MemoryBudget::new(limit);
+        let builder = Builder::new(Arc::clone(&spec), vec![], &budget, CancelToken::default());
+        let join = builder
+            .add(&build)
+            .and_then(|()| builder.finish())
+            .and_then(|table| Join::new(spec, Arc::new(table), CancelToken::default()));
+        if let Err(error) = join.map(drop) {
+            refused += 1;
+            assert_eq!(error.kind(), kiln_engine::ErrorKind::Exhausted);
+            let message = error.message();
+            let figures = format!("limit={limit}");
+            assert!(message.starts_with("join needs more memory"), "{message}");
+            assert!(message.contains("requested=") && message.contains(&figures));
+        }
+        assert_eq!(budget.used(), 0, "all memory is given back");
+    }
+    assert!(refused > 40, "refused={refused}");
+}
+
+#[test]
+fn few_joined_rows_come_out_in_few_batches() {
+    let build = all_alike("build", 1);
+    // One of a thousand rows has a match.
+    let keys = (0..400_000).map(|row| {
+        if row % 1000 == 0 {
+            "the same key"
+        } else {
+            "other"
+        }
+    });
+    let keys: ArrayRef = Arc::new(StringViewArray::from_iter_values(keys));
+    let probe = RecordBatch::try_from_iter([("probe_key0", keys)]).expect("a column");
+    let step = JoinStep {
+        side: 0,
+        kind: StepKind::Inner,
+        probe_keys: vec![col("probe_key0")],
+        build_keys: vec![col("build_key0")],
+        filter: None,
+        output: vec!["probe_key0".to_owned(), "build_value".to_owned()],
+    };
+    let join = ready(&step, &probe.schema(), &[build]);
+    let mut lane = join.lane().expect("a lane");
+    let mut made = Vec::new();
+    let mut emit = |batch: RecordBatch| {
+        made.push(batch.num_rows());
+        Ok(())
+    };
+    for start in (0..probe.num_rows()).step_by(BATCH_ROWS) {
+        let length = BATCH_ROWS.min(probe.num_rows() - start);
+        lane.push(probe.slice(start, length), &mut emit)
+            .expect("text");
+    }
+    lane.finish(&mut emit).expect("rows that are there");
+    // What 32 batches of probe rows make, then the rest.
+    assert_eq!(made, [263, 137]);
 }

@@ -19,7 +19,7 @@ use crate::kernel::key_filter::KeyFilter;
 use crate::kernel::number::{Range, is_number, range};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::operator::join::columns::join_pieces;
-use crate::operator::join::flags::Flags;
+use crate::operator::join::flags::{Chains, Flags};
 use crate::operator::join::index::{Codes, Index, Layout};
 use crate::operator::join::keys::{Encoder, comparable};
 use crate::operator::join::{JoinSpec, OWNER};
@@ -70,6 +70,11 @@ impl JoinTable {
     /// Marks for every row, none set.
     pub(super) fn flags(&self) -> Result<Flags> {
         Flags::new(self.rows, self.memory.reserve(OWNER))
+    }
+
+    /// The chains of all rows, from which rows can be left out.
+    pub(super) fn chains(&self) -> Result<Chains> {
+        Chains::new(&self.index, self.rows, self.memory.reserve(OWNER))
     }
 }
 
@@ -271,12 +276,19 @@ fn index(
     let (encoder, codes) = Encoder::new(ranges(spec, keys)?);
     let layout = Layout::new(rows, codes, encoder.is_exact());
     held.grow(layout.bytes(rows))?;
+    // Narrow codes are stored while rows are entered, wide ones for good.
+    let spare = match layout {
+        Layout::Narrow => 8 * rows as u64,
+        Layout::Places(_) | Layout::Wide => 0,
+    };
+    held.grow(spare)?;
     let pieces: Vec<&[ArrayRef]> = keys.iter().map(Vec::as_slice).collect();
     let codes = match layout {
         Layout::Places(_) => Codes::Keys(&encoder, pieces),
         _ => Codes::Stored(codes_of(&encoder, &pieces, rows)?),
     };
     let index = Index::new(layout, rows as u32, codes, rayon::current_num_threads())?;
+    held.shrink(spare);
     Ok((encoder, index))
 }
 

@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::Result;
 use crate::limits::BATCH_ROWS;
 use crate::memory::Reservation;
 use crate::operator::join::Join;
+use crate::operator::join::index::Index;
 use crate::operator::{Breaker, Emit, Morsel, Operator};
 use crate::plan::StepKind;
 
@@ -34,18 +35,52 @@ impl Flags {
         })
     }
 
-    /// Marks a row. Looks first: most rows that have matches have several.
+    /// Marks a row; false if it was marked already. Looks first: most rows that have matches have
+    /// several.
     #[inline]
-    pub(super) fn set(&self, row: u32) {
+    pub(super) fn set(&self, row: u32) -> bool {
         let (word, bit) = (&self.words[row as usize / 64], 1 << (row % 64));
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            word.fetch_or(bit, Ordering::Relaxed);
-        }
+        word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     #[inline]
     pub(super) fn is_set(&self, row: u32) -> bool {
         self.words[row as usize / 64].load(Ordering::Relaxed) >> (row % 64) & 1 == 1
+    }
+}
+
+/// Chains of build rows out of which those that are marked fall. Rows are numbered from 1, as in
+/// an [`Index`].
+#[derive(Debug)]
+pub(super) struct Chains {
+    next: Vec<AtomicU32>,
+    _held: Reservation,
+}
+
+impl Chains {
+    pub(super) fn new(index: &Index, rows: usize, mut held: Reservation) -> Result<Self> {
+        held.grow(4 * rows as u64)?;
+        let next = (1..=rows as u32).map(|row| AtomicU32::new(index.next(row)));
+        Ok(Chains {
+            next: next.collect(),
+            _held: held,
+        })
+    }
+
+    /// The next row of the chain of `row` that is not marked, or 0. Whatever another lane writes
+    /// here at the same time also passes over marked rows only.
+    #[inline]
+    pub(super) fn next(&self, row: u32, flags: &Flags) -> u32 {
+        let after = |row: u32| &self.next[row as usize - 1];
+        let first = after(row).load(Ordering::Relaxed);
+        let mut next = first;
+        while next != 0 && flags.is_set(next - 1) {
+            next = after(next).load(Ordering::Relaxed);
+        }
+        if next != first {
+            after(row).store(next, Ordering::Relaxed);
+        }
+        next
     }
 }
 

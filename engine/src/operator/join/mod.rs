@@ -8,7 +8,7 @@
 //! - [`spec`]: a join step checked against its columns;
 //! - [`build`], [`columns`]: from batches to a table;
 //! - [`keys`]: keys as numbers of 64 bits, [`index`]: from such a number to rows;
-//! - [`probe`], [`pairs`]: look-ups on a lane;
+//! - [`probe`], [`pairs`]: look-ups on a lane; [`output`]: small batches of what they find;
 //! - [`flags`]: the kinds that emit build rows when all probe rows have been seen.
 //!
 //! Equality is that of `=` in expressions: null equals nothing, NaN equals itself, and 0.0 and
@@ -19,6 +19,7 @@ mod columns;
 mod flags;
 mod index;
 mod keys;
+mod output;
 mod pairs;
 mod probe;
 mod spec;
@@ -33,9 +34,9 @@ use crate::operator::{Breaker, Operator};
 use crate::plan::JoinStep;
 
 pub use build::{Builder, FilterRequest, JoinTable};
-pub use spec::JoinSpec;
+pub use spec::{JoinSpec, can_filter};
 
-use flags::Flags;
+use flags::{Chains, Flags};
 
 /// Who reserves the memory of tables, in errors.
 const OWNER: &str = "join";
@@ -45,6 +46,7 @@ pub struct Join {
     spec: Arc<JoinSpec>,
     table: Arc<JoinTable>,
     flags: Option<Flags>,
+    chains: Option<Chains>,
     cancel: CancelToken,
 }
 
@@ -62,10 +64,18 @@ impl Join {
             true => Some(table.flags()?),
             false => None,
         };
+        // Where a condition decides about each pair, rows that are marked are left out of the
+        // chains; without one, whole keys are marked at once.
+        let only_marks = flags.is_some() && !spec.emits_pairs();
+        let chains = match only_marks && spec.filter.is_some() {
+            true => Some(table.chains()?),
+            false => None,
+        };
         Ok(Arc::new(Join {
             spec,
             table,
             flags,
+            chains,
             cancel,
         }))
     }
@@ -75,7 +85,8 @@ impl Join {
     /// # Errors
     /// Where the build rows cannot be copied.
     pub fn lane(self: &Arc<Self>) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(probe::Probe::new(Arc::clone(self))?))
+        let probe = probe::Probe::new(Arc::clone(self))?;
+        Ok(Box::new(output::Output::new(probe)))
     }
 
     /// The join as a breaker, if its kind emits build rows once all lanes have looked up.

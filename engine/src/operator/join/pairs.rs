@@ -10,7 +10,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use crate::error::Result;
 use crate::operator::join::Join;
 use crate::operator::join::keys::retain_equal;
-use crate::operator::join::spec::From;
+use crate::operator::join::spec::Origin;
 
 /// Rows that meet: a probe row of the batch at hand and a build row, each numbered from 0.
 #[derive(Debug, Default)]
@@ -27,6 +27,20 @@ impl Pairs {
     pub(super) fn clear(&mut self) {
         self.probe.clear();
         self.build.clear();
+    }
+
+    /// Puts `next` of each build row in its place, and drops the pair where that is 0.
+    #[inline]
+    pub(super) fn advance(&mut self, next: impl Fn(u32) -> u32) {
+        let mut kept = 0;
+        for pair in 0..self.len() {
+            let row = next(self.build[pair]);
+            self.probe[kept] = self.probe[pair];
+            self.build[kept] = row;
+            kept += usize::from(row != 0);
+        }
+        self.probe.truncate(kept);
+        self.build.truncate(kept);
     }
 
     /// Keeps the pairs that `mask` has.
@@ -63,8 +77,8 @@ impl Join {
         }
         let (probe, build) = (indices(&pairs.probe), indices(&pairs.build));
         let columns = filter.columns.iter().map(|from| match *from {
-            From::Probe(column) => Ok(take(batch.column(column), &probe, None)?),
-            From::Build(column) => Ok(take(&self.table.columns[column], &build, None)?),
+            Origin::Probe(column) => Ok(take(batch.column(column), &probe, None)?),
+            Origin::Build(column) => Ok(take(&self.table.columns[column], &build, None)?),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(pairs.len()));
@@ -128,8 +142,8 @@ impl Join {
         let mut columns = Vec::with_capacity(fields.len());
         for (from, field) in self.spec.output.iter().zip(fields) {
             columns.push(match *from {
-                From::Probe(_) => new_null_array(field.data_type(), rows.len()),
-                From::Build(column) => take(&self.table.columns[column], &taken, None)?,
+                Origin::Probe(_) => new_null_array(field.data_type(), rows.len()),
+                Origin::Build(column) => take(&self.table.columns[column], &taken, None)?,
             });
         }
         self.batch(rows.len(), columns)
@@ -143,8 +157,8 @@ impl Join {
         build: impl Fn(usize) -> Result<ArrayRef>,
     ) -> Result<RecordBatch> {
         let columns = self.spec.output.iter().map(|from| match *from {
-            From::Probe(column) => probe(column),
-            From::Build(column) => build(column),
+            Origin::Probe(column) => probe(column),
+            Origin::Build(column) => build(column),
         });
         self.batch(rows, columns.collect::<Result<_>>()?)
     }

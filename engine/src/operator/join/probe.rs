@@ -10,17 +10,34 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::take;
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
 use crate::limits::BATCH_ROWS;
+use crate::operator::Emit;
 use crate::operator::join::Join;
 use crate::operator::join::pairs::Pairs;
-use crate::operator::{Emit, Operator};
 use crate::plan::StepKind;
 
-/// Pairs that are compared together where the first match ends the search for a row.
+/// Pairs that are compared together where a match may end the search for a row.
 const SEARCHED_PAIRS: usize = 1024;
+
+/// Rows that are searched for together where build rows are only marked.
+const MARKED_TOGETHER: usize = 128;
+
+/// What ends the search for a probe row, besides the end of its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Nothing: every match counts.
+    Never,
+    /// Its first match.
+    AtMatch,
+    /// A match that is marked. Whoever marked it came down the same chain with the same key and
+    /// marks the rest, unless it met somebody in turn, further down; so the rows of a key are
+    /// walked through once, not once for each probe row that has the key.
+    AtMark,
+}
 
 /// A join on one lane.
 pub(super) struct Probe {
@@ -32,7 +49,7 @@ pub(super) struct Probe {
     pairs: Pairs,
     /// Probe rows that are not done, and where in its chain each of them is.
     open: Pairs,
-    /// Probe rows of the batch that had a match.
+    /// Probe rows of the batch that had a match, or such a one that ends their search.
     matched: Vec<bool>,
 }
 
@@ -52,6 +69,26 @@ impl Probe {
             open: Pairs::default(),
             matched: Vec::new(),
         })
+    }
+
+    /// The columns that come out.
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(self.join.spec.schema())
+    }
+
+    /// Looks up the rows of `batch`.
+    pub(super) fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
+        let rows = batch.num_rows();
+        if rows == 0 || self.join.table.rows() == 0 && self.join.spec.needs_build_rows() {
+            return Ok(());
+        }
+        if rows <= BATCH_ROWS {
+            return self.push_some(batch, emit);
+        }
+        for start in (0..rows).step_by(BATCH_ROWS) {
+            self.push_some(batch.slice(start, BATCH_ROWS.min(rows - start)), emit)?;
+        }
+        Ok(())
     }
 
     /// Takes at most [`BATCH_ROWS`] rows.
@@ -86,7 +123,9 @@ impl Probe {
         let matches = self.found.iter().filter(|row| **row != 0).count();
         if let Some(flags) = &join.flags {
             let rows = self.found.iter().filter(|row| **row != 0);
-            rows.for_each(|row| flags.set(row - 1));
+            rows.for_each(|row| {
+                flags.set(row - 1);
+            });
         }
         if matches == batch.num_rows() && !self.constants.is_empty() {
             let column = |column: usize| Ok(Arc::clone(batch.column(column)));
@@ -160,39 +199,26 @@ impl Probe {
 
     /// Follows every chain to its end, or to the first match if that is all that is asked for.
     fn search(&mut self, batch: &RecordBatch, keys: &[ArrayRef], emit: Emit<'_>) -> Result<()> {
-        let kind = self.join.spec.kind;
-        let one_is_enough = matches!(kind, StepKind::ProbeSemi | StepKind::ProbeAnti);
+        let (kind, stop) = (self.join.spec.kind, self.stop());
         self.matched.clear();
         self.matched.resize(batch.num_rows(), false);
-        self.open.clear();
-        for (row, found) in self
-            .found
-            .iter()
-            .enumerate()
-            .filter(|(_, found)| **found != 0)
-        {
-            self.open.probe.push(row as u32);
-            self.open.build.push(*found);
-        }
-        let full = if one_is_enough {
-            SEARCHED_PAIRS
-        } else {
-            BATCH_ROWS
-        };
         self.pairs.clear();
-        while self.open.len() > 0 {
-            if self.pairs.len() + self.open.len() > BATCH_ROWS {
-                self.settle(batch, keys, emit)?;
+        // Rows that follow others find what these have marked.
+        let together = match self.join.chains {
+            Some(_) => MARKED_TOGETHER,
+            None => BATCH_ROWS,
+        };
+        let found = std::mem::take(&mut self.found);
+        for (part, found) in found.chunks(together).enumerate() {
+            self.open.clear();
+            for (row, found) in (part * together..).zip(found).filter(|(_, row)| **row != 0) {
+                self.open.probe.push(row as u32);
+                self.open.build.push(*found);
             }
-            self.step();
-            if self.pairs.len() >= full {
-                self.settle(batch, keys, emit)?;
-                if one_is_enough {
-                    self.close_matched();
-                }
-            }
+            self.follow(stop, batch, keys, emit)?;
         }
-        self.settle(batch, keys, emit)?;
+        self.found = found;
+        self.settle(stop, batch, keys, emit)?;
         let matched = &self.matched;
         match kind {
             StepKind::ProbeSemi | StepKind::ProbeAnti => {
@@ -212,41 +238,85 @@ impl Probe {
         }
     }
 
+    /// Goes on with the open rows until none is left.
+    fn follow(
+        &mut self,
+        stop: Stop,
+        batch: &RecordBatch,
+        keys: &[ArrayRef],
+        emit: Emit<'_>,
+    ) -> Result<()> {
+        let full = match stop {
+            Stop::Never => BATCH_ROWS,
+            Stop::AtMatch | Stop::AtMark => SEARCHED_PAIRS,
+        };
+        while self.open.len() > 0 {
+            // A round need not make pairs.
+            self.join.cancel.check()?;
+            if self.pairs.len() + self.open.len() > BATCH_ROWS {
+                self.settle(stop, batch, keys, emit)?;
+            }
+            self.step();
+            if self.pairs.len() >= full {
+                self.settle(stop, batch, keys, emit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&self) -> Stop {
+        let spec = &self.join.spec;
+        match spec.kind {
+            StepKind::ProbeSemi | StepKind::ProbeAnti => Stop::AtMatch,
+            // With a condition, that a row is marked says nothing of the others of its key.
+            StepKind::BuildSemi | StepKind::BuildAnti if spec.filter.is_none() => Stop::AtMark,
+            _ => Stop::Never,
+        }
+    }
+
     /// One round: the build row at which each open row is becomes a pair, and the row goes on.
     fn step(&mut self) {
         let (pairs, open) = (&mut self.pairs, &mut self.open);
-        pairs.probe.extend_from_slice(&open.probe);
-        pairs.build.extend(open.build.iter().map(|row| row - 1));
-        let index = &self.join.table.index;
-        let mut kept = 0;
-        for at in 0..open.len() {
-            let next = index.next(open.build[at]);
-            open.probe[kept] = open.probe[at];
-            open.build[kept] = next;
-            kept += usize::from(next != 0);
+        if let (Some(chains), Some(flags)) = (&self.join.chains, &self.join.flags) {
+            for (probe, build) in open.probe.iter().zip(&open.build) {
+                if !flags.is_set(build - 1) {
+                    pairs.probe.push(*probe);
+                    pairs.build.push(build - 1);
+                }
+            }
+            open.advance(|row| chains.next(row, flags));
+        } else {
+            pairs.probe.extend_from_slice(&open.probe);
+            pairs.build.extend(open.build.iter().map(|row| row - 1));
+            open.advance(|row| self.join.table.index.next(row));
         }
-        open.probe.truncate(kept);
-        open.build.truncate(kept);
     }
 
-    /// Decides about the pairs gathered, notes what matched and emits what comes out.
-    fn settle(&mut self, batch: &RecordBatch, keys: &[ArrayRef], emit: Emit<'_>) -> Result<()> {
+    /// Decides about the pairs gathered, notes what matched, emits what comes out, and closes the
+    /// rows whose search is at an end.
+    fn settle(
+        &mut self,
+        stop: Stop,
+        batch: &RecordBatch,
+        keys: &[ArrayRef],
+        emit: Emit<'_>,
+    ) -> Result<()> {
         let join = &self.join;
         if self.pairs.len() == 0 {
             return Ok(());
         }
-        join.cancel.check()?;
         join.check_pairs(&mut self.pairs, batch, keys)?;
-        for row in &self.pairs.probe {
-            self.matched[*row as usize] = true;
-        }
-        if let Some(flags) = &join.flags {
-            self.pairs.build.iter().for_each(|row| flags.set(*row));
+        for (probe, build) in self.pairs.probe.iter().zip(&self.pairs.build) {
+            let is_first = join.flags.as_ref().is_none_or(|flags| flags.set(*build));
+            self.matched[*probe as usize] |= stop != Stop::AtMark || !is_first;
         }
         if join.spec.emits_pairs() && self.pairs.len() > 0 {
             emit(join.pair_rows(batch, &self.pairs)?)?;
         }
         self.pairs.clear();
+        if stop != Stop::Never {
+            self.close_matched();
+        }
         Ok(())
     }
 
@@ -260,21 +330,5 @@ impl Probe {
         }
         self.open.probe.truncate(kept);
         self.open.build.truncate(kept);
-    }
-}
-
-impl Operator for Probe {
-    fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
-        let rows = batch.num_rows();
-        if rows == 0 || self.join.table.rows() == 0 && self.join.spec.needs_build_rows() {
-            return Ok(());
-        }
-        if rows <= BATCH_ROWS {
-            return self.push_some(batch, emit);
-        }
-        for start in (0..rows).step_by(BATCH_ROWS) {
-            self.push_some(batch.slice(start, BATCH_ROWS.min(rows - start)), emit)?;
-        }
-        Ok(())
     }
 }

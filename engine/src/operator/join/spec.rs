@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
@@ -28,13 +29,13 @@ pub struct JoinSpec {
     pub(super) kept: Vec<usize>,
     pub(super) kept_types: Vec<DataType>,
     pub(super) filter: Option<PairFilter>,
-    pub(super) output: Vec<From>,
+    pub(super) output: Vec<Origin>,
     schema: SchemaRef,
 }
 
 /// Where a column of a pair is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum Origin {
     /// Position in the probe rows.
     Probe(usize),
     /// Position in the columns that the table keeps.
@@ -45,7 +46,7 @@ pub(super) enum From {
 #[derive(Debug)]
 pub(super) struct PairFilter {
     pub(super) predicate: Compiled,
-    pub(super) columns: Vec<From>,
+    pub(super) columns: Vec<Origin>,
     pub(super) schema: SchemaRef,
     /// The condition is the untyped null, which is true of no pair.
     pub(super) never: bool,
@@ -112,9 +113,8 @@ impl JoinSpec {
     /// as it is: none if values of that type cannot be told from the keys.
     pub fn filter_request(&self, key: usize, data_type: &DataType) -> Option<FilterRequest> {
         let common = self.key_types.get(key)?;
-        let whole = common.is_integer() && data_type.is_integer();
-        let exact = common.is_decimal() && (data_type.is_integer() || data_type.is_decimal());
-        (common == data_type || whole || exact).then(|| FilterRequest {
+        let can_cast = can_cast_types(common, data_type);
+        (can_cast && can_filter(data_type, common)).then(|| FilterRequest {
             key,
             data_type: data_type.clone(),
         })
@@ -142,6 +142,14 @@ impl JoinSpec {
     }
 }
 
+/// Whether a column of type `column` can be filtered by keys of type `keys`. Among exact numbers
+/// it can: a key that is brought to the column's type either keeps its value or is none that the
+/// column has.
+pub fn can_filter(column: &DataType, keys: &DataType) -> bool {
+    let is_exact = |data_type: &DataType| data_type.is_integer() || data_type.is_decimal();
+    column == keys || is_exact(column) && is_exact(keys)
+}
+
 fn key(key: &Expr, schema: &Schema, to: &DataType) -> Result<Compiled> {
     match typing::data_type(key, schema)? == *to {
         true => compile(key, schema),
@@ -157,9 +165,9 @@ struct Columns<'a> {
 
 impl Columns<'_> {
     /// Where the column `name` of a pair is found, and its field there.
-    fn find(&mut self, name: &str, probe: bool, build: bool) -> Result<(From, Field)> {
+    fn find(&mut self, name: &str, probe: bool, build: bool) -> Result<(Origin, Field)> {
         if let Some((index, field)) = self.probe.column_with_name(name).filter(|_| probe) {
-            return Ok((From::Probe(index), field.clone()));
+            return Ok((Origin::Probe(index), field.clone()));
         }
         let Some((index, field)) = self.build.column_with_name(name).filter(|_| build) else {
             let sides = [(self.probe, probe), (self.build, build)];
@@ -175,7 +183,7 @@ impl Columns<'_> {
             self.kept.push(index);
             self.kept.len() - 1
         });
-        Ok((From::Build(place), field.clone()))
+        Ok((Origin::Build(place), field.clone()))
     }
 
     fn filter(&mut self, filter: &Expr) -> Result<PairFilter> {
@@ -204,7 +212,7 @@ impl Columns<'_> {
         })
     }
 
-    fn output(&mut self, step: &JoinStep) -> Result<(Vec<From>, Vec<Field>)> {
+    fn output(&mut self, step: &JoinStep) -> Result<(Vec<Origin>, Vec<Field>)> {
         use StepKind::{
             BuildAnti, BuildOuter, BuildSemi, FullOuter, ProbeAnti, ProbeOuter, ProbeSemi,
         };
@@ -214,8 +222,8 @@ impl Columns<'_> {
         for name in &step.output {
             let (from, field) = self.find(name, probe, build)?;
             let gets_nulls = match from {
-                From::Probe(_) => matches!(step.kind, BuildOuter | FullOuter),
-                From::Build(_) => matches!(step.kind, ProbeOuter | FullOuter),
+                Origin::Probe(_) => matches!(step.kind, BuildOuter | FullOuter),
+                Origin::Build(_) => matches!(step.kind, ProbeOuter | FullOuter),
             };
             let nullable = field.is_nullable() || gets_nulls;
             output.push(from);

@@ -2,13 +2,15 @@
 //!
 //! Statistics are claims about order, and not every order is the one that we compare by. Those of
 //! old writers were ordered by signed bytes, so for strings and unsigned numbers they are worth
-//! nothing. A string may be cut short; then it is a bound still, only a wider one.
+//! nothing. A string may be cut short; then it is a bound still, only a wider one. Among floats
+//! writers take the two zeros for one, and NaN is in no order: the format says that a zero may
+//! stand for the other one, and that a bound that is NaN is none.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, UInt64Array, new_null_array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::basic::{ConvertedType, Type};
 use parquet::errors::ParquetError;
@@ -62,8 +64,8 @@ pub(super) fn leaf_bounds(
     let trusted = groups().all(|group| is_ordered(group, leaf));
     let required = footer.leaf(leaf).max_def_level() == 0;
     Ok(Some(Bounds {
-        least: converted(least, field.data_type(), trusted),
-        greatest: converted(greatest, field.data_type(), trusted),
+        least: converted(least, field.data_type(), trusted, End::Least),
+        greatest: converted(greatest, field.data_type(), trusted, End::Greatest),
         nulls: counts(&nulls, required),
         rows: row_counts(footer, indices),
     }))
@@ -99,15 +101,49 @@ pub(super) fn counts(nulls: &UInt64Array, required: bool) -> Vec<Option<u64>> {
         .collect()
 }
 
+/// Which of the two bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Least,
+    Greatest,
+}
+
 /// Bounds as values of the table's column; null where they are not to be trusted or do not fit.
-pub(super) fn converted(values: ArrayRef, to: &DataType, trusted: bool) -> ArrayRef {
+pub(super) fn converted(values: ArrayRef, to: &DataType, trusted: bool, end: End) -> ArrayRef {
     let known = match trusted {
-        true if values.data_type() == to => return values,
+        true if values.data_type() == to => Some(Arc::clone(&values)),
         // A value that does not fit becomes null, which is what an unknown bound is.
         true => cast(&values, to).ok(),
         false => None,
     };
+    let known = known.and_then(|known| of_floats(known, end));
     known.unwrap_or_else(|| new_null_array(to, values.len()))
+}
+
+/// Bounds that hold in the order that tells zeros apart, if these are bounds of floats; none if
+/// there is no telling.
+fn of_floats(values: ArrayRef, end: End) -> Option<ArrayRef> {
+    let sign = if end == End::Least { -1.0 } else { 1.0 };
+    Some(match values.data_type() {
+        DataType::Float16 => return None,
+        DataType::Float32 => {
+            let bound = |value: f32| match value {
+                0.0 => Some(0f32.copysign(sign)),
+                value => (!value.is_nan()).then_some(value),
+            };
+            let values = values.as_primitive::<Float32Type>();
+            Arc::new(values.unary_opt::<_, Float32Type>(bound))
+        }
+        DataType::Float64 => {
+            let bound = |value: f64| match value {
+                0.0 => Some(0f64.copysign(sign.into())),
+                value => (!value.is_nan()).then_some(value),
+            };
+            let values = values.as_primitive::<Float64Type>();
+            Arc::new(values.unary_opt::<_, Float64Type>(bound))
+        }
+        _ => values,
+    })
 }
 
 /// Whether the statistics of a leaf are in the order of its type.

@@ -16,7 +16,7 @@ use parquet::file::metadata::{
     ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder,
 };
 
-use super::bounds;
+use super::bounds::{self, End};
 use super::columns::{Columns, Source};
 use super::decode::RowGroup;
 use super::footer::{Footer, contain, unreadable};
@@ -176,8 +176,8 @@ fn pages(
     let required = footer.leaf(leaf).max_def_level() == 0;
     let data_type = source.field().data_type();
     let bounds = Bounds {
-        least: bounds::converted(least, data_type, true),
-        greatest: bounds::converted(greatest, data_type, true),
+        least: bounds::converted(least, data_type, true, End::Least),
+        greatest: bounds::converted(greatest, data_type, true, End::Greatest),
         nulls: bounds::counts(&nulls, required),
         rows: rows.iter().map(|rows| rows.len() as u64).collect(),
     };

@@ -5,8 +5,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::concat;
+use arrow::datatypes::{
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType,
+};
+use arrow::error::ArrowError;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowSelection, RowSelector};
 use parquet::errors::{ParquetError, Result};
 
@@ -95,7 +99,10 @@ impl Slow {
             let piece = match self.rest.take() {
                 Some(rest) => rest,
                 None => match self.pages.next().transpose()? {
-                    Some(batch) => Arc::clone(batch.column(0)),
+                    Some(batch) => {
+                        check_digits(batch.column(0))?;
+                        Arc::clone(batch.column(0))
+                    }
                     None => {
                         return Err(ParquetError::General(format!(
                             "it has fewer rows than the footer says missing={missing}"
@@ -118,6 +125,32 @@ impl Slow {
                 Ok(concat(&parts)?)
             }
         }
+    }
+}
+
+/// Makes sure that no decimal has more digits than its column declares, as [`super::column`] does;
+/// the crate takes them as they come.
+fn check_digits(values: &ArrayRef) -> Result<(), ArrowError> {
+    fn check<T: DecimalType>(values: &ArrayRef, digits: u8) -> Result<(), ArrowError> {
+        values
+            .as_primitive::<T>()
+            .validate_decimal_precision(digits)
+    }
+    match values.data_type() {
+        DataType::Decimal32(digits, _) => check::<Decimal32Type>(values, *digits),
+        DataType::Decimal64(digits, _) => check::<Decimal64Type>(values, *digits),
+        DataType::Decimal128(digits, _) => check::<Decimal128Type>(values, *digits),
+        DataType::Decimal256(digits, _) => check::<Decimal256Type>(values, *digits),
+        DataType::List(_) => check_digits(values.as_list::<i32>().values()),
+        DataType::Map(..) => {
+            let mut entries = values.as_map().entries().columns().iter();
+            entries.try_for_each(check_digits)
+        }
+        DataType::Struct(_) => {
+            let mut fields = values.as_struct().columns().iter();
+            fields.try_for_each(check_digits)
+        }
+        _ => Ok(()),
     }
 }
 

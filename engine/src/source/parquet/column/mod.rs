@@ -11,6 +11,7 @@
 
 mod check;
 mod dictionary;
+mod digits;
 mod header;
 mod hybrid;
 mod open;

@@ -4,7 +4,7 @@
 //! a page's strings are UTF-8 is asked once for the whole page where their lengths allow it: four
 //! bytes of length that are all ASCII do not disturb the text that they stand between.
 
-use std::ops::Range;
+use std::ops::{BitOr, Range};
 
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::ArrowNativeType;
@@ -30,23 +30,37 @@ pub(super) enum Source {
 }
 
 /// The images of values in memory: unsigned integers of their size, for strings views.
-pub(super) trait Item: ArrowNativeType + Send {
+pub(super) trait Item: ArrowNativeType + BitOr<Output = Self> + Send {
     /// The low bits of `bits`.
     fn low(bits: u128) -> Self;
+    /// The number with a sign of which this is the image.
+    fn signed(self) -> i128;
+    /// The bits of that number, turned round if it is negative.
+    fn bits(self) -> Self;
 }
 
 macro_rules! items {
-    ($($item:ty)*) => { $(
+    ($($item:ty: $signed:ty,)*) => { $(
         impl Item for $item {
             #[inline(always)]
             fn low(bits: u128) -> Self {
                 bits as $item
             }
+
+            #[inline(always)]
+            fn signed(self) -> i128 {
+                self as $signed as i128
+            }
+
+            #[inline(always)]
+            fn bits(self) -> Self {
+                self ^ (self as $signed >> (<$signed>::BITS - 1)) as $item
+            }
         }
     )* };
 }
 
-items!(u8 u16 u32 u64 u128);
+items!(u8: i8, u16: i16, u32: i32, u64: i64, u128: i128,);
 
 /// How far the values of a page have been read. The bytes are passed to each call: always the same.
 #[derive(Debug)]

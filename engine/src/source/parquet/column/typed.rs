@@ -11,6 +11,7 @@ use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::DataType;
 
 use super::dictionary::{Dictionary, Verdict, asked};
+use super::digits;
 use super::open::{Cursor, OpenPage};
 use super::pages::{Encoding, Pages};
 use super::parts::{Part, Values, narrow};
@@ -25,6 +26,8 @@ use crate::kernel::view::{binary_array, string_array};
 pub(super) struct Typed<T: Item> {
     source: Source,
     target: DataType,
+    /// The largest decimal that the column may have, if it has decimals.
+    most: Option<T>,
     pages: Pages,
     dictionary: Option<Dictionary<T>>,
     /// What the predicate said of the dictionary.
@@ -43,6 +46,7 @@ impl<T: Item> Typed<T> {
     pub(super) fn new(source: Source, target: DataType, pages: Pages) -> Typed<T> {
         Typed {
             source,
+            most: digits::most(&target),
             target,
             pages,
             dictionary: None,
@@ -144,6 +148,9 @@ impl<T: Item> Typed<T> {
                     Some(mask) => plain.select(bytes, mask, ordinal + 1, &mut values)?,
                     None => plain.read(bytes, dense, ordinal + 1, &mut values)?,
                 }
+                if let Some(most) = self.most {
+                    digits::check(&values, most)?;
+                }
                 part.values = Values::Plain(values.into());
                 if let Source::Bytes { .. } = self.source {
                     part.buffer = Some(open.body.bytes.clone());
@@ -169,6 +176,9 @@ impl<T: Item> Typed<T> {
                 0,
                 &mut values,
             )?;
+            if let Some(most) = self.most {
+                digits::check(&values, most)?;
+            }
             let buffer = match self.source {
                 Source::Bytes { .. } => body.bytes.clone(),
                 _ => Buffer::default(),

@@ -13,6 +13,7 @@ use parquet::file::properties::WriterProperties;
 mod bad;
 mod formats;
 mod fuzz;
+mod numbers;
 mod rows;
 mod table;
 
