@@ -20,7 +20,7 @@ const PARTS_MAX: usize = 64;
 /// A column of a leaf.
 type Member = (usize, Expr);
 
-/// An equality that is not one of two columns: over some leaves on either side.
+/// An equality that is not one of two columns: over some leaves, at least one, on either side.
 struct Edge {
     left: (Expr, u64),
     right: (Expr, u64),
@@ -57,7 +57,8 @@ struct Pair {
 }
 
 impl Graph {
-    /// None if the region has too many parts, or if a name in it means two columns.
+    /// None if the region has too many parts, if a name in it means two columns, or if a key
+    /// reads no column: there is no telling between which leaves that one belongs.
     pub(super) fn new(
         region: &Region,
         leaves: Vec<Relation>,
@@ -120,10 +121,13 @@ impl Graph {
             {
                 self.add_to_classes(one, other);
             }
-            _ => self.edges.push(Edge {
-                left: (left.clone(), names.mask(left)?),
-                right: (right.clone(), names.mask(right)?),
-            }),
+            _ => {
+                let read = |key: &Expr| names.mask(key).filter(|mask| *mask != 0);
+                self.edges.push(Edge {
+                    left: (left.clone(), read(left)?),
+                    right: (right.clone(), read(right)?),
+                });
+            }
         }
         Some(())
     }
@@ -297,7 +301,7 @@ impl Graph {
 impl Edge {
     /// The equality as a key between two sets, if each has a side of it.
     fn key(&self, one: u64, other: u64) -> Option<(Expr, Expr)> {
-        let within = |side: &(Expr, u64), parts: u64| side.1 != 0 && side.1 & parts == side.1;
+        let within = |side: &(Expr, u64), parts: u64| side.1 & parts == side.1;
         let (left, right) = (&self.left, &self.right);
         if within(left, one) && within(right, other) {
             Some((left.0.clone(), right.0.clone()))

@@ -418,3 +418,28 @@ fn two_columns_that_equal_the_same_one_are_equal() {
         "#]],
     );
 }
+
+#[test]
+fn a_key_that_is_constant_is_not_lost() {
+    let keys = [
+        (col("s_nationkey"), col("n_nationkey")),
+        (col("s_suppkey"), lit(7)),
+    ];
+    let plan = tpch("supplier")
+        .join(tpch("nation"), JoinKind::Inner, keys)
+        .join(
+            tpch("region"),
+            JoinKind::Inner,
+            [(col("n_regionkey"), col("r_regionkey")), (lit(1), lit(2))],
+        );
+    check(
+        plan,
+        expect![[r#"
+        join inner on n_regionkey = r_regionkey, 1 = 2
+          join inner on s_nationkey = n_nationkey, s_suppkey = 7
+            scan parquet [s_suppkey, s_name, s_nationkey] from supplier
+            scan parquet [n_nationkey, n_name, n_regionkey] from nation
+          scan parquet [r_regionkey, r_name] from region
+    "#]],
+    );
+}
