@@ -147,7 +147,7 @@ impl Typed {
                 nullable,
             ));
         }
-        let widens = coerce::common(&self.data_type, to).as_ref() == Some(to);
+        let widens = coerce::widens(&self.data_type, to);
         let nullable = self.nullable || options.safe && !widens;
         let step = Step::Cast {
             fits: widens || options.safe,

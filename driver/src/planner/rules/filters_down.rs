@@ -12,7 +12,7 @@ use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat};
 
 use super::filters_at_join::{JoinNode, at_join};
 use crate::planner::predicate::{
-    add_part, behind, conjuncts, filtered, join_parts, never_fails, parts_of,
+    add_part, behind, conjuncts, filtered, join_parts, never_fails_over, parts_of,
 };
 use crate::planner::rewrite::{columns, rewrite_up};
 
@@ -35,7 +35,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             sink(owned(input), all)
         }
         LogicalPlan::Project { input, exprs } => {
-            let (down, stay) = divide(parts, true, &|part| behind(part, &exprs));
+            let (down, stay) = divide(parts, &input, true, &|part| behind(part, &exprs));
             let input = sunk(input, down);
             filtered(LogicalPlan::Project { input, exprs }, stay)
         }
@@ -44,7 +44,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             group_by,
             aggregates,
         } => {
-            let (down, stay) = divide(parts, true, &|part| behind_keys(part, &group_by));
+            let (down, stay) = divide(parts, &input, true, &|part| behind_keys(part, &group_by));
             let input = sunk(input, down);
             let node = LogicalPlan::Aggregate {
                 input,
@@ -64,7 +64,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
         },
         LogicalPlan::Explode { input, column } => {
             // Rows with an empty list are asked as well now.
-            let (down, stay) = divide(parts, false, &|part| {
+            let (down, stay) = divide(parts, &input, false, &|part| {
                 (!columns([part]).contains(&column)).then(|| part.clone())
             });
             let input = sunk(input, down);
@@ -118,17 +118,19 @@ fn owned(plan: Arc<LogicalPlan>) -> LogicalPlan {
     Arc::unwrap_or_clone(plan)
 }
 
-/// The parts that may go down, as they read there, and those that stay. What may fail stays
-/// behind whatever stays before it, which may be its guard, and where there are more rows below.
+/// The parts that may go down to `input`, as they read there, and those that stay. What may fail
+/// stays behind whatever stays before it, which may be its guard, and where there are more rows
+/// below.
 fn divide(
     parts: Vec<Expr>,
+    input: &LogicalPlan,
     as_many_rows: bool,
     below: &dyn Fn(&Expr) -> Option<Expr>,
 ) -> (Vec<Expr>, Vec<Expr>) {
     let (mut down, mut stay) = (Vec::new(), Vec::new());
     for part in parts {
-        let may = never_fails(&part) || as_many_rows && stay.is_empty();
-        match below(&part).filter(|_| may) {
+        let unguarded = as_many_rows && stay.is_empty();
+        match below(&part).filter(|below| unguarded || never_fails_over(below, &[input])) {
             Some(part) => add_part(&mut down, part),
             None => add_part(&mut stay, part),
         }

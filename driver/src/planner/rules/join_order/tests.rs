@@ -1,10 +1,11 @@
 //! Queries of TPC-H, as a user writes them, optimised for tables of its scale 10.
 
+use arrow::datatypes::{DataType, TimeUnit};
 use expect_test::{Expect, expect};
 use kiln_engine::expr::{col, contains, count_all, lit, sum};
 use kiln_engine::plan::{explain_logical, schema_of};
 
-use super::super::fixture::{Plan, day, one_of, tpch, tpch_statistics};
+use super::super::fixture::{Plan, day, one_of, tpch, tpch_statistics, typed};
 use super::*;
 use crate::planner::optimize;
 
@@ -442,4 +443,16 @@ fn a_key_that_is_constant_is_not_lost() {
           scan parquet [r_regionkey, r_name] from region
     "#]],
     );
+}
+
+#[test]
+fn keys_that_may_not_compare_stay_where_they_are() {
+    let is_joined_on = |left: TimeUnit, right: TimeUnit| {
+        let timestamp = |unit| DataType::Timestamp(unit, None);
+        let left = typed(&[("x", timestamp(left))]);
+        let right = typed(&[("y", timestamp(right))]);
+        is_joined(&left.join(right, JoinKind::Inner, [(col("x"), col("y"))]).0)
+    };
+    assert!(is_joined_on(TimeUnit::Nanosecond, TimeUnit::Nanosecond));
+    assert!(!is_joined_on(TimeUnit::Millisecond, TimeUnit::Nanosecond));
 }
