@@ -101,6 +101,10 @@ pub const PLAN_DEPTH_MAX: usize = 500;
 /// Operators in one logical plan.
 pub const PLAN_NODES_MAX: usize = 10_000;
 
+/// Operators of a subplan that the optimiser makes use of in one more place. Every use of a plan
+/// counts when it is walked, so without a bound a chain of such places would double it at each.
+pub const PLAN_REUSED_NODES_MAX: usize = 100;
+
 /// Warnings that one task reports; more are counted, not kept.
 pub const WARNINGS_MAX: usize = 100;
 

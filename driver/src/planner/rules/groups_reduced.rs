@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use kiln_engine::expr::{Expr, col};
+use kiln_engine::limits;
 use kiln_engine::plan::{JoinKind, LogicalPlan};
 
 use super::filters_at_join::{forgets_left, forgets_right, passes_left, passes_right};
@@ -104,7 +105,8 @@ impl<'a> Reduction<'a> {
                 };
                 let mut below = self.below(group_by);
                 below.keys.retain(can_be_asked);
-                if below.keys.is_empty() || !self.is_worth_it(plan, input) {
+                if below.keys.is_empty() || is_large(self.asking) || !self.is_worth_it(plan, input)
+                {
                     return None;
                 }
                 below.choose(input)
@@ -178,6 +180,20 @@ impl<'a> Reduction<'a> {
             filter: None,
         })
     }
+}
+
+/// Whether a plan is too large to be used once more.
+fn is_large(plan: &LogicalPlan) -> bool {
+    let mut open = vec![plan];
+    let mut met = 0;
+    while let Some(node) = open.pop() {
+        met += 1;
+        if met > limits::PLAN_REUSED_NODES_MAX {
+            return true;
+        }
+        open.extend(node.inputs().into_iter().map(AsRef::as_ref));
+    }
+    false
 }
 
 #[cfg(test)]
@@ -309,5 +325,21 @@ mod tests {
         };
         assert!(grouped(col("l_suppkey")).contains("semi"));
         assert!(!grouped(lit(100) / col("l_suppkey")).contains("semi"));
+    }
+
+    #[test]
+    fn a_chain_of_subqueries_does_not_double_at_each() {
+        let few = tpch("part").filter(col("p_name").eq("x").and(col("p_size").eq(3)));
+        let plan = (0..40).fold(few, |plan, index| {
+            let (key, total) = (format!("key{index}"), format!("total{index}"));
+            let sold = tpch("lineitem").aggregate(
+                [col("l_partkey").alias(&key)],
+                [sum(col("l_quantity")).alias(total)],
+            );
+            plan.join(sold, JoinKind::Left, [(col("p_partkey"), col(key))])
+        });
+        let text = optimised(plan);
+        let reduced = text.matches("join semi").count();
+        assert!(reduced > 5, "{reduced}");
     }
 }
