@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kiln_engine::Result;
 use kiln_engine::plan::{LogicalPlan, Scan, check_size};
+use kiln_engine::{Result, limits};
 
 use super::rewrite::{column_names, only_columns};
 use super::rules;
@@ -28,9 +28,6 @@ const RULES: &[Rule] = &[
     rules::columns_needed,
     rules::words_at_scan,
 ];
-
-/// Rounds after which a plan is good enough; real plans need two or three.
-const ROUNDS_MAX: usize = 8;
 
 /// A plan with the same result that is cheaper to run. Subplans that occur more than once are one
 /// and the same `Arc` in it. A plan near the limits on its size, which would be past them
@@ -103,7 +100,7 @@ fn optimize_one(
 
 /// Applies the rules until none changes the plan.
 fn apply_rules(mut plan: LogicalPlan) -> Result<LogicalPlan> {
-    for _ in 0..ROUNDS_MAX {
+    for _ in 0..limits::OPTIMISER_ROUNDS_MAX {
         let before = plan.clone();
         for rule in RULES {
             plan = rule(plan)?;

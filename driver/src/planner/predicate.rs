@@ -11,36 +11,12 @@ use kiln_engine::expr::{BinaryOp, Expr, Function, Literal, output_name};
 use kiln_engine::limits;
 use kiln_engine::plan::LogicalPlan;
 
-use super::rewrite::{columns, depth, operands, replace_columns, types_of, unaliased};
-
-/// The parts of `a AND b AND …`.
-pub(super) fn conjuncts(predicate: &Expr) -> Vec<&Expr> {
-    let mut parts = Vec::new();
-    split(predicate, BinaryOp::And, &mut parts);
-    parts
-}
-
-/// The parts of `a OR b OR …`.
-pub(super) fn disjuncts(predicate: &Expr) -> Vec<&Expr> {
-    let mut parts = Vec::new();
-    split(predicate, BinaryOp::Or, &mut parts);
-    parts
-}
-
-fn split<'a>(predicate: &'a Expr, by: BinaryOp, parts: &mut Vec<&'a Expr>) {
-    match predicate {
-        Expr::Binary { left, op, right } if *op == by => {
-            split(left, by, parts);
-            split(right, by, parts);
-        }
-        part => parts.push(part),
-    }
-}
+use super::rewrite::{columns, depth, replace_columns, types_of, unaliased};
 
 /// The parts of an optional predicate, each once.
 pub(super) fn parts_of(predicate: Option<&Expr>) -> Vec<Expr> {
     let mut parts = Vec::new();
-    for part in predicate.into_iter().flat_map(conjuncts) {
+    for part in predicate.into_iter().flat_map(Expr::conjuncts) {
         add_part(&mut parts, part.clone());
     }
     parts
@@ -142,7 +118,7 @@ fn is_true_or_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
 
 /// Whether `expr` is null where the columns `nulls` are.
 fn is_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
-    let any = || operands(expr).into_iter().any(|part| is_null(part, nulls));
+    let any = || expr.operands().into_iter().any(|part| is_null(part, nulls));
     match expr {
         Expr::Column(name) => nulls.contains(name),
         Expr::Literal(literal) => *literal == Literal::Null,
@@ -223,7 +199,7 @@ mod tests {
         let mut found = Vec::new();
         while let (Some(predicate), rest) = join_parts(left) {
             assert!(depth(&predicate) <= limits::EXPR_DEPTH_MAX);
-            found.extend(conjuncts(&predicate).into_iter().cloned());
+            found.extend(predicate.conjuncts().into_iter().cloned());
             left = rest;
         }
         assert_eq!(found, parts);

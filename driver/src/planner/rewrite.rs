@@ -246,26 +246,6 @@ pub(super) fn only_columns(plan: LogicalPlan, names: &[String]) -> LogicalPlan {
     }
 }
 
-/// The operands of an expression.
-pub(super) fn operands(expr: &Expr) -> Vec<&Expr> {
-    match expr {
-        Expr::Column(_) | Expr::Literal(_) => Vec::new(),
-        Expr::Binary { left, right, .. } => vec![left, right],
-        Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => vec![inner],
-        Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => vec![expr],
-        Expr::Case {
-            branches,
-            otherwise,
-        } => {
-            let pairs = branches.iter();
-            let pairs = pairs.flat_map(|(condition, value)| [condition, value]);
-            pairs.chain(otherwise.as_deref()).collect()
-        }
-        Expr::InList { expr, list } => std::iter::once(expr.as_ref()).chain(list).collect(),
-        Expr::Function { args, .. } => args.iter().collect(),
-    }
-}
-
 /// The expression with `f` applied to each of its operands.
 fn map_operands(expr: Expr, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
     let mut boxed = |inner: Box<Expr>| Box::new(f(*inner));
@@ -329,7 +309,7 @@ pub(super) fn each_column<'a>(expr: &'a Expr, f: &mut dyn FnMut(&'a str)) {
     if let Expr::Column(name) = expr {
         f(name);
     }
-    for operand in operands(expr) {
+    for operand in expr.operands() {
         each_column(operand, f);
     }
 }
@@ -363,5 +343,5 @@ pub(super) fn named(expr: Expr, name: &str) -> Expr {
 
 /// How deep an expression is nested; a column is 1 deep.
 pub(super) fn depth(expr: &Expr) -> usize {
-    1 + operands(expr).into_iter().map(depth).max().unwrap_or(0)
+    1 + expr.operands().into_iter().map(depth).max().unwrap_or(0)
 }

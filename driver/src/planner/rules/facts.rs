@@ -6,7 +6,7 @@ use kiln_engine::expr::{Expr, output_name};
 use kiln_engine::plan::{JoinKind, LogicalPlan};
 
 use super::filters_at_join::{passes_left, passes_right};
-use crate::planner::predicate::{add_part, conjuncts, never_fails_over};
+use crate::planner::predicate::{add_part, never_fails_over};
 use crate::planner::rewrite::{column_set, columns, replace_columns, unaliased};
 
 /// Predicates over `column` alone that are true of every row of `plan` and could be asked of
@@ -15,12 +15,12 @@ pub(super) fn facts(plan: &LogicalPlan, column: &str) -> Vec<Expr> {
     let mut known = Vec::new();
     match plan {
         LogicalPlan::Scan(scan) => {
-            let asked = scan.predicate.iter().flat_map(conjuncts);
+            let asked = scan.predicate.iter().flat_map(Expr::conjuncts);
             asked.for_each(|part| note(part, column, plan, &mut known));
         }
         LogicalPlan::Filter { input, predicate } => {
             known = facts(input, column);
-            let asked = conjuncts(predicate).into_iter();
+            let asked = predicate.conjuncts().into_iter();
             asked.for_each(|part| note(part, column, plan, &mut known));
         }
         LogicalPlan::Project { input, exprs } => known = facts_behind(input, exprs, column),
@@ -52,7 +52,7 @@ pub(super) fn facts(plan: &LogicalPlan, column: &str) -> Vec<Expr> {
                 known = facts(right, column);
             }
             if *kind == JoinKind::Inner {
-                let asked = filter.iter().flat_map(conjuncts);
+                let asked = filter.iter().flat_map(Expr::conjuncts);
                 asked.for_each(|part| note(part, column, plan, &mut known));
             }
         }

@@ -10,8 +10,8 @@ use kiln_engine::expr::eval::constant_value;
 use kiln_engine::expr::{BinaryOp, Expr, Literal, typing};
 use kiln_engine::limits;
 
-use crate::planner::predicate::{add_part, conjuncts, disjuncts, never_fails};
-use crate::planner::rewrite::{depth, map_expr, operands, unaliased};
+use crate::planner::predicate::{add_part, never_fails};
+use crate::planner::rewrite::{depth, map_expr, unaliased};
 
 /// `expr` over the columns of `schema`, folded.
 pub(in crate::planner) fn fold(expr: &Expr, schema: &Schema) -> Expr {
@@ -54,7 +54,7 @@ fn constant(expr: &Expr) -> Option<Expr> {
         return None;
     }
     let literal = |part: &&Expr| matches!(part, Expr::Literal(_));
-    if !operands(expr).iter().all(literal) {
+    if !expr.operands().iter().all(literal) {
         return None;
     }
     let value = Expr::Literal(constant_value(expr)?);
@@ -124,14 +124,14 @@ fn constant_right(left: Expr, op: BinaryOp, right: Expr) -> Expr {
 fn fold_and(left: Expr, right: Expr) -> Expr {
     let whole = left.and(right);
     let mut parts = Vec::new();
-    for part in conjuncts(&whole) {
+    for part in whole.conjuncts() {
         match part {
             Expr::Literal(Literal::Boolean(true)) => {}
             Expr::Literal(Literal::Boolean(false)) => return boolean(false),
             part => add_part(&mut parts, part.clone()),
         }
     }
-    let same = parts.len() == conjuncts(&whole).len();
+    let same = parts.len() == whole.conjuncts().len();
     if same {
         return whole;
     }
@@ -146,7 +146,7 @@ fn all(parts: Vec<Expr>) -> Expr {
 fn fold_or(left: Expr, right: Expr, schema: &Schema) -> Expr {
     let whole = left.or(right);
     let mut parts = Vec::new();
-    for part in disjuncts(&whole) {
+    for part in whole.disjuncts() {
         match part {
             Expr::Literal(Literal::Boolean(false)) => {}
             Expr::Literal(Literal::Boolean(true)) => return boolean(true),
@@ -156,7 +156,7 @@ fn fold_or(left: Expr, right: Expr, schema: &Schema) -> Expr {
     if let Some(factored) = common_first(&parts, schema) {
         return factored;
     }
-    if parts.len() == disjuncts(&whole).len() {
+    if parts.len() == whole.disjuncts().len() {
         return whole;
     }
     let whole = parts.into_iter().reduce(Expr::or);
@@ -214,7 +214,7 @@ fn choices(expr: &Expr) -> Option<(&Expr, Vec<Expr>)> {
 
 /// `p AND (q OR r)` for `(p AND q) OR (p AND r)`; none if the sides have nothing in common.
 fn common_first(sides: &[Expr], schema: &Schema) -> Option<Expr> {
-    let sides: Vec<Vec<&Expr>> = sides.iter().map(conjuncts).collect();
+    let sides: Vec<Vec<&Expr>> = sides.iter().map(Expr::conjuncts).collect();
     let (first, others) = sides.split_first()?;
     if others.is_empty() {
         return None;

@@ -14,7 +14,6 @@ use kiln_engine::plan::{JoinKind, LogicalPlan, Scan};
 use super::joined::{join_rows, semi_share};
 use super::selectivity::keep_parts;
 use super::{ColumnStatistics, Statistics, TableStatistics};
-use crate::planner::predicate::conjuncts;
 use crate::planner::rewrite::unaliased;
 
 /// Elements of a list, where nothing is known of it.
@@ -133,7 +132,7 @@ fn scanned(scan: &Scan, table: Option<TableStatistics>) -> Relation {
         columns: columns.collect(),
     };
     if let Some(predicate) = &scan.predicate {
-        keep_parts(&conjuncts(predicate), &mut relation);
+        keep_parts(&predicate.conjuncts(), &mut relation);
     }
     if let Some(names) = &scan.projection {
         relation.columns.retain(|name, _| names.contains(name));
@@ -205,7 +204,7 @@ fn over_one(node: &LogicalPlan, mut input: Relation) -> Relation {
             input.columns = columns.collect();
         }
         LogicalPlan::Filter { predicate, .. } => {
-            keep_parts(&conjuncts(predicate), &mut input);
+            keep_parts(&predicate.conjuncts(), &mut input);
         }
         LogicalPlan::Explode { column, .. } => {
             input.rows *= LIST_ELEMENTS;
@@ -291,7 +290,7 @@ fn joined(
         columns,
     };
     if let Some(filter) = filter {
-        keep_parts(&conjuncts(filter), &mut relation);
+        keep_parts(&filter.conjuncts(), &mut relation);
     }
     let least = match kind {
         JoinKind::Left => left_rows,

@@ -6,7 +6,6 @@ use kiln_engine::expr::{BinaryOp, Expr, Function, Literal};
 
 use super::Relation;
 use super::relation::{Column, number};
-use crate::planner::predicate::{conjuncts, disjuncts};
 
 /// What one bound keeps, where nothing is known of the values.
 const BOUND_SHARE: f64 = 1.0 / 3.0;
@@ -153,13 +152,13 @@ pub(in crate::planner) fn share_of(predicate: &Expr, relation: &Relation) -> f64
         } => {
             let mut kept = relation.clone();
             kept.rows = 1e12;
-            keep_parts(&conjuncts(predicate), &mut kept);
+            keep_parts(&predicate.conjuncts(), &mut kept);
             kept.rows / 1e12
         }
         Expr::Binary {
             op: BinaryOp::Or, ..
         } => {
-            let shares = disjuncts(predicate).into_iter();
+            let shares = predicate.disjuncts().into_iter();
             let none: f64 = shares.map(|part| 1.0 - share_of(part, relation)).product();
             1.0 - none
         }

@@ -13,10 +13,9 @@ use kiln_engine::expr::{BinaryOp, Expr, typing};
 use kiln_engine::plan::{JoinKind, LogicalPlan};
 
 use super::facts::facts;
-use super::filters_down::{is_asked, sink};
 use super::fold::fold;
 use crate::planner::predicate::{
-    add_part, conjuncts, disjuncts, filtered, join_parts, never_fails, parts_of, rejects_nulls,
+    add_part, filtered, join_parts, never_fails, parts_of, rejects_nulls,
 };
 use crate::planner::rewrite::{column_set, columns, replace_columns, types_of};
 
@@ -106,8 +105,11 @@ impl Placed {
     }
 }
 
-/// The join with the predicates `above` it, all of them as far down as they may be.
-pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
+/// Puts predicates as far down in a plan as they may be.
+pub(super) type Sink<'a> = &'a dyn Fn(LogicalPlan, Vec<Expr>) -> LogicalPlan;
+
+/// The join with the predicates `above` it; `sink` takes on those that go to a side.
+pub(super) fn at_join(join: JoinNode, above: Vec<Expr>, sink: Sink) -> LogicalPlan {
     let read = columns(above.iter().chain(&join.filter));
     let sides = Sides {
         left: column_set(&join.left),
@@ -138,9 +140,8 @@ pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
     for part in above {
         row.place(part, &sides, (passes_left(kind), passes_right(kind)));
     }
-    let left = sink_new(join.left, row.left);
-    let right = sink_new(join.right, row.right);
-    let (left, right) = share_facts(left, right, kind, &on);
+    let sides = (sink(join.left, row.left), sink(join.right, row.right));
+    let (left, right) = share_facts(sides, kind, &on, sink);
     let (filter, mut rest) = join_parts(pair.stay);
     // Only an inner join has so many parts that some are left, and may ask them afterwards.
     rest.extend(row.stay);
@@ -152,17 +153,6 @@ pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
         filter,
     };
     filtered(join.rebuilt(kind), rest)
-}
-
-fn sink_new(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
-    let parts: Vec<Expr> = parts
-        .into_iter()
-        .filter(|part| !is_asked(&plan, part))
-        .collect();
-    if parts.is_empty() {
-        return plan;
-    }
-    sink(plan, parts)
 }
 
 /// The kind of join that makes the same rows, where those that are filled up with nulls on a side
@@ -231,12 +221,12 @@ fn as_key(part: &Expr, sides: &Sides) -> Option<(Expr, Expr)> {
 
 /// What an OR says of the columns of one side: each of its alternatives has to say something.
 fn implied(part: &Expr, side: &BTreeSet<String>, types: &Schema) -> Option<Expr> {
-    let alternatives = disjuncts(part);
+    let alternatives = part.disjuncts();
     if alternatives.len() < 2 {
         return None;
     }
     let of_side = |alternative: &Expr| {
-        let parts = conjuncts(alternative).into_iter();
+        let parts = alternative.conjuncts().into_iter();
         let own = parts.filter(|part| {
             let reads = columns([*part]);
             !reads.is_empty() && reads.is_subset(side) && never_fails(part, types)
@@ -251,10 +241,10 @@ fn implied(part: &Expr, side: &BTreeSet<String>, types: &Schema) -> Option<Expr>
 /// What is known of a key on one side is asked of the other, where rows that cannot match leave
 /// no trace.
 fn share_facts(
-    left: LogicalPlan,
-    right: LogicalPlan,
+    (left, right): (LogicalPlan, LogicalPlan),
     kind: JoinKind,
     on: &[(Expr, Expr)],
+    sink: Sink,
 ) -> (LogicalPlan, LogicalPlan) {
     let (mut for_left, mut for_right) = (Vec::new(), Vec::new());
     for (left_key, right_key) in on {
@@ -283,7 +273,7 @@ fn share_facts(
             add_part(&mut for_left, renamed(&fact, left_key));
         }
     }
-    (sink_new(left, for_left), sink_new(right, for_right))
+    (sink(left, for_left), sink(right, for_right))
 }
 
 /// A fact about one column as one about another.

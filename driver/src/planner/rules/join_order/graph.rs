@@ -8,14 +8,12 @@ use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use kiln_engine::expr::{BinaryOp, Expr};
+use kiln_engine::limits::JOIN_PARTS_MAX;
 use kiln_engine::plan::schema_of;
 
 use super::Region;
 use crate::planner::rewrite::columns;
 use crate::planner::statistics::{Relation, key_domain, semi_share, share_of};
-
-/// Leaves and choices of one region, at most: one bit each.
-const PARTS_MAX: usize = 64;
 
 /// A column of a leaf.
 type Member = (usize, Expr);
@@ -64,7 +62,7 @@ impl Graph {
         leaves: Vec<Relation>,
         choices: &[Relation],
     ) -> Option<Self> {
-        if leaves.len() + choices.len() > PARTS_MAX {
+        if leaves.len() + choices.len() > JOIN_PARTS_MAX {
             return None;
         }
         let schemas: Vec<SchemaRef> = region
@@ -173,12 +171,12 @@ impl Graph {
     /// All leaves and all choices.
     pub(super) fn all(&self) -> u64 {
         let parts = self.leaves.len() + self.choosers.len();
-        u64::MAX >> (PARTS_MAX - parts)
+        u64::MAX >> (JOIN_PARTS_MAX - parts)
     }
 
     /// The leaves of a set.
     pub(super) fn leaves(&self, parts: u64) -> u64 {
-        parts & (u64::MAX >> (PARTS_MAX - self.leaves.len()))
+        parts & (u64::MAX >> (JOIN_PARTS_MAX - self.leaves.len()))
     }
 
     /// Rows of the join of a set.

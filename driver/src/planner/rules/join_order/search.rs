@@ -5,10 +5,9 @@
 //! Programming Algorithm", 2006, there DPsub). Beyond that the pair that makes the fewest rows is
 //! joined first. What is not connected is joined only where nothing else is left.
 
-use super::graph::Graph;
+use kiln_engine::limits;
 
-/// Parts of which every order is looked at.
-const EXHAUSTIVE_MAX: usize = 11;
+use super::graph::Graph;
 
 /// What putting a row into a hash table costs, where looking one up costs 1.
 const BUILD_COST: f64 = 2.0;
@@ -27,7 +26,7 @@ pub(super) enum Tree {
 /// The best order of all parts; none if there is none, because names are in the way.
 pub(super) fn best(graph: &Graph) -> Option<Tree> {
     let parts = graph.leaf_count() + graph.choosers.len();
-    if parts > EXHAUSTIVE_MAX {
+    if parts > limits::JOIN_ORDER_EXHAUSTIVE_MAX {
         return greedy(graph);
     }
     exhaustive(graph, false).or_else(|| exhaustive(graph, true))
