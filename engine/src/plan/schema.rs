@@ -434,4 +434,18 @@ mod tests {
         };
         check(wide, "the plan has too many operators limit=10000");
     }
+
+    #[test]
+    fn a_plan_that_reads_itself_again_and_again_is_as_large_as_its_tree() {
+        let doubled = |times: usize| {
+            let both = |plan: Arc<LogicalPlan>, _| {
+                let inputs = vec![Arc::clone(&plan), plan];
+                Arc::new(LogicalPlan::Union { inputs })
+            };
+            let plan = (0..times).fold(scan(Some(&["line"])), both);
+            (*plan).clone()
+        };
+        check(doubled(12), "line: Utf8View");
+        check(doubled(40), "the plan has too many operators limit=10000");
+    }
 }

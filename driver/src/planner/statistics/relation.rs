@@ -11,19 +11,11 @@ use arrow::datatypes::{DataType, Field};
 use kiln_engine::expr::{Expr, Literal, output_name};
 use kiln_engine::plan::{JoinKind, LogicalPlan, Scan};
 
+use super::assumed::{COMPUTED_BYTES, LIST_ELEMENTS, TEXT_BYTES};
 use super::joined::{join_rows, semi_share};
 use super::selectivity::keep_parts;
 use super::{ColumnStatistics, Statistics, TableStatistics};
 use crate::planner::rewrite::unaliased;
-
-/// Elements of a list, where nothing is known of it.
-const LIST_ELEMENTS: f64 = 8.0;
-
-/// Bytes of a value whose type has no fixed size: a view, and for some a text beside it.
-const TEXT_BYTES: f64 = 24.0;
-
-/// Bytes of a value that is computed.
-const COMPUTED_BYTES: f64 = 8.0;
 
 /// Microseconds of a day.
 const DAY_MICROS: f64 = 86_400e6;

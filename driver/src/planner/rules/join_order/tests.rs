@@ -533,5 +533,6 @@ fn a_star_of_many_tables_begins_with_those_that_drop_most() {
         k7 = id7
         k10 = id10
         k8 = id8
-        k11 = id11"#]].assert_eq(&keys.join("\n"));
+        k11 = id11"#]]
+    .assert_eq(&keys.join("\n"));
 }
