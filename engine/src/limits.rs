@@ -101,6 +101,24 @@ pub const PLAN_DEPTH_MAX: usize = 500;
 /// Operators in one logical plan.
 pub const PLAN_NODES_MAX: usize = 10_000;
 
+/// Times that the optimiser's rules are applied to one plan; real plans need two or three.
+pub const OPTIMISER_ROUNDS_MAX: usize = 8;
+
+/// Subplans of one plan that are put aside to be run once: looking for each goes through all of it.
+pub const PLAN_SHARED_MAX: usize = 32;
+
+/// Inputs, and semi and anti joins over them, of one region of joins that is put in order: one bit
+/// each in a set of 64.
+pub const JOIN_PARTS_MAX: usize = 64;
+
+/// How many of them there may be for every order to be looked at. Each more takes three times as
+/// long; so many take a millisecond.
+pub const JOIN_ORDER_EXHAUSTIVE_MAX: usize = 11;
+
+/// Operators of a subplan that the optimiser makes use of in one more place. Every use of a plan
+/// counts when it is walked, so without a bound a chain of such places would double it at each.
+pub const PLAN_REUSED_NODES_MAX: usize = 100;
+
 /// Warnings that one task reports; more are counted, not kept.
 pub const WARNINGS_MAX: usize = 100;
 

@@ -76,7 +76,7 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
     let mut chains: Vec<Chain> = (0..lanes)
         .map(|lane| blueprint.chain(lane, sink.as_ref()))
         .collect::<Result<_>>()?;
-    let mut morsels = match drop_everything(&tables) {
+    let mut morsels = match drop_everything(&tables, &spec.stage.operators) {
         true => futures::stream::empty().boxed(),
         false => open_source(spec, column_filters(&tables), ctx)?,
     };

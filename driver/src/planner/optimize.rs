@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kiln_engine::Result;
-use kiln_engine::plan::{LogicalPlan, Scan};
+use kiln_engine::plan::{LogicalPlan, Scan, check_size};
+use kiln_engine::{Result, limits};
 
 use super::rewrite::{column_names, only_columns};
 use super::rules;
@@ -29,15 +29,25 @@ const RULES: &[Rule] = &[
     rules::words_at_scan,
 ];
 
-/// Rounds after which a plan is good enough; real plans need two or three.
-const ROUNDS_MAX: usize = 8;
-
 /// A plan with the same result that is cheaper to run. Subplans that occur more than once are one
-/// and the same `Arc` in it.
+/// and the same `Arc` in it. A plan near the limits on its size, which would be past them
+/// afterwards, stays as it was written.
 ///
 /// # Errors
 /// `Invalid` for a plan that does not fit together.
 pub fn optimize(
+    plan: LogicalPlan,
+    statistics: &dyn Fn(&Scan) -> Option<TableStatistics>,
+) -> Result<LogicalPlan> {
+    let optimised = optimize_all(plan.clone(), statistics)?;
+    if check_size(&optimised).is_err() {
+        return rules::keys_as_columns(plan);
+    }
+    Ok(optimised)
+}
+
+/// Optimises a plan and the subplans that it has more than once.
+fn optimize_all(
     plan: LogicalPlan,
     statistics: &dyn Fn(&Scan) -> Option<TableStatistics>,
 ) -> Result<LogicalPlan> {
@@ -90,7 +100,7 @@ fn optimize_one(
 
 /// Applies the rules until none changes the plan.
 fn apply_rules(mut plan: LogicalPlan) -> Result<LogicalPlan> {
-    for _ in 0..ROUNDS_MAX {
+    for _ in 0..limits::OPTIMISER_ROUNDS_MAX {
         let before = plan.clone();
         for rule in RULES {
             plan = rule(plan)?;
@@ -254,5 +264,24 @@ mod tests {
             }
             assert_eq!(columns(&optimised), wanted, "seed={seed}");
         }
+    }
+
+    #[test]
+    fn a_plan_within_the_limits_stays_within_them() {
+        let chain = |joins: usize| {
+            let grown = (0..joins).fold(table(), |plan, index| {
+                let names = ["a", "b"].map(|name| col(name).alias(format!("{name}{index}")));
+                let key = col(format!("a{index}"));
+                plan.join(table().project(names), JoinKind::Left, [(col("a"), key)])
+            });
+            grown.aggregate([col("b")], [count_all()]).0
+        };
+        let optimised = |plan| optimize(plan, &|_| None).expect("an optimised plan");
+        let plan = chain(100);
+        assert_ne!(optimised(plan.clone()), plan);
+        let plan = chain(300);
+        let optimised = optimised(plan.clone());
+        check_size(&optimised).expect("a plan within the limits");
+        assert_eq!(optimised, plan);
     }
 }

@@ -5,40 +5,18 @@
 
 use std::collections::BTreeSet;
 
+use arrow::datatypes::Schema;
+use kiln_engine::expr::eval::compile;
 use kiln_engine::expr::{BinaryOp, Expr, Function, Literal, output_name};
 use kiln_engine::limits;
 use kiln_engine::plan::LogicalPlan;
 
-use super::rewrite::{columns, depth, operands, replace_columns, unaliased};
-
-/// The parts of `a AND b AND …`.
-pub(super) fn conjuncts(predicate: &Expr) -> Vec<&Expr> {
-    let mut parts = Vec::new();
-    split(predicate, BinaryOp::And, &mut parts);
-    parts
-}
-
-/// The parts of `a OR b OR …`.
-pub(super) fn disjuncts(predicate: &Expr) -> Vec<&Expr> {
-    let mut parts = Vec::new();
-    split(predicate, BinaryOp::Or, &mut parts);
-    parts
-}
-
-fn split<'a>(predicate: &'a Expr, by: BinaryOp, parts: &mut Vec<&'a Expr>) {
-    match predicate {
-        Expr::Binary { left, op, right } if *op == by => {
-            split(left, by, parts);
-            split(right, by, parts);
-        }
-        part => parts.push(part),
-    }
-}
+use super::rewrite::{columns, depth, replace_columns, types_of, unaliased};
 
 /// The parts of an optional predicate, each once.
 pub(super) fn parts_of(predicate: Option<&Expr>) -> Vec<Expr> {
     let mut parts = Vec::new();
-    for part in predicate.into_iter().flat_map(conjuncts) {
+    for part in predicate.into_iter().flat_map(Expr::conjuncts) {
         add_part(&mut parts, part.clone());
     }
     parts
@@ -86,29 +64,15 @@ pub(super) fn filtered(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
     }
 }
 
-/// Whether no value of any column makes the expression an error.
-pub(super) fn never_fails(expr: &Expr) -> bool {
-    let itself = match expr {
-        Expr::Negate(_) => false,
-        Expr::Cast { lenient, .. } => *lenient,
-        Expr::Function { function, .. } => is_total(*function),
-        Expr::Binary { op, .. } => !matches!(
-            op,
-            BinaryOp::Add
-                | BinaryOp::Subtract
-                | BinaryOp::Multiply
-                | BinaryOp::Divide
-                | BinaryOp::Modulo
-        ),
-        Expr::Column(_)
-        | Expr::Literal(_)
-        | Expr::Not(_)
-        | Expr::IsNull(_)
-        | Expr::Case { .. }
-        | Expr::InList { .. }
-        | Expr::Alias { .. } => true,
-    };
-    itself && operands(expr).into_iter().all(never_fails)
+/// Whether no row of `schema` makes the expression an error. The engine is asked: what fails are
+/// steps of which some are not in the expression, such as conversions.
+pub(super) fn never_fails(expr: &Expr, schema: &Schema) -> bool {
+    compile(expr, schema).is_ok_and(|compiled| !compiled.can_fail())
+}
+
+/// As [`never_fails`], for rows that `plans` make, side by side.
+pub(super) fn never_fails_over(expr: &Expr, plans: &[&LogicalPlan]) -> bool {
+    never_fails(expr, &types_of(plans, &columns([expr])))
 }
 
 /// The predicate in terms of the columns behind `exprs`; none if it reads a computed one, which
@@ -154,7 +118,7 @@ fn is_true_or_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
 
 /// Whether `expr` is null where the columns `nulls` are.
 fn is_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
-    let any = || operands(expr).into_iter().any(|part| is_null(part, nulls));
+    let any = || expr.operands().into_iter().any(|part| is_null(part, nulls));
     match expr {
         Expr::Column(name) => nulls.contains(name),
         Expr::Literal(literal) => *literal == Literal::Null,
@@ -174,19 +138,8 @@ fn is_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
     }
 }
 
-/// Whether a function has a value for all arguments. What makes texts longer has none where they
-/// get too long.
-fn is_total(function: Function) -> bool {
-    use Function::*;
-    is_strict(function) && !matches!(function, Concat | Abs | DateTrunc | DateDiff)
-        || matches!(
-            function,
-            Coalesce | Greatest | Least | Nullif | RegexpExtract
-        )
-}
-
 /// Whether a function is null as soon as one of its arguments is. What is not listed is taken for
-/// one that is not, and for one that may fail.
+/// one that is not.
 fn is_strict(function: Function) -> bool {
     use Function::*;
     let of_texts = matches!(
@@ -246,7 +199,7 @@ mod tests {
         let mut found = Vec::new();
         while let (Some(predicate), rest) = join_parts(left) {
             assert!(depth(&predicate) <= limits::EXPR_DEPTH_MAX);
-            found.extend(conjuncts(&predicate).into_iter().cloned());
+            found.extend(predicate.conjuncts().into_iter().cloned());
             left = rest;
         }
         assert_eq!(found, parts);

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use kiln_engine::Result;
-use kiln_engine::expr::{Expr, col, output_name};
+use kiln_engine::expr::{AggregateExpr, Expr, col, output_name, typing};
 use kiln_engine::plan::{JoinKind, LogicalPlan, schema_over};
 
 /// Applies `rule` to every node, from the scans to the root; each node it sees stands on inputs
@@ -137,6 +137,104 @@ pub(super) fn column_set(plan: &LogicalPlan) -> BTreeSet<String> {
     column_names(plan).into_iter().collect()
 }
 
+/// The types of those columns of `plans`, side by side, that are among `names`. Each is said to be
+/// nullable. Looks at no more of the plans than makes these columns.
+pub(super) fn types_of(plans: &[&LogicalPlan], names: &BTreeSet<String>) -> Schema {
+    let mut found = Vec::new();
+    let mut wanted = names.clone();
+    for plan in plans {
+        add_types(plan, &wanted, &mut found);
+        found.iter().for_each(|(name, _)| {
+            wanted.remove(name);
+        });
+    }
+    let field = |(name, data_type)| Field::new(name, data_type, true);
+    Schema::new(found.into_iter().map(field).collect::<Vec<_>>())
+}
+
+fn add_types(plan: &LogicalPlan, names: &BTreeSet<String>, found: &mut Vec<(String, DataType)>) {
+    if names.is_empty() {
+        return;
+    }
+    let of = |inputs: &[&LogicalPlan], names: &BTreeSet<String>| {
+        let schema = types_of(inputs, names);
+        let fields = schema.fields().iter();
+        let pairs = fields.map(|field| (field.name().clone(), field.data_type().clone()));
+        pairs.collect::<Vec<_>>()
+    };
+    match plan {
+        LogicalPlan::Scan(scan) => {
+            let names = names.iter().filter(|name| match &scan.projection {
+                Some(projection) => projection.contains(name),
+                None => true,
+            });
+            found.extend(names.filter_map(|name| {
+                let field = scan.schema.field_with_name(name).ok()?;
+                Some((name.clone(), field.data_type().clone()))
+            }));
+        }
+        LogicalPlan::Project { input, exprs } => add_computed(input, exprs, &[], names, found),
+        LogicalPlan::Aggregate {
+            input,
+            group_by,
+            aggregates,
+        } => add_computed(input, group_by, aggregates, names, found),
+        LogicalPlan::Join {
+            left, right, kind, ..
+        } => found.extend(match kind {
+            JoinKind::Semi | JoinKind::Anti => of(&[left], names),
+            _ => of(&[left, right], names),
+        }),
+        LogicalPlan::Union { inputs } => {
+            let first = inputs.first().map(AsRef::as_ref);
+            found.extend(of(first.as_slice(), names));
+        }
+        LogicalPlan::Explode { input, column } => {
+            let element = |(name, data_type)| match data_type {
+                DataType::List(element) if name == *column => (name, element.data_type().clone()),
+                other => (name, other),
+            };
+            found.extend(of(&[input], names).into_iter().map(element));
+        }
+        LogicalPlan::Filter { input, .. }
+        | LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Limit { input, .. }
+        | LogicalPlan::Write { input, .. } => add_types(input, names, found),
+    }
+}
+
+/// Adds the types of what is computed from the rows of `input`, if it has one of `names`.
+fn add_computed(
+    input: &LogicalPlan,
+    exprs: &[Expr],
+    aggregates: &[AggregateExpr],
+    names: &BTreeSet<String>,
+    found: &mut Vec<(String, DataType)>,
+) {
+    let exprs: Vec<(String, &Expr)> = exprs
+        .iter()
+        .map(|expr| (output_name(expr), expr))
+        .filter(|(name, _)| names.contains(name))
+        .collect();
+    let aggregates: Vec<&AggregateExpr> = aggregates
+        .iter()
+        .filter(|aggregate| names.contains(&aggregate.name))
+        .collect();
+    let arguments = aggregates
+        .iter()
+        .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+    let read = columns(exprs.iter().map(|(_, expr)| *expr).chain(arguments));
+    let schema = types_of(&[input], &read);
+    found.extend(exprs.into_iter().filter_map(|(name, expr)| {
+        let data_type = typing::data_type(expr, &schema).ok()?;
+        Some((name, data_type))
+    }));
+    found.extend(aggregates.into_iter().filter_map(|aggregate| {
+        let field = typing::aggregate_field(aggregate, &schema).ok()?;
+        Some((aggregate.name.clone(), field.data_type().clone()))
+    }));
+}
+
 /// A projection of `plan` to the columns `names`; the plan itself if those are its columns.
 pub(super) fn only_columns(plan: LogicalPlan, names: &[String]) -> LogicalPlan {
     if column_names(&plan) == names {
@@ -145,26 +243,6 @@ pub(super) fn only_columns(plan: LogicalPlan, names: &[String]) -> LogicalPlan {
     LogicalPlan::Project {
         input: plan.into(),
         exprs: names.iter().map(col).collect(),
-    }
-}
-
-/// The operands of an expression.
-pub(super) fn operands(expr: &Expr) -> Vec<&Expr> {
-    match expr {
-        Expr::Column(_) | Expr::Literal(_) => Vec::new(),
-        Expr::Binary { left, right, .. } => vec![left, right],
-        Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => vec![inner],
-        Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => vec![expr],
-        Expr::Case {
-            branches,
-            otherwise,
-        } => {
-            let pairs = branches.iter();
-            let pairs = pairs.flat_map(|(condition, value)| [condition, value]);
-            pairs.chain(otherwise.as_deref()).collect()
-        }
-        Expr::InList { expr, list } => std::iter::once(expr.as_ref()).chain(list).collect(),
-        Expr::Function { args, .. } => args.iter().collect(),
     }
 }
 
@@ -231,7 +309,7 @@ pub(super) fn each_column<'a>(expr: &'a Expr, f: &mut dyn FnMut(&'a str)) {
     if let Expr::Column(name) = expr {
         f(name);
     }
-    for operand in operands(expr) {
+    for operand in expr.operands() {
         each_column(operand, f);
     }
 }
@@ -265,5 +343,5 @@ pub(super) fn named(expr: Expr, name: &str) -> Expr {
 
 /// How deep an expression is nested; a column is 1 deep.
 pub(super) fn depth(expr: &Expr) -> usize {
-    1 + operands(expr).into_iter().map(depth).max().unwrap_or(0)
+    1 + expr.operands().into_iter().map(depth).max().unwrap_or(0)
 }

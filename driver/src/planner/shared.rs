@@ -10,17 +10,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use kiln_engine::Result;
 use kiln_engine::expr::col;
 use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, schema_of};
+use kiln_engine::{Result, limits};
 
 use super::rewrite::{column_names, rewrite_up, with_inputs};
 
 /// What the location of a stand-in starts with; no store is called so.
 const PLACE: &str = "shared://";
-
-/// Subplans of one plan that are shared, at most: looking for each goes through the whole plan.
-const SHARED_MAX: usize = 32;
 
 /// A plan without what it has more than once.
 pub(super) struct Shared {
@@ -36,7 +33,7 @@ pub(super) struct Shared {
 /// `Invalid` if the plan does not fit together.
 pub(super) fn put_aside(plan: LogicalPlan) -> Result<Shared> {
     let mut bodies = vec![plan];
-    while bodies.len() <= SHARED_MAX
+    while bodies.len() <= limits::PLAN_SHARED_MAX
         && let Some(subplan) = largest_repeated(&bodies)
     {
         let stand_in = stand_in(bodies.len() - 1, &subplan)?;

@@ -7,8 +7,8 @@
 use arrow::datatypes::{DataType, Schema};
 use fastrand::Rng;
 use kiln_engine::expr::{
-    Case, Expr, Literal, abs, case_when, coalesce, col, concat, contains, length, lit, lower,
-    starts_with, typing, upper,
+    Case, Expr, Literal, abs, case_when, coalesce, col, concat, contains, ends_with, length, lit,
+    lower, starts_with, trim, typing, upper,
 };
 
 /// A column of a plan.
@@ -178,7 +178,8 @@ impl Exprs<'_> {
             (Class::Decimal, _) if self.random.bool() => abs(one),
             (Class::Decimal, _) => -one,
             (Class::Text, 0 | 1) => upper(one),
-            (Class::Text, 2 | 3) => lower(one),
+            (Class::Text, 2) => lower(one),
+            (Class::Text, 3) => trim(one),
             (Class::Text, _) => concat([one, self.of(class, depth)]),
             (Class::Bool, _) => self.condition(depth),
             (Class::Date, _) => one,
@@ -187,7 +188,7 @@ impl Exprs<'_> {
 
     fn condition(&mut self, depth: u32) -> Expr {
         let class = self.any_class();
-        match self.random.u8(0..12) {
+        match self.random.u8(0..14) {
             0 => self.of(class, depth).is_null(),
             1 => self.of(class, depth).is_not_null(),
             2 => !self.of(Class::Bool, depth),
@@ -199,6 +200,12 @@ impl Exprs<'_> {
             },
             8 => starts_with(self.of(Class::Text, depth), self.literal(Class::Text)),
             9 => contains(self.of(Class::Text, depth), self.literal(Class::Text)),
+            10 => ends_with(self.of(Class::Text, depth), self.literal(Class::Text)),
+            11 => {
+                let divisor = self.leaf(Class::Int);
+                let quotient = self.of(Class::Int, depth) / divisor.clone();
+                divisor.not_eq(0).and(quotient.gt(self.literal(Class::Int)))
+            }
             _ => self.comparison(class, depth),
         }
     }

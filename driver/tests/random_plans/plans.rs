@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use fastrand::Rng;
 use kiln_engine::expr::{
     AggregateExpr, AggregateFunction, Expr, SortKey, avg, col, count, count_all, count_distinct,
-    lit, max, min, output_name, sum, typing,
+    length, lit, max, min, output_name, sum, trim, typing, upper,
 };
 use kiln_engine::plan::{JoinKind, LogicalPlan, schema_of};
 
@@ -82,7 +82,10 @@ impl<'a> Plans<'a> {
                 3..6 => self.project(&input),
                 6..12 => {
                     let other_depth = self.random.u32(0..depth);
-                    let other = self.node(other_depth);
+                    let other = match self.chance(8) {
+                        true => input.clone(),
+                        false => self.node(other_depth),
+                    };
                     self.join(&input, other)
                 }
                 12..16 => self.aggregate(&input),
@@ -274,14 +277,7 @@ impl<'a> Plans<'a> {
         self.random.shuffle(&mut pairs);
         pairs.truncate(wanted);
         for (l, r) in pairs {
-            let plain = (col(&l.name), col(&r.name));
-            on.push(
-                match (self.chance(6), class(&l.data_type), class(&r.data_type)) {
-                    (true, Class::Int, Class::Int) => (plain.0 + 1, plain.1),
-                    (true, Class::Int, _) => (self.of(left, Class::Int), plain.1),
-                    _ => plain,
-                },
-            );
+            on.push(self.key(left, l, r));
         }
         let both = Node {
             plan: Arc::new(LogicalPlan::Join {
@@ -314,6 +310,36 @@ impl<'a> Plans<'a> {
                 _ => both.columns,
             },
         }
+    }
+
+    /// Two columns as the two sides of a key, or something made of them.
+    fn key(&mut self, left: &Node, l: &Column, r: &Column) -> (Expr, Expr) {
+        let (one, other) = (col(&l.name), col(&r.name));
+        let classes = (class(&l.data_type), class(&r.data_type));
+        match (self.random.u8(0..24), classes) {
+            (0, (Class::Int, _)) => (one + 1, other),
+            (1, (Class::Int, _)) => (self.of(left, Class::Int), other),
+            (2, (Class::Int, _)) => (one.cast(DataType::Decimal128(25, 2)), other),
+            (3, (_, Class::Int)) => (one, other.cast(DataType::Int64)),
+            (4, (_, Class::Int)) => (one, other % 3),
+            (0 | 1, (Class::Text, _)) => (upper(one), upper(other)),
+            (2, (Class::Text, _)) => (length(one), length(other)),
+            (3 | 4, (Class::Text, _)) => (one, trim(other)),
+            // A side that is the same for all rows of the other.
+            (5, (class, _)) => (one, self.constant(class)),
+            (6, (_, class)) => (self.constant(class), other),
+            (7, (class, _)) => (self.constant(class), self.constant(class)),
+            _ => (one, other),
+        }
+    }
+
+    fn constant(&mut self, class: Class) -> Expr {
+        let mut exprs = Exprs {
+            random: self.random,
+            columns: Vec::new(),
+            schema: &Schema::empty(),
+        };
+        exprs.of(class, 0)
     }
 
     fn aggregate(&mut self, input: &Node) -> Node {

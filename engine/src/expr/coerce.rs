@@ -82,6 +82,28 @@ pub(super) fn common(left: &DataType, right: &DataType) -> Option<DataType> {
     }
 }
 
+/// Whether `to` is the type in which it meets `from`, and has every value of it.
+pub(super) fn widens(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Date32, Null, Timestamp};
+    let whole = |(precision, scale): (u8, i8)| i16::from(precision) - i16::from(scale);
+    let has_all = match (plain(from), to) {
+        (Null, _) => true,
+        // The finer the unit the fewer years there are.
+        (Timestamp(unit, _), Timestamp(to, _)) => unit == *to,
+        (Date32, Timestamp(unit, zone)) => {
+            matches!(unit, TimeUnit::Second | TimeUnit::Millisecond) && zone.is_none()
+        }
+        (from, to) if to.is_decimal() => {
+            match (precision_and_scale(&from), precision_and_scale(to)) {
+                (Some(from), Some(to)) => whole(from) <= whole(to),
+                _ => false,
+            }
+        }
+        _ => true,
+    };
+    has_all && common(from, to).as_ref() == Some(to)
+}
+
 /// Whether values of this type are in an order.
 pub(super) fn is_ordered(data_type: &DataType) -> bool {
     let data_type = plain(data_type);
@@ -218,6 +240,37 @@ mod tests {
         for (left, right, expected) in cases {
             assert_eq!(common(&left, &right), expected, "{left} with {right}");
             assert_eq!(common(&right, &left), expected, "{right} with {left}");
+        }
+    }
+
+    #[test]
+    fn a_wider_type_has_every_value() {
+        use DataType::{Date32, Decimal128, Decimal256, Int64, Null, Timestamp, Utf8, Utf8View};
+        use TimeUnit::{Microsecond, Millisecond, Nanosecond};
+        let berlin = || Some("Europe/Berlin".into());
+        for (from, to, expected) in [
+            (Utf8, Utf8View, true),
+            (Int64, Decimal128(21, 2), true),
+            (Int64, Decimal128(20, 2), false),
+            (Decimal128(38, 0), Decimal256(48, 10), true),
+            (Decimal128(38, 0), Decimal128(38, 10), false),
+            (Decimal256(76, 0), Decimal256(76, 10), false),
+            (Date32, Timestamp(Millisecond, None), true),
+            (Date32, Timestamp(Millisecond, berlin()), false),
+            (Date32, Timestamp(Microsecond, None), false),
+            (Null, Timestamp(Nanosecond, None), true),
+            (
+                Timestamp(Millisecond, None),
+                Timestamp(Microsecond, None),
+                false,
+            ),
+            (
+                Timestamp(Microsecond, None),
+                Timestamp(Millisecond, None),
+                false,
+            ),
+        ] {
+            assert_eq!(widens(&from, &to), expected, "{from} to {to}");
         }
     }
 }

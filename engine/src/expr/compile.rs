@@ -62,31 +62,8 @@ fn nests_at_most(expr: &Expr, levels: usize) -> bool {
     let Some(levels) = levels.checked_sub(1) else {
         return false;
     };
-    match expr {
-        Expr::Column(_) | Expr::Literal(_) => true,
-        Expr::Binary { left, right, .. } => {
-            nests_at_most(left, levels) && nests_at_most(right, levels)
-        }
-        Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => {
-            nests_at_most(inner, levels)
-        }
-        Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => nests_at_most(expr, levels),
-        Expr::Case {
-            branches,
-            otherwise,
-        } => {
-            let pairs = branches.iter();
-            let mut parts = pairs.flat_map(|(condition, value)| [condition, value]);
-            parts.all(|part| nests_at_most(part, levels))
-                && otherwise
-                    .iter()
-                    .all(|otherwise| nests_at_most(otherwise, levels))
-        }
-        Expr::InList { expr, list } => {
-            nests_at_most(expr, levels) && list.iter().all(|item| nests_at_most(item, levels))
-        }
-        Expr::Function { args, .. } => args.iter().all(|arg| nests_at_most(arg, levels)),
-    }
+    let mut operands = expr.operands().into_iter();
+    operands.all(|operand| nests_at_most(operand, levels))
 }
 
 /// A step with the type of what it makes.
@@ -147,7 +124,7 @@ impl Typed {
                 nullable,
             ));
         }
-        let widens = coerce::common(&self.data_type, to).as_ref() == Some(to);
+        let widens = coerce::widens(&self.data_type, to);
         let nullable = self.nullable || options.safe && !widens;
         let step = Step::Cast {
             fits: widens || options.safe,

@@ -2,7 +2,7 @@
 //!
 //! [`Expr`] is data: a closed enum that is built by users, checked by [`typing`], rewritten by the
 //! optimiser, sent over the wire and evaluated by [`eval`] a batch at a time. It has no behaviour
-//! beyond its type and its text form.
+//! beyond its type, its parts and its text form.
 
 use std::fmt;
 
@@ -12,6 +12,7 @@ mod build;
 mod build_aggregate;
 mod build_function;
 mod catalog;
+mod parts;
 mod text;
 
 mod coerce;

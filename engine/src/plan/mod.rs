@@ -14,7 +14,7 @@ mod task;
 pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{CsvOptions, JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, TextRecord};
 pub use output::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
-pub use schema::{schema_of, schema_over};
+pub use schema::{check_size, schema_of, schema_over};
 pub use stage::{
     AggregateMode, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec, Partitioning, ScanSpec,
     Side, SinkSpec, Split, Stage, StageGraph, StageSource, StepKind,

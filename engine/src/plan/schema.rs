@@ -3,7 +3,7 @@
 //! A plan that passes has columns that exist, types that fit, names that are unique and a size
 //! within the limits, so that everything behind this check may rely on them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -20,11 +20,16 @@ use crate::plan::{JoinKind, LogicalPlan, Scan, output};
 /// fit, a bad pattern, two columns of one name, or a plan past its limits.
 pub fn schema_of(plan: &LogicalPlan) -> Result<SchemaRef> {
     check_size(plan)?;
-    schema_within(plan)
+    schema_within(plan, &mut HashMap::new())
 }
 
-/// Walks in a loop, because how deep a plan is nested is the user's and the stack is ours.
-fn check_size(plan: &LogicalPlan) -> Result<()> {
+/// Whether a plan has no more operators, and nests them no deeper, than a plan may. What several
+/// operators read counts for each of them, because that is how plans are walked and printed.
+///
+/// # Errors
+/// `Invalid` if it has more.
+pub fn check_size(plan: &LogicalPlan) -> Result<()> {
+    // A loop, because how deep a plan is nested is the user's and the stack is ours.
     let mut open = vec![(plan, 1)];
     let mut nodes = 0;
     while let Some((node, depth)) = open.pop() {
@@ -50,10 +55,22 @@ fn check_size(plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
-/// The columns of a plan whose size is within the limits.
-fn schema_within(plan: &LogicalPlan) -> Result<SchemaRef> {
-    let inputs = plan.inputs().into_iter().map(|input| schema_within(input));
-    schema_over(plan, &inputs.collect::<Result<Vec<_>>>()?)
+/// The columns of a plan whose depth is within the limits; those of a node are found once, however
+/// many read it.
+fn schema_within(
+    plan: &LogicalPlan,
+    known: &mut HashMap<*const LogicalPlan, SchemaRef>,
+) -> Result<SchemaRef> {
+    let mut inputs = Vec::new();
+    for input in plan.inputs() {
+        let address = Arc::as_ptr(input);
+        if !known.contains_key(&address) {
+            let schema = schema_within(input, known)?;
+            known.insert(address, schema);
+        }
+        inputs.push(Arc::clone(&known[&address]));
+    }
+    schema_over(plan, &inputs)
 }
 
 /// The columns that `node` makes of inputs with the columns `inputs`, for whoever goes through a
@@ -416,5 +433,19 @@ mod tests {
             inputs: vec![scan(None); limits::PLAN_NODES_MAX],
         };
         check(wide, "the plan has too many operators limit=10000");
+    }
+
+    #[test]
+    fn a_plan_that_reads_itself_again_and_again_is_as_large_as_its_tree() {
+        let doubled = |times: usize| {
+            let both = |plan: Arc<LogicalPlan>, _| {
+                let inputs = vec![Arc::clone(&plan), plan];
+                Arc::new(LogicalPlan::Union { inputs })
+            };
+            let plan = (0..times).fold(scan(Some(&["line"])), both);
+            (*plan).clone()
+        };
+        check(doubled(12), "line: Utf8View");
+        check(doubled(40), "the plan has too many operators limit=10000");
     }
 }

@@ -81,9 +81,16 @@ pub(super) async fn open_sides(
     Ok(tables)
 }
 
-/// Whether some join drops all rows of the source because it has no build rows.
-pub(super) fn drop_everything(tables: &[SideTable]) -> bool {
-    let drops = |side: &SideTable| side.spec.needs_build_rows() && side.table.value().rows() == 0;
+/// Whether some join drops all rows of the source because it has no build rows. Only joins of
+/// rows as they come count: groups are something else without the rows that they are made of.
+pub(super) fn drop_everything(tables: &[SideTable], operators: &[OperatorSpec]) -> bool {
+    let groups = |operator: &OperatorSpec| matches!(operator, OperatorSpec::Aggregate { .. });
+    let before_groups = operators.iter().position(groups);
+    let drops = |side: &SideTable| {
+        before_groups.is_none_or(|position| side.operator < position)
+            && side.spec.needs_build_rows()
+            && side.table.value().rows() == 0
+    };
     tables.iter().any(drops)
 }
 

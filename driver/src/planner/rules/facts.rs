@@ -6,7 +6,7 @@ use kiln_engine::expr::{Expr, output_name};
 use kiln_engine::plan::{JoinKind, LogicalPlan};
 
 use super::filters_at_join::{passes_left, passes_right};
-use crate::planner::predicate::{add_part, conjuncts, never_fails};
+use crate::planner::predicate::{add_part, never_fails_over};
 use crate::planner::rewrite::{column_set, columns, replace_columns, unaliased};
 
 /// Predicates over `column` alone that are true of every row of `plan` and could be asked of
@@ -15,13 +15,13 @@ pub(super) fn facts(plan: &LogicalPlan, column: &str) -> Vec<Expr> {
     let mut known = Vec::new();
     match plan {
         LogicalPlan::Scan(scan) => {
-            let asked = scan.predicate.iter().flat_map(conjuncts);
-            asked.for_each(|part| note(part, column, &mut known));
+            let asked = scan.predicate.iter().flat_map(Expr::conjuncts);
+            asked.for_each(|part| note(part, column, plan, &mut known));
         }
         LogicalPlan::Filter { input, predicate } => {
             known = facts(input, column);
-            let asked = conjuncts(predicate).into_iter();
-            asked.for_each(|part| note(part, column, &mut known));
+            let asked = predicate.conjuncts().into_iter();
+            asked.for_each(|part| note(part, column, plan, &mut known));
         }
         LogicalPlan::Project { input, exprs } => known = facts_behind(input, exprs, column),
         LogicalPlan::Aggregate {
@@ -52,8 +52,8 @@ pub(super) fn facts(plan: &LogicalPlan, column: &str) -> Vec<Expr> {
                 known = facts(right, column);
             }
             if *kind == JoinKind::Inner {
-                let asked = filter.iter().flat_map(conjuncts);
-                asked.for_each(|part| note(part, column, &mut known));
+                let asked = filter.iter().flat_map(Expr::conjuncts);
+                asked.for_each(|part| note(part, column, plan, &mut known));
             }
         }
         // Each input may know something else.
@@ -62,14 +62,15 @@ pub(super) fn facts(plan: &LogicalPlan, column: &str) -> Vec<Expr> {
     known
 }
 
-fn note(part: &Expr, column: &str, known: &mut Vec<Expr>) {
+/// Adds `part`, which `plan` asks of its rows, if it is about `column` alone.
+fn note(part: &Expr, column: &str, plan: &LogicalPlan, known: &mut Vec<Expr>) {
     // A key is never null where it matches.
     let trivial = match part {
         Expr::Not(inner) => matches!(inner.as_ref(), Expr::IsNull(_)),
         _ => false,
     };
     let only = BTreeSet::from([column.to_owned()]);
-    if !trivial && never_fails(part) && columns([part]) == only {
+    if !trivial && columns([part]) == only && never_fails_over(part, &[plan]) {
         add_part(known, part.clone());
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use kiln_engine::Result;
 use kiln_engine::expr::Expr;
-use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat};
+use kiln_engine::plan::{JoinKind, LogicalPlan, Scan, ScanFormat};
 
-use super::filters_at_join::{JoinNode, at_join};
+use super::filters_at_join::{JoinNode, at_join, passes_left, passes_right};
 use crate::planner::predicate::{
-    add_part, behind, conjuncts, filtered, join_parts, never_fails, parts_of,
+    add_part, behind, filtered, join_parts, never_fails_over, parts_of,
 };
 use crate::planner::rewrite::{columns, rewrite_up};
 
@@ -25,7 +25,7 @@ pub(in crate::planner) fn filters_down(plan: LogicalPlan) -> Result<LogicalPlan>
 }
 
 /// `plan` with only those rows for which `parts` are true, asked as far down as each may be.
-pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
+fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
     match plan {
         LogicalPlan::Filter { input, predicate } => {
             let mut all = parts_of(Some(&predicate));
@@ -35,7 +35,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             sink(owned(input), all)
         }
         LogicalPlan::Project { input, exprs } => {
-            let (down, stay) = divide(parts, true, &|part| behind(part, &exprs));
+            let (down, stay) = divide(parts, &input, true, &|part| behind(part, &exprs));
             let input = sunk(input, down);
             filtered(LogicalPlan::Project { input, exprs }, stay)
         }
@@ -44,7 +44,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             group_by,
             aggregates,
         } => {
-            let (down, stay) = divide(parts, true, &|part| behind_keys(part, &group_by));
+            let (down, stay) = divide(parts, &input, true, &|part| behind_keys(part, &group_by));
             let input = sunk(input, down);
             let node = LogicalPlan::Aggregate {
                 input,
@@ -64,7 +64,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
         },
         LogicalPlan::Explode { input, column } => {
             // Rows with an empty list are asked as well now.
-            let (down, stay) = divide(parts, false, &|part| {
+            let (down, stay) = divide(parts, &input, false, &|part| {
                 (!columns([part]).contains(&column)).then(|| part.clone())
             });
             let input = sunk(input, down);
@@ -91,6 +91,7 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
                 filter,
             },
             parts,
+            &sink_new,
         ),
         LogicalPlan::Scan(scan) if scan.format == ScanFormat::Parquet => into_scan(scan, parts),
         LogicalPlan::Scan(_)
@@ -98,6 +99,18 @@ pub(super) fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
         | LogicalPlan::Limit { .. }
         | LogicalPlan::Write { .. } => filtered(plan, parts),
     }
+}
+
+/// As [`sink`], without what is asked of the rows already.
+fn sink_new(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
+    let parts: Vec<Expr> = parts
+        .into_iter()
+        .filter(|part| !is_asked(&plan, part))
+        .collect();
+    if parts.is_empty() {
+        return plan;
+    }
+    sink(plan, parts)
 }
 
 /// The predicate below an aggregate, if it may go there. A group is there as long as one of its
@@ -118,17 +131,19 @@ fn owned(plan: Arc<LogicalPlan>) -> LogicalPlan {
     Arc::unwrap_or_clone(plan)
 }
 
-/// The parts that may go down, as they read there, and those that stay. What may fail stays
-/// behind whatever stays before it, which may be its guard, and where there are more rows below.
+/// The parts that may go down to `input`, as they read there, and those that stay. What may fail
+/// stays behind whatever stays before it, which may be its guard, and where there are more rows
+/// below.
 fn divide(
     parts: Vec<Expr>,
+    input: &LogicalPlan,
     as_many_rows: bool,
     below: &dyn Fn(&Expr) -> Option<Expr>,
 ) -> (Vec<Expr>, Vec<Expr>) {
     let (mut down, mut stay) = (Vec::new(), Vec::new());
     for part in parts {
-        let may = never_fails(&part) || as_many_rows && stay.is_empty();
-        match below(&part).filter(|_| may) {
+        let unguarded = as_many_rows && stay.is_empty();
+        match below(&part).filter(|below| unguarded || never_fails_over(below, &[input])) {
             Some(part) => add_part(&mut down, part),
             None => add_part(&mut stay, part),
         }
@@ -148,13 +163,13 @@ fn into_scan(mut scan: Scan, parts: Vec<Expr>) -> LogicalPlan {
 }
 
 /// Whether `part` is asked of the rows of `plan` already, wherever [`sink`] put it.
-pub(super) fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
+fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
     match plan {
         LogicalPlan::Filter { input, predicate } => {
-            conjuncts(predicate).contains(&part) || is_asked(input, part)
+            predicate.conjuncts().contains(&part) || is_asked(input, part)
         }
         LogicalPlan::Scan(scan) => {
-            let mut asked = scan.predicate.iter().flat_map(conjuncts);
+            let mut asked = scan.predicate.iter().flat_map(Expr::conjuncts);
             asked.any(|asked| asked == part)
         }
         LogicalPlan::Project { input, exprs } => {
@@ -177,10 +192,10 @@ pub(super) fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
             filter,
             ..
         } => {
-            let mut own = filter.iter().flat_map(conjuncts);
-            super::filters_at_join::passes_left(*kind) && is_asked(left, part)
-                || super::filters_at_join::passes_right(*kind) && is_asked(right, part)
-                || *kind == kiln_engine::plan::JoinKind::Inner && own.any(|own| own == part)
+            let mut own = filter.iter().flat_map(Expr::conjuncts);
+            passes_left(*kind) && is_asked(left, part)
+                || passes_right(*kind) && is_asked(right, part)
+                || *kind == JoinKind::Inner && own.any(|own| own == part)
         }
     }
 }

@@ -50,6 +50,11 @@ pub(in crate::planner) fn numbers(columns: &[&str]) -> Plan {
     scan(ScanFormat::Parquet, &columns)
 }
 
+/// A table of columns of these names and types, in Parquet files.
+pub(in crate::planner) fn typed(columns: &[(&str, DataType)]) -> Plan {
+    scan(ScanFormat::Parquet, columns)
+}
+
 fn scan(format: ScanFormat, columns: &[(&str, DataType)]) -> Plan {
     scan_of("memory:///in", format, columns)
 }

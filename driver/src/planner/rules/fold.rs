@@ -10,11 +10,11 @@ use kiln_engine::expr::eval::constant_value;
 use kiln_engine::expr::{BinaryOp, Expr, Literal, typing};
 use kiln_engine::limits;
 
-use crate::planner::predicate::{add_part, conjuncts, disjuncts, never_fails};
-use crate::planner::rewrite::{depth, map_expr, operands, unaliased};
+use crate::planner::predicate::{add_part, never_fails};
+use crate::planner::rewrite::{depth, map_expr, unaliased};
 
-/// `expr` folded. Without a schema, what depends on types stays.
-pub(in crate::planner) fn fold(expr: &Expr, schema: Option<&Schema>) -> Expr {
+/// `expr` over the columns of `schema`, folded.
+pub(in crate::planner) fn fold(expr: &Expr, schema: &Schema) -> Expr {
     let folded = map_expr(expr.clone(), &mut |part| fold_one(part, schema));
     if depth(&folded) > limits::EXPR_DEPTH_MAX {
         return expr.clone();
@@ -23,23 +23,20 @@ pub(in crate::planner) fn fold(expr: &Expr, schema: Option<&Schema>) -> Expr {
 }
 
 /// Folds an expression whose operands are folded.
-fn fold_one(expr: Expr, schema: Option<&Schema>) -> Expr {
+fn fold_one(expr: Expr, schema: &Schema) -> Expr {
     if let Some(constant) = constant(&expr) {
         return constant;
     }
     match expr {
         Expr::Not(inner) => negate(*inner),
-        Expr::Binary { left, op, right } => fold_binary(*left, op, *right),
+        Expr::Binary { left, op, right } => fold_binary(*left, op, *right, schema),
         Expr::Alias { expr, name } => unaliased(&expr).clone().alias(name),
         Expr::InList { expr, list } => fold_list(expr, list),
         Expr::Case { .. } => fold_case(expr, schema),
-        Expr::IsNull(inner) => {
-            let field = schema.and_then(|schema| typing::field(&inner, schema).ok());
-            match field {
-                Some(field) if !field.is_nullable() && never_fails(&inner) => boolean(false),
-                _ => Expr::IsNull(inner),
-            }
-        }
+        Expr::IsNull(inner) => match typing::field(&inner, schema) {
+            Ok(field) if !field.is_nullable() && never_fails(&inner, schema) => boolean(false),
+            _ => Expr::IsNull(inner),
+        },
         other => other,
     }
 }
@@ -57,7 +54,7 @@ fn constant(expr: &Expr) -> Option<Expr> {
         return None;
     }
     let literal = |part: &&Expr| matches!(part, Expr::Literal(_));
-    if !operands(expr).iter().all(literal) {
+    if !expr.operands().iter().all(literal) {
         return None;
     }
     let value = Expr::Literal(constant_value(expr)?);
@@ -99,10 +96,10 @@ fn negate(expr: Expr) -> Expr {
     }
 }
 
-fn fold_binary(left: Expr, op: BinaryOp, right: Expr) -> Expr {
+fn fold_binary(left: Expr, op: BinaryOp, right: Expr, schema: &Schema) -> Expr {
     match op {
         BinaryOp::And => fold_and(left, right),
-        BinaryOp::Or => fold_or(left, right),
+        BinaryOp::Or => fold_or(left, right, schema),
         _ => constant_right(left, op, right),
     }
 }
@@ -127,14 +124,14 @@ fn constant_right(left: Expr, op: BinaryOp, right: Expr) -> Expr {
 fn fold_and(left: Expr, right: Expr) -> Expr {
     let whole = left.and(right);
     let mut parts = Vec::new();
-    for part in conjuncts(&whole) {
+    for part in whole.conjuncts() {
         match part {
             Expr::Literal(Literal::Boolean(true)) => {}
             Expr::Literal(Literal::Boolean(false)) => return boolean(false),
             part => add_part(&mut parts, part.clone()),
         }
     }
-    let same = parts.len() == conjuncts(&whole).len();
+    let same = parts.len() == whole.conjuncts().len();
     if same {
         return whole;
     }
@@ -146,20 +143,20 @@ fn all(parts: Vec<Expr>) -> Expr {
     whole.unwrap_or_else(|| boolean(true))
 }
 
-fn fold_or(left: Expr, right: Expr) -> Expr {
+fn fold_or(left: Expr, right: Expr, schema: &Schema) -> Expr {
     let whole = left.or(right);
     let mut parts = Vec::new();
-    for part in disjuncts(&whole) {
+    for part in whole.disjuncts() {
         match part {
             Expr::Literal(Literal::Boolean(false)) => {}
             Expr::Literal(Literal::Boolean(true)) => return boolean(true),
-            part => add_alternative(&mut parts, part.clone()),
+            part => add_alternative(&mut parts, part.clone(), schema),
         }
     }
-    if let Some(factored) = common_first(&parts) {
+    if let Some(factored) = common_first(&parts, schema) {
         return factored;
     }
-    if parts.len() == disjuncts(&whole).len() {
+    if parts.len() == whole.disjuncts().len() {
         return whole;
     }
     let whole = parts.into_iter().reduce(Expr::or);
@@ -167,9 +164,9 @@ fn fold_or(left: Expr, right: Expr) -> Expr {
 }
 
 /// Adds a side to an OR: `x = 2` joins an `x = 1` that is there.
-fn add_alternative(parts: &mut Vec<Expr>, part: Expr) {
+fn add_alternative(parts: &mut Vec<Expr>, part: Expr, schema: &Schema) {
     let joined = parts.iter_mut().find_map(|other| {
-        let both = one_of_both(other, &part)?;
+        let both = one_of_both(other, &part, schema)?;
         Some((other, both))
     });
     match joined {
@@ -179,7 +176,7 @@ fn add_alternative(parts: &mut Vec<Expr>, part: Expr) {
 }
 
 /// `x IN (…)` for two expressions that each say that `x` is one of some constants.
-fn one_of_both(a: &Expr, b: &Expr) -> Option<Expr> {
+fn one_of_both(a: &Expr, b: &Expr, schema: &Schema) -> Option<Expr> {
     let ((a, mut list), (b, others)) = (choices(a)?, choices(b)?);
     let kind = |item: &Expr| match item {
         Expr::Literal(literal) => Some(std::mem::discriminant(literal)),
@@ -187,7 +184,7 @@ fn one_of_both(a: &Expr, b: &Expr) -> Option<Expr> {
     };
     let first = kind(list.first()?)?;
     let alike = |item: &Expr| kind(item) == Some(first);
-    if a != b || !never_fails(a) || !list.iter().chain(&others).all(alike) {
+    if a != b || !list.iter().chain(&others).all(alike) || !never_fails(a, schema) {
         return None;
     }
     for other in others {
@@ -216,14 +213,15 @@ fn choices(expr: &Expr) -> Option<(&Expr, Vec<Expr>)> {
 }
 
 /// `p AND (q OR r)` for `(p AND q) OR (p AND r)`; none if the sides have nothing in common.
-fn common_first(sides: &[Expr]) -> Option<Expr> {
-    let sides: Vec<Vec<&Expr>> = sides.iter().map(conjuncts).collect();
+fn common_first(sides: &[Expr], schema: &Schema) -> Option<Expr> {
+    let sides: Vec<Vec<&Expr>> = sides.iter().map(Expr::conjuncts).collect();
     let (first, others) = sides.split_first()?;
     if others.is_empty() {
         return None;
     }
-    let in_all =
-        |part: &&&Expr| never_fails(part) && others.iter().all(|other| other.contains(*part));
+    let in_all = |part: &&&Expr| {
+        others.iter().all(|other| other.contains(*part)) && never_fails(part, schema)
+    };
     let common: Vec<&Expr> = first.iter().filter(in_all).copied().collect();
     if common.is_empty() {
         return None;
@@ -232,7 +230,7 @@ fn common_first(sides: &[Expr]) -> Option<Expr> {
     for side in &sides {
         let rest = side.iter().filter(|part| !common.contains(*part));
         let rest = all(rest.map(|&part| part.clone()).collect());
-        add_alternative(&mut rests, rest);
+        add_alternative(&mut rests, rest, schema);
     }
     let mut parts: Vec<Expr> = common.into_iter().cloned().collect();
     // A side that demands no more is true wherever what is common is.
@@ -254,7 +252,7 @@ fn fold_list(expr: Box<Expr>, list: Vec<Expr>) -> Expr {
 }
 
 /// Takes away branches whose conditions are constant, as far as the type stays.
-fn fold_case(case: Expr, schema: Option<&Schema>) -> Expr {
+fn fold_case(case: Expr, schema: &Schema) -> Expr {
     let Expr::Case {
         branches,
         otherwise,
@@ -285,12 +283,11 @@ fn fold_case(case: Expr, schema: Option<&Schema>) -> Expr {
             otherwise: last,
         }
     };
-    let type_of = |expr| schema.and_then(|schema| type_of(expr, schema));
-    let before = type_of(&case);
-    match (&before, &folded) {
-        (Some(before), folded) if type_of(folded).as_ref() == Some(before) => folded.clone(),
-        _ => case,
+    let before = type_of(&case, schema);
+    if before.is_some() && type_of(&folded, schema) == before {
+        return folded;
     }
+    case
 }
 
 #[cfg(test)]
@@ -356,9 +353,9 @@ mod tests {
             ),
             ((lit(0.5) + 1.0).lt(a()), "0.5 + 1.0 < a"),
         ] {
-            let folded = fold(&expr, Some(&schema));
+            let folded = fold(&expr, &schema);
             assert_eq!(folded.to_string(), expected, "{expr}");
-            assert_eq!(fold(&folded, Some(&schema)), folded, "{expr}");
+            assert_eq!(fold(&folded, &schema), folded, "{expr}");
         }
     }
 
@@ -371,7 +368,7 @@ mod tests {
                 .map(|pair| pair[0].clone().or(pair[1].clone()));
             sides = pairs.collect();
         }
-        let folded = fold(&sides[0], None);
+        let folded = fold(&sides[0], &Schema::empty());
         assert!(depth(&folded) <= limits::EXPR_DEPTH_MAX);
     }
 }

@@ -8,10 +8,11 @@
 use std::sync::Arc;
 
 use kiln_engine::expr::{Expr, col};
+use kiln_engine::limits;
 use kiln_engine::plan::{JoinKind, LogicalPlan};
 
 use super::filters_at_join::{forgets_left, forgets_right, passes_left, passes_right};
-use crate::planner::predicate::behind;
+use crate::planner::predicate::{behind, never_fails_over};
 use crate::planner::rewrite::{column_set, columns, with_inputs};
 use crate::planner::statistics::{Statistics, relation};
 
@@ -97,10 +98,15 @@ impl<'a> Reduction<'a> {
             LogicalPlan::Aggregate {
                 input, group_by, ..
             } => {
-                let reads_key = |(key, _): &(Expr, Expr)| !columns([key]).is_empty();
+                // Rows are asked below that are not grouped, so asking must not fail.
+                let can_be_asked = |(key, other): &(Expr, Expr)| {
+                    let asked = key.clone().eq(other.clone());
+                    !columns([key]).is_empty() && never_fails_over(&asked, &[input, self.asking])
+                };
                 let mut below = self.below(group_by);
-                below.keys.retain(reads_key);
-                if below.keys.is_empty() || !self.is_worth_it(plan, input) {
+                below.keys.retain(can_be_asked);
+                if below.keys.is_empty() || is_large(self.asking) || !self.is_worth_it(plan, input)
+                {
                     return None;
                 }
                 below.choose(input)
@@ -174,6 +180,20 @@ impl<'a> Reduction<'a> {
             filter: None,
         })
     }
+}
+
+/// Whether a plan is too large to be used once more.
+fn is_large(plan: &LogicalPlan) -> bool {
+    let mut open = vec![plan];
+    let mut met = 0;
+    while let Some(node) = open.pop() {
+        met += 1;
+        if met > limits::PLAN_REUSED_NODES_MAX {
+            return true;
+        }
+        open.extend(node.inputs().into_iter().map(AsRef::as_ref));
+    }
+    false
 }
 
 #[cfg(test)]
@@ -292,5 +312,34 @@ mod tests {
         let few = plan.filter(one_of("p_name", ["a", "b", "c", "d"]));
         assert!(!optimised(few.clone()).contains("semi"));
         assert!(optimised(few.filter(col("p_size").eq(3))).contains("semi"));
+    }
+
+    #[test]
+    fn what_may_fail_is_not_asked_of_rows_that_are_not_grouped() {
+        let grouped = |key: Expr| {
+            let sold = tpch("lineitem")
+                .filter(col("l_suppkey").not_eq(0))
+                .aggregate([col("l_suppkey")], [sum(col("l_quantity"))]);
+            let few = tpch("part").filter(col("p_partkey").eq(3));
+            optimised(few.join(sold, JoinKind::Left, [(col("p_size"), key)]))
+        };
+        assert!(grouped(col("l_suppkey")).contains("semi"));
+        assert!(!grouped(lit(100) / col("l_suppkey")).contains("semi"));
+    }
+
+    #[test]
+    fn a_chain_of_subqueries_does_not_double_at_each() {
+        let few = tpch("part").filter(col("p_name").eq("x").and(col("p_size").eq(3)));
+        let plan = (0..40).fold(few, |plan, index| {
+            let (key, total) = (format!("key{index}"), format!("total{index}"));
+            let sold = tpch("lineitem").aggregate(
+                [col("l_partkey").alias(&key)],
+                [sum(col("l_quantity")).alias(total)],
+            );
+            plan.join(sold, JoinKind::Left, [(col("p_partkey"), col(key))])
+        });
+        let text = optimised(plan);
+        let reduced = text.matches("join semi").count();
+        assert!(reduced > 5, "{reduced}");
     }
 }

@@ -7,7 +7,7 @@ use kiln_engine::Result;
 use kiln_engine::expr::{AggregateExpr, Expr, case_when, col, output_name};
 use kiln_engine::plan::LogicalPlan;
 
-use crate::planner::predicate::never_fails;
+use crate::planner::predicate::never_fails_over;
 use crate::planner::rewrite::{columns, rewrite_up};
 
 /// Moves computed keys into a projection below the aggregate.
@@ -50,7 +50,9 @@ fn split(
             let (argument, filter) = (name("in"), name("if"));
             let needed = |expr: Expr| match &aggregate.filter {
                 // There is no value to be had for rows that do not count.
-                Some(only) if !never_fails(&expr) => case_when(only.clone(), expr).end(),
+                Some(only) if !never_fails_over(&expr, &[&input]) => {
+                    case_when(only.clone(), expr).end()
+                }
                 _ => expr,
             };
             let value = aggregate.argument.take().map(needed);

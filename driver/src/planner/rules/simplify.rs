@@ -1,6 +1,6 @@
 //! Constants are computed once, and what is always true is not asked.
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use kiln_engine::Result;
 use kiln_engine::expr::{AggregateExpr, AggregateFunction, Expr, Literal, output_name, typing};
 use kiln_engine::plan::{LogicalPlan, Scan};
@@ -21,12 +21,10 @@ fn simplify_node(node: LogicalPlan, schemas: &[SchemaRef]) -> LogicalPlan {
             input,
             exprs: exprs.iter().map(|expr| fold_named(expr, schema)).collect(),
         },
-        (LogicalPlan::Filter { input, predicate }, [schema]) => {
-            match fold(&predicate, Some(schema)) {
-                Expr::Literal(Literal::Boolean(true)) => input.as_ref().clone(),
-                predicate => LogicalPlan::Filter { input, predicate },
-            }
-        }
+        (LogicalPlan::Filter { input, predicate }, [schema]) => match fold(&predicate, schema) {
+            Expr::Literal(Literal::Boolean(true)) => input.as_ref().clone(),
+            predicate => LogicalPlan::Filter { input, predicate },
+        },
         (
             LogicalPlan::Aggregate {
                 input,
@@ -54,9 +52,9 @@ fn simplify_node(node: LogicalPlan, schemas: &[SchemaRef]) -> LogicalPlan {
         ) => LogicalPlan::Join {
             on: on
                 .iter()
-                .map(|(left, right)| (fold(left, Some(lefts)), fold(right, Some(rights))))
+                .map(|(left, right)| (fold(left, lefts), fold(right, rights)))
                 .collect(),
-            filter: filter.and_then(|filter| kept(fold(&filter, None))),
+            filter: filter.and_then(|filter| kept(fold(&filter, &pairs(lefts, rights)))),
             left,
             right,
             kind,
@@ -65,10 +63,16 @@ fn simplify_node(node: LogicalPlan, schemas: &[SchemaRef]) -> LogicalPlan {
     }
 }
 
+/// The columns that the filter of a join sees: those of both sides, of rows that are there.
+fn pairs(lefts: &SchemaRef, rights: &SchemaRef) -> Schema {
+    let fields = lefts.fields().iter().chain(rights.fields());
+    Schema::new(fields.cloned().collect::<Vec<_>>())
+}
+
 fn simplify_scan(mut scan: Scan) -> Scan {
     scan.predicate = scan
         .predicate
-        .and_then(|predicate| kept(fold(&predicate, Some(&scan.schema))));
+        .and_then(|predicate| kept(fold(&predicate, &scan.schema)));
     scan
 }
 
@@ -79,7 +83,7 @@ fn kept(predicate: Expr) -> Option<Expr> {
 
 /// Folds, and keeps name and type of the column.
 fn fold_named(expr: &Expr, schema: &SchemaRef) -> Expr {
-    let folded = named(fold(expr, Some(schema)), &output_name(expr));
+    let folded = named(fold(expr, schema), &output_name(expr));
     let data_type = |expr| typing::data_type(expr, schema).ok();
     if folded == *expr || data_type(&folded) == data_type(expr) {
         folded
@@ -90,12 +94,8 @@ fn fold_named(expr: &Expr, schema: &SchemaRef) -> Expr {
 
 fn fold_aggregate(aggregate: AggregateExpr, schema: &SchemaRef) -> AggregateExpr {
     let mut folded = aggregate.clone();
-    folded.argument = folded
-        .argument
-        .map(|argument| fold(&argument, Some(schema)));
-    folded.filter = folded
-        .filter
-        .and_then(|filter| kept(fold(&filter, Some(schema))));
+    folded.argument = folded.argument.map(|argument| fold(&argument, schema));
+    folded.filter = folded.filter.and_then(|filter| kept(fold(&filter, schema)));
     if let (AggregateFunction::Count, Some(argument @ Expr::Column(_))) =
         (folded.function, &folded.argument)
     {

@@ -8,16 +8,7 @@ use kiln_engine::expr::Expr;
 use kiln_engine::plan::JoinKind;
 
 use super::Relation;
-
-/// Children that a parent has at most, where that decides whether two columns are the keys of
-/// parents and children at all.
-const CHILDREN_MAX: f64 = 16.0;
-
-/// The share of matches that what else a semi join asks is thought to leave.
-const FILTERED_SHARE: f64 = 0.75;
-
-/// The least share of rows that an anti join is thought to keep.
-const ANTI_SHARE_MIN: f64 = 0.05;
+use super::assumed::{ANTI_SHARE_MIN, CHILDREN_MAX, FILTERED_SHARE};
 
 /// The rows of an inner join on `on`.
 pub(super) fn join_rows(left: &Relation, right: &Relation, on: &[(Expr, Expr)]) -> f64 {

@@ -1,5 +1,6 @@
 //! What is known of tables before they are read, and what that makes likely of plans.
 
+mod assumed;
 mod bound;
 mod joined;
 mod relation;

@@ -11,20 +11,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use kiln_engine::expr::{Expr, Literal, output_name};
 use kiln_engine::plan::{JoinKind, LogicalPlan, Scan};
 
+use super::assumed::{COMPUTED_BYTES, LIST_ELEMENTS, TEXT_BYTES};
 use super::joined::{join_rows, semi_share};
 use super::selectivity::keep_parts;
 use super::{ColumnStatistics, Statistics, TableStatistics};
-use crate::planner::predicate::conjuncts;
 use crate::planner::rewrite::unaliased;
-
-/// Elements of a list, where nothing is known of it.
-const LIST_ELEMENTS: f64 = 8.0;
-
-/// Bytes of a value whose type has no fixed size: a view, and for some a text beside it.
-const TEXT_BYTES: f64 = 24.0;
-
-/// Bytes of a value that is computed.
-const COMPUTED_BYTES: f64 = 8.0;
 
 /// Microseconds of a day.
 const DAY_MICROS: f64 = 86_400e6;
@@ -132,7 +123,7 @@ fn scanned(scan: &Scan, table: Option<TableStatistics>) -> Relation {
         columns: columns.collect(),
     };
     if let Some(predicate) = &scan.predicate {
-        keep_parts(&conjuncts(predicate), &mut relation);
+        keep_parts(&predicate.conjuncts(), &mut relation);
     }
     if let Some(names) = &scan.projection {
         relation.columns.retain(|name, _| names.contains(name));
@@ -210,7 +201,7 @@ fn over_one(node: &LogicalPlan, mut input: Relation) -> Relation {
             input.columns = columns.collect();
         }
         LogicalPlan::Filter { predicate, .. } => {
-            keep_parts(&conjuncts(predicate), &mut input);
+            keep_parts(&predicate.conjuncts(), &mut input);
         }
         LogicalPlan::Explode { column, .. } => {
             input.rows *= LIST_ELEMENTS;
@@ -296,7 +287,7 @@ fn joined(
         columns,
     };
     if let Some(filter) = filter {
-        keep_parts(&conjuncts(filter), &mut relation);
+        keep_parts(&filter.conjuncts(), &mut relation);
     }
     let least = match kind {
         JoinKind::Left => left_rows,

@@ -5,29 +5,10 @@ use std::collections::BTreeMap;
 use kiln_engine::expr::{BinaryOp, Expr, Function, Literal};
 
 use super::Relation;
+use super::assumed::{
+    BOUND_SHARE, DISTINCT, PREFIX_SHARE, RESULT_SHARE, SEARCH_SHARE, SHARE, SHARE_MIN,
+};
 use super::relation::{Column, number};
-use crate::planner::predicate::{conjuncts, disjuncts};
-
-/// What one bound keeps, where nothing is known of the values.
-const BOUND_SHARE: f64 = 1.0 / 3.0;
-
-/// What a bound on the result of an aggregate keeps: such filters look for what stands out.
-const RESULT_SHARE: f64 = 0.05;
-
-/// What a search in a text keeps.
-const SEARCH_SHARE: f64 = 0.1;
-
-/// What a search for the start of a text keeps.
-const PREFIX_SHARE: f64 = 0.05;
-
-/// Different values of a column of which nothing is known, if there are as many rows.
-const DISTINCT: f64 = 20.0;
-
-/// What any other predicate keeps.
-const SHARE: f64 = 1.0 / 3.0;
-
-/// The smallest share: estimates are not to be taken for knowledge that nothing is there.
-const SHARE_MIN: f64 = 1e-9;
 
 /// Bounds on a column, both of them included.
 #[derive(Clone, Copy, Default)]
@@ -153,13 +134,13 @@ pub(in crate::planner) fn share_of(predicate: &Expr, relation: &Relation) -> f64
         } => {
             let mut kept = relation.clone();
             kept.rows = 1e12;
-            keep_parts(&conjuncts(predicate), &mut kept);
+            keep_parts(&predicate.conjuncts(), &mut kept);
             kept.rows / 1e12
         }
         Expr::Binary {
             op: BinaryOp::Or, ..
         } => {
-            let shares = disjuncts(predicate).into_iter();
+            let shares = predicate.disjuncts().into_iter();
             let none: f64 = shares.map(|part| 1.0 - share_of(part, relation)).product();
             1.0 - none
         }

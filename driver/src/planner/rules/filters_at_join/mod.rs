@@ -8,16 +8,16 @@
 
 use std::collections::BTreeSet;
 
+use arrow::datatypes::Schema;
 use kiln_engine::expr::{BinaryOp, Expr, typing};
-use kiln_engine::plan::{JoinKind, LogicalPlan, schema_of};
+use kiln_engine::plan::{JoinKind, LogicalPlan};
 
 use super::facts::facts;
-use super::filters_down::{is_asked, sink};
 use super::fold::fold;
 use crate::planner::predicate::{
-    add_part, conjuncts, disjuncts, filtered, join_parts, never_fails, parts_of, rejects_nulls,
+    add_part, filtered, join_parts, never_fails, parts_of, rejects_nulls,
 };
-use crate::planner::rewrite::{column_set, columns, replace_columns};
+use crate::planner::rewrite::{column_set, columns, replace_columns, types_of};
 
 /// A join taken apart.
 pub(super) struct JoinNode {
@@ -67,6 +67,8 @@ pub(super) fn forgets_right(kind: JoinKind) -> bool {
 struct Sides {
     left: BTreeSet<String>,
     right: BTreeSet<String>,
+    /// The types of those that a predicate reads.
+    types: Schema,
 }
 
 /// What goes down to either side, and what does not.
@@ -81,7 +83,7 @@ impl Placed {
     /// Puts `part` on a side that it may go to and that has its columns. Otherwise it stays, and
     /// what follows from it for a side goes there.
     fn place(&mut self, part: Expr, sides: &Sides, may: (bool, bool)) {
-        let sure = never_fails(&part);
+        let sure = never_fails(&part, &sides.types);
         let reads = columns([&part]);
         if may.0 && sure && reads.is_subset(&sides.left) {
             add_part(&mut self.left, part);
@@ -89,12 +91,12 @@ impl Placed {
             add_part(&mut self.right, part);
         } else {
             if may.0
-                && let Some(implied) = implied(&part, &sides.left)
+                && let Some(implied) = implied(&part, &sides.left, &sides.types)
             {
                 add_part(&mut self.left, implied);
             }
             if may.1
-                && let Some(implied) = implied(&part, &sides.right)
+                && let Some(implied) = implied(&part, &sides.right, &sides.types)
             {
                 add_part(&mut self.right, implied);
             }
@@ -103,11 +105,16 @@ impl Placed {
     }
 }
 
-/// The join with the predicates `above` it, all of them as far down as they may be.
-pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
+/// Puts predicates as far down in a plan as they may be.
+pub(super) type Sink<'a> = &'a dyn Fn(LogicalPlan, Vec<Expr>) -> LogicalPlan;
+
+/// The join with the predicates `above` it; `sink` takes on those that go to a side.
+pub(super) fn at_join(join: JoinNode, above: Vec<Expr>, sink: Sink) -> LogicalPlan {
+    let read = columns(above.iter().chain(&join.filter));
     let sides = Sides {
         left: column_set(&join.left),
         right: column_set(&join.right),
+        types: types_of(&[&join.left, &join.right], &read),
     };
     let kind = strengthened(join.kind, &above, &sides);
     let (mut asked, mut above) = (parts_of(join.filter.as_ref()), above);
@@ -120,7 +127,7 @@ pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
             add_part(&mut asked, part);
         }
     }
-    let (asked, on) = keys(asked, join.on, &sides, &join.left, &join.right);
+    let (asked, on) = keys(asked, join.on, &sides);
     let mut pair = Placed::default();
     for part in asked {
         pair.place(part, &sides, (forgets_left(kind), forgets_right(kind)));
@@ -133,9 +140,8 @@ pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
     for part in above {
         row.place(part, &sides, (passes_left(kind), passes_right(kind)));
     }
-    let left = sink_new(join.left, row.left);
-    let right = sink_new(join.right, row.right);
-    let (left, right) = share_facts(left, right, kind, &on);
+    let sides = (sink(join.left, row.left), sink(join.right, row.right));
+    let (left, right) = share_facts(sides, kind, &on, sink);
     let (filter, mut rest) = join_parts(pair.stay);
     // Only an inner join has so many parts that some are left, and may ask them afterwards.
     rest.extend(row.stay);
@@ -147,17 +153,6 @@ pub(super) fn at_join(join: JoinNode, above: Vec<Expr>) -> LogicalPlan {
         filter,
     };
     filtered(join.rebuilt(kind), rest)
-}
-
-fn sink_new(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
-    let parts: Vec<Expr> = parts
-        .into_iter()
-        .filter(|part| !is_asked(&plan, part))
-        .collect();
-    if parts.is_empty() {
-        return plan;
-    }
-    sink(plan, parts)
 }
 
 /// The kind of join that makes the same rows, where those that are filled up with nulls on a side
@@ -183,18 +178,11 @@ fn keys(
     parts: Vec<Expr>,
     mut on: Vec<(Expr, Expr)>,
     sides: &Sides,
-    left: &LogicalPlan,
-    right: &LogicalPlan,
 ) -> (Vec<Expr>, Vec<(Expr, Expr)>) {
     let mut others = Vec::new();
     for part in parts {
-        let key = as_key(&part, sides).filter(|(left_key, right_key)| {
-            match (schema_of(left), schema_of(right)) {
-                (Ok(lefts), Ok(rights)) => {
-                    typing::check_keys(left_key, &lefts, right_key, &rights).is_ok()
-                }
-                _ => false,
-            }
+        let key = as_key(&part, sides).filter(|(left, right)| {
+            typing::check_keys(left, &sides.types, right, &sides.types).is_ok()
         });
         match key {
             Some(key) if on.contains(&key) => {}
@@ -215,7 +203,7 @@ fn as_key(part: &Expr, sides: &Sides) -> Option<(Expr, Expr)> {
     else {
         return None;
     };
-    if !never_fails(part) {
+    if !never_fails(part, &sides.types) {
         return None;
     }
     let is_of = |expr: &Expr, side: &BTreeSet<String>| {
@@ -232,31 +220,31 @@ fn as_key(part: &Expr, sides: &Sides) -> Option<(Expr, Expr)> {
 }
 
 /// What an OR says of the columns of one side: each of its alternatives has to say something.
-fn implied(part: &Expr, side: &BTreeSet<String>) -> Option<Expr> {
-    let alternatives = disjuncts(part);
+fn implied(part: &Expr, side: &BTreeSet<String>, types: &Schema) -> Option<Expr> {
+    let alternatives = part.disjuncts();
     if alternatives.len() < 2 {
         return None;
     }
     let of_side = |alternative: &Expr| {
-        let parts = conjuncts(alternative).into_iter();
+        let parts = alternative.conjuncts().into_iter();
         let own = parts.filter(|part| {
             let reads = columns([*part]);
-            !reads.is_empty() && reads.is_subset(side) && never_fails(part)
+            !reads.is_empty() && reads.is_subset(side) && never_fails(part, types)
         });
         own.cloned().reduce(Expr::and)
     };
     let implied: Option<Vec<Expr>> = alternatives.into_iter().map(of_side).collect();
     let implied = implied?.into_iter().reduce(Expr::or)?;
-    Some(fold(&implied, None))
+    Some(fold(&implied, types))
 }
 
 /// What is known of a key on one side is asked of the other, where rows that cannot match leave
 /// no trace.
 fn share_facts(
-    left: LogicalPlan,
-    right: LogicalPlan,
+    (left, right): (LogicalPlan, LogicalPlan),
     kind: JoinKind,
     on: &[(Expr, Expr)],
+    sink: Sink,
 ) -> (LogicalPlan, LogicalPlan) {
     let (mut for_left, mut for_right) = (Vec::new(), Vec::new());
     for (left_key, right_key) in on {
@@ -285,7 +273,7 @@ fn share_facts(
             add_part(&mut for_left, renamed(&fact, left_key));
         }
     }
-    (sink_new(left, for_left), sink_new(right, for_right))
+    (sink(left, for_left), sink(right, for_right))
 }
 
 /// A fact about one column as one about another.
@@ -294,9 +282,9 @@ fn renamed(fact: &Expr, to: &str) -> Expr {
 }
 
 fn same_type(left: &LogicalPlan, left_key: &str, right: &LogicalPlan, right_key: &str) -> bool {
-    let data_type = |plan, key| {
-        let schema = schema_of(plan).ok()?;
-        let field = schema.field_with_name(key).ok()?;
+    let data_type = |plan, key: &str| {
+        let types = types_of(&[plan], &[key.to_owned()].into());
+        let field = types.field_with_name(key).ok()?;
         Some(field.data_type().clone())
     };
     match (data_type(left, left_key), data_type(right, right_key)) {

@@ -1,11 +1,12 @@
 //! Joins with predicates in them and above them, before and after.
 
+use arrow::datatypes::{DataType, TimeUnit};
 use expect_test::expect;
-use kiln_engine::expr::{col, lit};
+use kiln_engine::expr::{coalesce, col, lit};
 use kiln_engine::plan::explain_logical;
 
 use super::super::filters_down;
-use super::super::fixture::{Plan, check, numbers};
+use super::super::fixture::{Plan, check, numbers, typed};
 use super::*;
 
 /// `l (a, b)` joined with `r (x, y)` on `a = x`.
@@ -157,4 +158,40 @@ fn joins_do_not_make_rows_that_are_dropped_above() {
         };
         assert_eq!(*found, expected, "{kind:?} {filter}");
     }
+}
+
+#[test]
+fn what_a_conversion_makes_fail_stays_where_other_rows_are_gone() {
+    let left = typed(&[
+        ("a", DataType::Int64),
+        ("whole", DataType::Decimal128(38, 0)),
+        ("fine", DataType::Decimal128(38, 10)),
+        ("ms", DataType::Timestamp(TimeUnit::Millisecond, None)),
+        ("ns", DataType::Timestamp(TimeUnit::Nanosecond, None)),
+        ("price", DataType::Decimal64(15, 2)),
+    ]);
+    let plan = left
+        .join(numbers(&["x"]), JoinKind::Inner, [(col("a"), col("x"))])
+        .filter(
+            coalesce([col("whole"), col("fine")])
+                .gt(1)
+                .and(col("ms").lt(col("ns")))
+                .and((col("whole") + 1).gt(2))
+                .and((col("price") + 1).gt(2))
+                .and(col("whole").gt(col("fine"))),
+        );
+    check(
+        filters_down,
+        plan,
+        expect![[r#"
+        filter coalesce(whole, fine) > 1 AND ms < ns AND whole + 1 > 2 AND price + 1 > 2 AND whole > fine
+          join inner on a = x
+            scan parquet [a, whole, fine, ms, ns, price] from memory:///in
+            scan parquet [x] from memory:///in
+        →
+        join inner on a = x where coalesce(whole, fine) > 1 AND ms < ns AND whole + 1 > 2
+          scan parquet [a, whole, fine, ms, ns, price] from memory:///in where price + 1 > 2 AND whole > fine
+          scan parquet [x] from memory:///in
+    "#]],
+    );
 }

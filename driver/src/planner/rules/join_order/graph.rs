@@ -8,19 +8,17 @@ use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use kiln_engine::expr::{BinaryOp, Expr};
+use kiln_engine::limits::JOIN_PARTS_MAX;
 use kiln_engine::plan::schema_of;
 
 use super::Region;
 use crate::planner::rewrite::columns;
 use crate::planner::statistics::{Relation, key_domain, semi_share, share_of};
 
-/// Leaves and choices of one region, at most: one bit each.
-const PARTS_MAX: usize = 64;
-
 /// A column of a leaf.
 type Member = (usize, Expr);
 
-/// An equality that is not one of two columns: over some leaves on either side.
+/// An equality that is not one of two columns: over some leaves, at least one, on either side.
 struct Edge {
     left: (Expr, u64),
     right: (Expr, u64),
@@ -57,13 +55,14 @@ struct Pair {
 }
 
 impl Graph {
-    /// None if the region has too many parts, or if a name in it means two columns.
+    /// None if the region has too many parts, if a name in it means two columns, or if a key
+    /// reads no column: there is no telling between which leaves that one belongs.
     pub(super) fn new(
         region: &Region,
         leaves: Vec<Relation>,
         choices: &[Relation],
     ) -> Option<Self> {
-        if leaves.len() + choices.len() > PARTS_MAX {
+        if leaves.len() + choices.len() > JOIN_PARTS_MAX {
             return None;
         }
         let schemas: Vec<SchemaRef> = region
@@ -120,10 +119,13 @@ impl Graph {
             {
                 self.add_to_classes(one, other);
             }
-            _ => self.edges.push(Edge {
-                left: (left.clone(), names.mask(left)?),
-                right: (right.clone(), names.mask(right)?),
-            }),
+            _ => {
+                let read = |key: &Expr| names.mask(key).filter(|mask| *mask != 0);
+                self.edges.push(Edge {
+                    left: (left.clone(), read(left)?),
+                    right: (right.clone(), read(right)?),
+                });
+            }
         }
         Some(())
     }
@@ -169,12 +171,12 @@ impl Graph {
     /// All leaves and all choices.
     pub(super) fn all(&self) -> u64 {
         let parts = self.leaves.len() + self.choosers.len();
-        u64::MAX >> (PARTS_MAX - parts)
+        u64::MAX >> (JOIN_PARTS_MAX - parts)
     }
 
     /// The leaves of a set.
     pub(super) fn leaves(&self, parts: u64) -> u64 {
-        parts & (u64::MAX >> (PARTS_MAX - self.leaves.len()))
+        parts & (u64::MAX >> (JOIN_PARTS_MAX - self.leaves.len()))
     }
 
     /// Rows of the join of a set.
@@ -297,7 +299,7 @@ impl Graph {
 impl Edge {
     /// The equality as a key between two sets, if each has a side of it.
     fn key(&self, one: u64, other: u64) -> Option<(Expr, Expr)> {
-        let within = |side: &(Expr, u64), parts: u64| side.1 != 0 && side.1 & parts == side.1;
+        let within = |side: &(Expr, u64), parts: u64| side.1 & parts == side.1;
         let (left, right) = (&self.left, &self.right);
         if within(left, one) && within(right, other) {
             Some((left.0.clone(), right.0.clone()))

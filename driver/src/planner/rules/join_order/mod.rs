@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kiln_engine::expr::Expr;
 use kiln_engine::plan::{JoinKind, LogicalPlan};
 
-use crate::planner::predicate::{filtered, join_parts, never_fails, parts_of};
+use crate::planner::predicate::{filtered, join_parts, never_fails_over, parts_of};
 use crate::planner::rewrite::{column_names, only_columns, with_inputs};
 use crate::planner::statistics::{Relation, Statistics, relation};
 
@@ -33,20 +33,24 @@ pub(in crate::planner) fn join_order(plan: &LogicalPlan, statistics: Statistics)
 /// Whether a node is a join that may change places with others.
 fn is_joined(plan: &LogicalPlan) -> bool {
     let LogicalPlan::Join {
-        kind, on, filter, ..
+        left,
+        right,
+        kind,
+        on,
+        filter,
     } = plan
     else {
         return false;
     };
-    let sure = on
-        .iter()
-        .all(|(left, right)| never_fails(left) && never_fails(right));
-    match kind {
-        JoinKind::Inner => sure,
-        // An inner join may ask what may fail when all is joined; this one could not.
-        JoinKind::Semi | JoinKind::Anti => sure && filter.as_ref().is_none_or(never_fails),
+    let sure = |asked: &Expr| never_fails_over(asked, &[left, right]);
+    // What may fail is asked when all is joined; only an inner join can put it off.
+    let sure_filter = match kind {
+        JoinKind::Inner => true,
+        JoinKind::Semi | JoinKind::Anti => filter.as_ref().is_none_or(sure),
         JoinKind::Left | JoinKind::Right | JoinKind::Full => false,
-    }
+    };
+    let equal = |(left, right): &(Expr, Expr)| sure(&left.clone().eq(right.clone()));
+    sure_filter && on.iter().all(equal)
 }
 
 /// The join that a projection to some of its columns stands on.
@@ -119,7 +123,7 @@ impl<'a> Region<'a> {
                 self.equal
                     .extend(on.iter().map(|(left, right)| (left, right)));
                 for part in parts_of(filter.as_ref()) {
-                    if never_fails(&part) {
+                    if never_fails_over(&part, &[left, right]) {
                         self.asked.push(part);
                     } else {
                         self.asked_last.push(part);

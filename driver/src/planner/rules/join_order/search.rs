@@ -2,16 +2,21 @@
 //!
 //! Up to a dozen parts every order is looked at, each set of parts once (dynamic programming over
 //! subsets, with bushy trees: Moerkotte and Neumann, "Analysis of Two Existing and One New Dynamic
-//! Programming Algorithm", 2006, there DPsub). Beyond that the pair that makes the fewest rows is
-//! joined first. What is not connected is joined only where nothing else is left.
+//! Programming Algorithm", 2006, there DPsub). Beyond that the pair whose join costs least, by the
+//! same measure, is joined first. What is not connected is joined only where nothing else is left.
+
+use kiln_engine::limits;
 
 use super::graph::Graph;
 
-/// Parts of which every order is looked at.
-const EXHAUSTIVE_MAX: usize = 11;
-
 /// What putting a row into a hash table costs, where looking one up costs 1.
 const BUILD_COST: f64 = 2.0;
+
+/// What joining two sets of so many rows costs that makes `rows` of them: each row of the larger is
+/// looked up among the smaller, and what comes of it is made.
+fn join_cost(one: f64, other: f64, rows: f64) -> f64 {
+    one.max(other) + BUILD_COST * one.min(other) + rows
+}
 
 /// An order of joins.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +32,7 @@ pub(super) enum Tree {
 /// The best order of all parts; none if there is none, because names are in the way.
 pub(super) fn best(graph: &Graph) -> Option<Tree> {
     let parts = graph.leaf_count() + graph.choosers.len();
-    if parts > EXHAUSTIVE_MAX {
+    if parts > limits::JOIN_ORDER_EXHAUSTIVE_MAX {
         return greedy(graph);
     }
     exhaustive(graph, false).or_else(|| exhaustive(graph, true))
@@ -74,7 +79,6 @@ fn best_of(graph: &Graph, table: &[Option<Best>], parts: u64, unconnected: bool)
     }
     let mut found: Option<Best> = None;
     let mut offer = |cost: f64, step| {
-        let cost = cost + rows;
         if found.is_none_or(|found| cost < found.cost) {
             found = Some(Best { cost, rows, step });
         }
@@ -86,7 +90,10 @@ fn best_of(graph: &Graph, table: &[Option<Best>], parts: u64, unconnected: bool)
             && there
             && let Some(before) = table[index(input)]
         {
-            offer(before.cost + before.rows, Step::Choice(input, choice));
+            offer(
+                before.cost + before.rows + rows,
+                Step::Choice(input, choice),
+            );
         }
     }
     // Every way to split the parts in two, the half with the first leaf being the one.
@@ -99,9 +106,8 @@ fn best_of(graph: &Graph, table: &[Option<Best>], parts: u64, unconnected: bool)
         if let (Some(left), Some(right)) = (table[index(one)], table[index(other)])
             && (unconnected || graph.connects(one, other))
         {
-            let (few, many) = (left.rows.min(right.rows), left.rows.max(right.rows));
-            let cost = left.cost + right.cost + many + BUILD_COST * few;
-            offer(cost, Step::Join(one, other));
+            let own = join_cost(left.rows, right.rows, rows);
+            offer(left.cost + right.cost + own, Step::Join(one, other));
         }
     }
     found
@@ -117,7 +123,7 @@ fn tree(table: &[Option<Best>], parts: u64) -> Option<Tree> {
     })
 }
 
-/// Joins the two that make the fewest rows until one is left; semi and anti joins as soon as what
+/// Joins the two whose join costs least until one is left; semi and anti joins as soon as what
 /// they read is there.
 fn greedy(graph: &Graph) -> Option<Tree> {
     let mut open: Vec<(u64, Tree)> = (0..graph.leaf_count())
@@ -135,11 +141,12 @@ fn greedy(graph: &Graph) -> Option<Tree> {
             for (other, (right, _)) in open.iter().enumerate().skip(one + 1) {
                 let apart = !graph.connects(*left, *right);
                 let rows = graph.rows(left | right);
+                let cost = join_cost(graph.rows(*left), graph.rows(*right), rows);
                 let better = |(least_apart, least, _, _): &(bool, f64, usize, usize)| {
-                    (apart, rows) < (*least_apart, *least)
+                    (apart, cost) < (*least_apart, *least)
                 };
                 if found.as_ref().is_none_or(better) {
-                    found = Some((apart, rows, one, other));
+                    found = Some((apart, cost, one, other));
                 }
             }
         }

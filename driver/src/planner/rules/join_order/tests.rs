@@ -1,12 +1,14 @@
 //! Queries of TPC-H, as a user writes them, optimised for tables of its scale 10.
 
+use arrow::datatypes::{DataType, TimeUnit};
 use expect_test::{Expect, expect};
-use kiln_engine::expr::{col, contains, count_all, lit, sum};
-use kiln_engine::plan::{explain_logical, schema_of};
+use kiln_engine::expr::{Literal, col, contains, count_all, lit, sum};
+use kiln_engine::plan::{Scan, explain_logical, schema_of};
 
-use super::super::fixture::{Plan, day, one_of, tpch, tpch_statistics};
+use super::super::fixture::{Plan, day, numbers, one_of, tpch, tpch_statistics, typed};
 use super::*;
 use crate::planner::optimize;
+use crate::planner::statistics::{ColumnStatistics, TableStatistics};
 
 fn check(plan: Plan, expected: Expect) {
     let schema = schema_of(&plan.0).expect("a plan that fits together");
@@ -417,4 +419,120 @@ fn two_columns_that_equal_the_same_one_are_equal() {
                 scan parquet [s_suppkey, s_name] from supplier
         "#]],
     );
+}
+
+#[test]
+fn a_key_that_is_constant_is_not_lost() {
+    let keys = [
+        (col("s_nationkey"), col("n_nationkey")),
+        (col("s_suppkey"), lit(7)),
+    ];
+    let plan = tpch("supplier")
+        .join(tpch("nation"), JoinKind::Inner, keys)
+        .join(
+            tpch("region"),
+            JoinKind::Inner,
+            [(col("n_regionkey"), col("r_regionkey")), (lit(1), lit(2))],
+        );
+    check(
+        plan,
+        expect![[r#"
+        join inner on n_regionkey = r_regionkey, 1 = 2
+          join inner on s_nationkey = n_nationkey, s_suppkey = 7
+            scan parquet [s_suppkey, s_name, s_nationkey] from supplier
+            scan parquet [n_nationkey, n_name, n_regionkey] from nation
+          scan parquet [r_regionkey, r_name] from region
+    "#]],
+    );
+}
+
+#[test]
+fn keys_that_may_not_compare_stay_where_they_are() {
+    let is_joined_on = |left: TimeUnit, right: TimeUnit| {
+        let timestamp = |unit| DataType::Timestamp(unit, None);
+        let left = typed(&[("x", timestamp(left))]);
+        let right = typed(&[("y", timestamp(right))]);
+        is_joined(&left.join(right, JoinKind::Inner, [(col("x"), col("y"))]).0)
+    };
+    assert!(is_joined_on(TimeUnit::Nanosecond, TimeUnit::Nanosecond));
+    assert!(!is_joined_on(TimeUnit::Millisecond, TimeUnit::Nanosecond));
+}
+
+/// How many rows the table has that key `index` of a star's facts stands for.
+fn star_rows(index: usize) -> i64 {
+    [20, 300, 4000][index % 3] * (index as i64 + 1)
+}
+
+/// What is known of the tables of a star: facts with the columns `k0`, `k1`, …, and for each of
+/// them a table of its `id` and a value `x` of ten.
+fn star_statistics(scan: &Scan) -> Option<TableStatistics> {
+    let first = scan.schema.fields().first()?.name();
+    let up_to = |most: i64| ColumnStatistics {
+        min: Some(Literal::Int64(1)),
+        max: Some(Literal::Int64(most)),
+        nulls: Some(0),
+        distinct: None,
+    };
+    let column = |name: String, most: i64| (name, up_to(most));
+    let (rows, columns) = match first.strip_prefix("id") {
+        Some(index) => {
+            let rows = star_rows(index.parse().ok()?);
+            let columns = [
+                column(format!("id{index}"), rows),
+                column(format!("x{index}"), 10),
+            ];
+            (rows as u64, columns.into())
+        }
+        None => {
+            let keys = (0..13).map(|index| column(format!("k{index}"), star_rows(index)));
+            (50_000_000, keys.collect())
+        }
+    };
+    let bytes = rows * 16;
+    let rows = Some(rows);
+    Some(TableStatistics {
+        rows,
+        bytes,
+        columns,
+    })
+}
+
+#[test]
+fn a_star_of_many_tables_begins_with_those_that_drop_most() {
+    let names: Vec<String> = (0..13).map(|index| format!("k{index}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut plan = numbers(&names);
+    for index in 0..13 {
+        let (id, x) = (format!("id{index}"), format!("x{index}"));
+        let mut table = numbers(&[&id, &x]);
+        if [2, 5, 9].contains(&index) {
+            table = table.filter(col(x).eq(5));
+        }
+        let key = (col(format!("k{index}")), col(id));
+        plan = plan.join(table, JoinKind::Inner, [key]);
+    }
+    let plan = plan.aggregate([], [count_all()]);
+    let optimised = optimize(plan.0, &star_statistics).expect("an optimised plan");
+    let text = explain_logical(&optimised);
+    // The keys of the joins, from the first to the last.
+    let joins = text
+        .lines()
+        .filter_map(|line| line.split_once("join inner on "));
+    let mut keys: Vec<&str> = joins.map(|(_, keys)| keys).collect();
+    keys.reverse();
+    expect![[r#"
+        k9 = id9
+        k2 = id2
+        k5 = id5
+        k0 = id0
+        k3 = id3
+        k6 = id6
+        k12 = id12
+        k1 = id1
+        k4 = id4
+        k7 = id7
+        k10 = id10
+        k8 = id8
+        k11 = id11"#]]
+    .assert_eq(&keys.join("\n"));
 }
