@@ -238,26 +238,12 @@ fn column_names(expr: &Expr) -> Vec<&str> {
     let mut names = Vec::new();
     let mut open = vec![expr];
     while let Some(expr) = open.pop() {
-        match expr {
-            Expr::Column(name) if names.contains(&name.as_str()) => {}
-            Expr::Column(name) => names.push(name),
-            Expr::Literal(_) => {}
-            Expr::Binary { left, right, .. } => open.extend([&**left, &**right]),
-            Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => open.push(inner),
-            Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => open.push(expr),
-            Expr::Case {
-                branches,
-                otherwise,
-            } => {
-                open.extend(branches.iter().flat_map(|(when, then)| [when, then]));
-                open.extend(otherwise.as_deref());
-            }
-            Expr::InList { expr, list } => {
-                open.push(expr);
-                open.extend(list);
-            }
-            Expr::Function { args, .. } => open.extend(args),
+        if let Expr::Column(name) = expr
+            && !names.contains(&name.as_str())
+        {
+            names.push(name);
         }
+        open.extend(expr.operands());
     }
     names
 }

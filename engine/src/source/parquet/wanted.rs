@@ -11,8 +11,8 @@ use arrow::datatypes::SchemaRef;
 use super::columns::{Columns, Source};
 use super::test::Test;
 use crate::error::{Error, Result};
+use crate::expr::Expr;
 use crate::expr::eval::compile;
-use crate::expr::{BinaryOp, Expr};
 use crate::kernel::key_filter::KeyFilter;
 use crate::plan::ScanSpec;
 use crate::source::ColumnFilter;
@@ -49,10 +49,8 @@ impl Wanted {
             .into_iter()
             .filter(|filter| fits(&filter.keys, &file_schema, filter.column))
             .collect();
-        let mut conjuncts = Vec::new();
-        if let Some(predicate) = &spec.predicate {
-            split(predicate, &mut conjuncts);
-        }
+        let conjuncts = spec.predicate.iter().flat_map(Expr::conjuncts);
+        let conjuncts: Vec<Expr> = conjuncts.cloned().collect();
         let grouped = grouped(&conjuncts, &file_schema)?;
         let mut slots: Vec<usize> = spec.projection.clone();
         slots.extend(grouped.iter().flat_map(|(columns, _)| columns));
@@ -102,22 +100,6 @@ fn fits(keys: &KeyFilter, schema: &SchemaRef, column: usize) -> bool {
     bounds.is_none_or(|(least, _)| least.data_type() == field.data_type())
 }
 
-/// Appends the conjuncts of `expr`.
-fn split(expr: &Expr, conjuncts: &mut Vec<Expr>) {
-    match expr {
-        Expr::Binary {
-            left,
-            op: BinaryOp::And,
-            right,
-        } => {
-            split(left, conjuncts);
-            split(right, conjuncts);
-        }
-        Expr::Alias { expr, .. } => split(expr, conjuncts),
-        other => conjuncts.push(other.clone()),
-    }
-}
-
 /// Conjuncts over the same columns as one expression, each with its columns. One that may fail
 /// stays by itself, behind all that may not: it must not see rows that another one drops.
 fn grouped(conjuncts: &[Expr], schema: &SchemaRef) -> Result<Vec<(Vec<usize>, Expr)>> {
@@ -149,7 +131,7 @@ fn columns_of(expr: &Expr, schema: &SchemaRef, columns: &mut Vec<usize>) -> Resu
         })?;
         columns.push(column);
     }
-    children(expr)
+    expr.operands()
         .into_iter()
         .try_for_each(|child| columns_of(child, schema, columns))
 }
@@ -160,7 +142,7 @@ pub(super) fn only_column(expr: &Expr) -> Option<&str> {
         if let Expr::Column(name) = expr {
             found.push(name);
         }
-        for child in children(expr) {
+        for child in expr.operands() {
             names(child, found);
         }
     }
@@ -168,24 +150,4 @@ pub(super) fn only_column(expr: &Expr) -> Option<&str> {
     names(expr, &mut found);
     let first = *found.first()?;
     found.iter().all(|name| *name == first).then_some(first)
-}
-
-/// The expressions that `expr` is made of.
-fn children(expr: &Expr) -> Vec<&Expr> {
-    match expr {
-        Expr::Column(_) | Expr::Literal(_) => Vec::new(),
-        Expr::Binary { left, right, .. } => vec![left, right],
-        Expr::Not(inner) | Expr::Negate(inner) | Expr::IsNull(inner) => vec![inner],
-        Expr::Cast { expr, .. } | Expr::Alias { expr, .. } => vec![expr],
-        Expr::Case {
-            branches,
-            otherwise,
-        } => {
-            let pairs = branches.iter();
-            let parts = pairs.flat_map(|(condition, value)| [condition, value]);
-            parts.chain(otherwise.as_deref()).collect()
-        }
-        Expr::InList { expr, list } => std::iter::once(&**expr).chain(list).collect(),
-        Expr::Function { args, .. } => args.iter().collect(),
-    }
 }
