@@ -1,8 +1,8 @@
 //! What the user typed, and nothing about what it means.
 //!
-//! A file for each command, or for several that are alike; here is what they share. What is checked here can be checked
-//! without looking at the world: numbers, sizes, which options go together. Everything that fails
-//! here exits with 2.
+//! A file for each command, or for several that are alike; here is what they share. What is
+//! checked here can be checked without looking at the world: numbers, sizes, which options go
+//! together. Everything that fails here exits with 2.
 
 use clap::{Args, Parser, Subcommand};
 
