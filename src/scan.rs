@@ -120,7 +120,12 @@ pub(crate) async fn any_format(
 
 fn by_name(location: &str) -> Option<ScanFormat> {
     let name = location.to_ascii_lowercase();
-    match name.rsplit_once('.')?.1 {
+    let compressed = ["gz", "zst", "bz2"];
+    let (stem, mut ending) = name.rsplit_once('.')?;
+    if compressed.contains(&ending) {
+        ending = stem.rsplit_once('.')?.1;
+    }
+    match ending {
         "csv" => Some(ScanFormat::Csv(CsvOptions::default())),
         "parquet" | "pq" => Some(ScanFormat::Parquet),
         _ => None,

@@ -396,7 +396,10 @@ impl EventLoop {
         let components = self.components.clone();
         match action {
             Action::Plan { job, done } => {
-                let planner = self.planners.get(&job)?.clone();
+                let Some(planner) = self.planners.get(&job).cloned() else {
+                    // Without an answer the job would wait for ever.
+                    return Some(work::plan_failed(job, &unplanned(job)));
+                };
                 let capacity = self.board.lock().scheduler.capacity();
                 self.work
                     .spawn(work::plan(components, job, planner, done, capacity));
@@ -512,6 +515,11 @@ impl Drop for Closing {
     }
 }
 
+/// The defect that a job is to be planned that nobody has a plan of.
+fn unplanned(job: JobId) -> Error {
+    Error::internal(format!("there is nothing to plan the job from job={job}"))
+}
+
 /// One line for a job that has ended, with what it cost.
 fn log_ended(status: &JobStatus) {
     let mut sum = Counts::default();
@@ -535,4 +543,50 @@ fn log_ended(status: &JobStatus) {
         puts = sum.puts,
         "job has ended"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kiln_engine::storage::{Compression, ShuffleStore, Stores};
+    use kiln_proto::message::JobState;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::scheduler::Scheduler;
+
+    #[tokio::test]
+    async fn a_job_that_nobody_can_plan_fails() {
+        let settings = DriverSettings::default();
+        let board = SharedBoard::new(Scheduler::new(settings.clone()));
+        let store = Arc::new(InMemory::new());
+        let components = Components {
+            stores: Arc::new(Stores::new()),
+            shuffle: ShuffleStore::new(store, "shuffle".into(), Compression::None),
+            storage_url: "memory:///shuffle".to_owned(),
+        };
+        let (_inbox, inputs) = mpsc::channel(1);
+        let (_alive, handles) = oneshot::channel();
+        let mut driver = EventLoop::new(settings, components, board.clone(), inputs, handles);
+        driver.step(Event::ExecutorJoined(Registration {
+            executor: ExecutorId(7),
+            name: "host-7".to_owned(),
+            protocol: PROTOCOL_VERSION,
+            threads: 1,
+            slots: 1,
+            memory: 1 << 30,
+        }));
+        // Submitted past the loop, so that there is no planner.
+        let job = JobId::new(1);
+        let name = "a job".to_owned();
+        driver.step(Event::Submitted { job, name });
+        let status = board.lock().scheduler.status(job, Detail::Stages);
+        let status = status.expect("the job is known");
+        assert_eq!(status.state, JobState::Failed);
+        assert_eq!(
+            status.failure.expect("it failed").message,
+            "there is nothing to plan the job from job=000000000001"
+        );
+    }
 }

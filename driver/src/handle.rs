@@ -153,7 +153,7 @@ impl DriverHandle {
     /// What is wrong with the plan or its inputs.
     pub async fn explain(&self, plan: LogicalPlan) -> Result<String> {
         let capacity = self.board.lock().scheduler.capacity();
-        work::explain(&self.components, &plan, capacity).await
+        work::explain(&self.components, plan, capacity).await
     }
 
     /// Waits until a job has ended and gives its result.

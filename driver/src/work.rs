@@ -1,9 +1,9 @@
 //! What takes time: planning, committing, cleaning. Each runs as a task of its own beside the
 //! event loop and gives back the event that tells how it went; a panic in one is a failure of its
-//! job and nothing more.
+//! job and nothing more. Planning computes, so it has a thread to itself.
 
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{LogicalPlan, Output, OutputFile, StageGraph, TaskFailure};
 use kiln_engine::storage::{ShuffleStore, Stores};
 use kiln_engine::{Error, Result, limits};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::planner::{ClusterShape, Planner, StageFacts};
@@ -67,7 +68,10 @@ pub(crate) async fn plan(
 ) -> Option<Event> {
     let advanced = match planner.take() {
         State::Waiting(plan) => begin(&parts, job, plan, capacity).await,
-        State::Going(planner) => contain("planning", advance(planner, &done)).await,
+        State::Going(planner) => {
+            let next = aside(async move { advance(planner, &done) });
+            contain("planning", next).await
+        }
         State::Ended => Err(Error::internal("a plan that has ended was asked to go on")),
     };
     Some(match advanced {
@@ -81,16 +85,13 @@ pub(crate) async fn plan(
     })
 }
 
-async fn advance(
-    mut planner: Box<Planner>,
-    done: &[StageFacts],
-) -> Result<(Box<Planner>, StageGraph)> {
+fn advance(mut planner: Box<Planner>, done: &[StageFacts]) -> Result<(Box<Planner>, StageGraph)> {
     let graph = planner.advance(done)?;
     Ok((planner, graph))
 }
 
 /// Sees to it that the output of a job can be written, finds its input and makes its first
-/// stages. What that has made in storage is removed again if there is no plan.
+/// stages. What that has made in storage is removed again if it does not come to a plan.
 async fn begin(
     parts: &Components,
     job: JobId,
@@ -98,27 +99,48 @@ async fn begin(
     capacity: Capacity,
 ) -> Result<(Box<Planner>, StageGraph)> {
     let output = match &plan {
-        LogicalPlan::Write { output, .. } => Some(output),
+        LogicalPlan::Write { output, .. } => Some(output.clone()),
         _ => None,
     };
-    if let Some(output) = output {
-        let prepared = commit::prepare(&parts.stores, job, output);
-        contain("preparing the output", prepared).await?;
-    }
     let made = async {
-        let planner = Planner::new(&plan, shape(capacity), &parts.stores).await?;
-        advance(Box::new(planner), &[]).await
+        if let Some(output) = &output {
+            let prepared = commit::prepare(&parts.stores, job, output);
+            contain("preparing the output", prepared).await?;
+        }
+        let stores = Arc::clone(&parts.stores);
+        let first = aside(async move {
+            let planner = Planner::new(&plan, shape(capacity), &stores).await?;
+            advance(Box::new(planner), &[])
+        });
+        contain("planning", first).await
     };
-    let made = contain("planning", made).await;
+    let made = made.await;
     if made.is_err()
-        && let Some(output) = output.cloned()
+        && let Some(output) = output
     {
         discard(parts.clone(), job, output).await;
     }
     made
 }
 
-fn plan_failed(job: JobId, error: &Error) -> Event {
+/// Runs `work` on a thread of its own that may be busy for long: rewriting a large plan computes
+/// without a pause, and meanwhile the threads that hear heartbeats have to be free. If nobody
+/// waits for it any longer it goes on to its end, and that is all it does.
+async fn aside<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let runtime = Handle::current();
+    let thread = tokio::task::spawn_blocking(move || runtime.block_on(work));
+    thread
+        .await
+        .unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(error) => Err(Error::internal("planning was cut off").with_source(error)),
+        })
+}
+
+/// Tells that there is no plan, or no more of it.
+pub(crate) fn plan_failed(job: JobId, error: &Error) -> Event {
     let failure = TaskFailure::from(error);
     Event::PlanFailed { job, failure }
 }
@@ -126,14 +148,12 @@ fn plan_failed(job: JobId, error: &Error) -> Event {
 /// Says how a plan would be run by the executors that there are.
 pub(crate) async fn explain(
     parts: &Components,
-    plan: &LogicalPlan,
+    plan: LogicalPlan,
     capacity: Capacity,
 ) -> Result<String> {
-    contain(
-        "explaining",
-        planner::explain(plan, &shape(capacity), &parts.stores),
-    )
-    .await
+    let stores = Arc::clone(&parts.stores);
+    let text = async move { planner::explain(&plan, &shape(capacity), &stores).await };
+    contain("explaining", aside(text)).await
 }
 
 /// Puts the output of a job in place.
@@ -221,21 +241,4 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use kiln_engine::ErrorKind;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn work_ends_though_it_panics_or_is_never_answered() {
-        let panics = contain::<()>("planning", async { panic!("a defect") }).await;
-        let error = panics.expect_err("it panics");
-        assert_eq!(error.kind(), ErrorKind::Internal);
-        assert_eq!(error.message(), "planning panicked: a defect");
-        let silence = std::future::pending::<Result<()>>();
-        let error = contain_within(Duration::from_millis(1), "committing", silence).await;
-        let error = error.expect_err("nobody answers");
-        assert_eq!(error.kind(), ErrorKind::Exhausted);
-        assert_eq!(error.message(), "committing took too long limit=1ms");
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! Simulated executors run tasks on simulated data, crash, restart, stall for longer than their
 //! lease, lose streams, drain, fail with typed errors, write objects that vanish, and repeat,
-//! lose, delay and reorder their reports. Whatever happens, every job ends, a job that is done
+//! lose, delay and reorder their reports; plans are made step by step, and all of that happens
+//! between the steps too. Whatever happens, every job ends, a job that is done
 //! has exactly the rows that went in, and nothing is left in storage.
 //!
 //! `KILN_SEED=N` runs one seed and prints what the scheduler did; `KILN_SEEDS=N` runs N seeds.
@@ -58,6 +59,10 @@ fn every_job_ends_and_a_job_that_is_done_is_right() {
         ("second attempts", sum.stragglers),
         ("adopted attempts", sum.adopted),
         ("late successes", sum.late),
+        ("plans that went on", sum.increments),
+        ("cancelled while a plan went on", sum.cancelled_between),
+        ("outputs missed while a plan went on", sum.missed_between),
+        ("executors lost while a plan went on", sum.lost_between),
     ];
     if number("KILN_SEEDS").is_none() {
         for (what, count) in seen {

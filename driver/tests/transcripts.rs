@@ -7,7 +7,8 @@
 //! settings [heartbeat=MS] [lease=MS] [reconnect=MS] [grace=MS]     (starts all over)
 //! join e1 [slots=N] [threads=N]    heard e1 [ATTEMPT …]    gone e1    draining e1
 //! submit j1 [NAME]    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
-//!     STAGE: (scan TASKS | read STAGE | gather STAGE) -> (hash PARTITIONS | single | files)
+//!     STAGE: (scan TASKS | read STAGE | gather STAGE) -> (hash PARTITIONS | single | files);
+//!     `; ...` or `; ... -> files` behind the last says that more stages will follow
 //! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
 //! fail e1 ATTEMPT KIND [lost=s0/t1-a0] [seq=N] MESSAGE
 //! cancel j1    committed j1 [KIND MESSAGE]    read j1    stopping    tick
@@ -185,9 +186,11 @@ fn failure(words: &mut Words<'_>) -> Result<TaskFailure, String> {
 }
 
 /// `scan 3 -> hash 4; scan 2 -> hash 4; read 0 with 1 -> single; ...`: the stages that follow
-/// `known` others; dots say that there will be more.
+/// `known` others; dots say that there will be more, `... -> files` that the last will write files.
 fn graph(text: &str, known: usize) -> Result<StageGraph, String> {
-    let body = text.trim_end().strip_suffix("; ...");
+    let text = text.trim_end();
+    let writes = text.strip_suffix("; ... -> files");
+    let body = writes.or_else(|| text.strip_suffix("; ..."));
     let stages = (known as u32..)
         .zip(body.unwrap_or(text).split(';'))
         .filter(|(_, text)| !text.trim().is_empty());
@@ -212,7 +215,7 @@ fn graph(text: &str, known: usize) -> Result<StageGraph, String> {
     Ok(StageGraph {
         stages,
         complete: body.is_none(),
-        output,
+        output: output.or_else(|| writes.map(|_| file_output())),
     })
 }
 
@@ -284,16 +287,20 @@ fn sink_of(words: &mut Words<'_>) -> Result<SinkSpec, String> {
         }
         "single" => Partitioning::Single,
         "files" => {
-            let output = Output {
-                url: "file:///out".to_owned(),
-                format: FileFormat::Csv,
-                options: Default::default(),
-            };
+            let output = file_output();
             return Ok(SinkSpec::Files { output });
         }
         other => return Err(format!("not a sink: {other}")),
     };
     Ok(SinkSpec::Shuffle { partitioning })
+}
+
+fn file_output() -> Output {
+    Output {
+        url: "file:///out".to_owned(),
+        format: FileFormat::Csv,
+        options: Default::default(),
+    }
 }
 
 impl World {

@@ -29,7 +29,7 @@ const FAREWELL_WAIT: Duration = Duration::from_secs(5);
 pub(crate) fn run(args: &ClusterArgs) -> Outcome {
     let settings = driver::settings(args.timing)?;
     driver::check_address(args.listen, args.insecure)?;
-    driver::runtime()?.block_on(async {
+    driver::block_on(async {
         let mut signals = Signals::new().map_err(cannot_start)?;
         let serving = Serving::start(settings, args.listen, args.storage.as_deref()).await?;
         let mut out = io::stdout();

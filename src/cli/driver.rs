@@ -24,7 +24,7 @@ use super::interrupt::Signals;
 pub(crate) fn run(args: &DriverArgs) -> Outcome {
     let settings = settings(args.timing)?;
     check_address(args.listen, args.insecure)?;
-    runtime()?.block_on(async {
+    block_on(async {
         let mut signals = Signals::new().map_err(cannot_start)?;
         let serving = Serving::start(settings, args.listen, args.storage.as_deref()).await?;
         writeln!(io::stdout(), "{}", serving.banner())?;
@@ -33,14 +33,21 @@ pub(crate) fn run(args: &DriverArgs) -> Outcome {
     })
 }
 
-/// The runtime of a process that mostly waits.
-pub(crate) fn runtime() -> Outcome<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+/// Runs all there is to do in a process that mostly waits.
+///
+/// # Errors
+/// What `work` answered, or `Job` if there are no threads left.
+pub(crate) fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("kiln-io")
         .enable_all()
         .build()
-        .map_err(cannot_start)
+        .map_err(cannot_start)?;
+    let outcome = runtime.block_on(work);
+    // The plan of a job that is not wanted any more may still be in the making.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The settings that the arguments ask for.

@@ -31,7 +31,7 @@ fn help_of_kiln() {
         Commands:
           run       Run a job and wait for its result
           submit    Give a job to a cluster, print its id and leave it running
-          explain   Show how a job would be run: logical plan, optimised plan, stages
+          explain   Show how a job would be run: logical plan, optimised plan, stages; or what each step did
           head      Show the first rows of files
           schema    Show the columns of files
           stats     Show what is in files as far as their footers say: rows, encodings, sizes, bounds
@@ -192,7 +192,7 @@ fn help_of_explain() {
     check_help(
         &["explain"],
         &expect![[r#"
-            Show how a job would be run: logical plan, optimised plan, stages
+            Show how a job would be run: logical plan, optimised plan, stages; or what each step did
 
             Usage: kiln explain [OPTIONS] <JOB>
 
@@ -200,9 +200,10 @@ fn help_of_explain() {
               wordcount  Count words: maximal runs of characters without Unicode white space
               grep       Find lines that match a regular expression: path, byte offset and line
               count      Count the rows of Parquet or CSV files by the values of columns
+              tpch       A query of TPC-H, over the tables that `kiln bench tpch` reads
 
             Options:
-                  --analyze        Run the job, and show what each step did
+                  --analyze        Run it, and show what each step did: rows, bytes, time, what was passed over
                   --driver <URL>   Explain how the cluster of this driver would run it [env: KILN_DRIVER]
                   --threads <N>    Threads that compute [default: all cores]
                   --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]

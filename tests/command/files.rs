@@ -1,5 +1,7 @@
 //! Looking at files: `kiln head`, `kiln schema`, `kiln stats`.
 
+use std::io::Write as _;
+
 use expect_test::{Expect, expect};
 
 use crate::support::{run, run_ok, write};
@@ -110,6 +112,24 @@ fn what_a_footer_says_is_shown() {
         price    Float64
     "#]],
     );
+}
+
+#[test]
+fn compressed_csv_is_a_table_like_others() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let sales = std::fs::read(SALES).expect("the example is there");
+    gzip.write_all(&sales).expect("memory takes it");
+    let bytes = gzip.finish().expect("memory takes it");
+    let compressed = write(directory.path(), "sales.csv.gz", &bytes);
+    for args in [
+        &["head"][..],
+        &["schema"],
+        &["run", "count", "--by", "region"],
+    ] {
+        let of = |file: &str| run_ok([args, &[file]].concat());
+        assert_eq!(of(&compressed), of(SALES), "{args:?}");
+    }
 }
 
 #[test]

@@ -146,6 +146,37 @@ fn all_answers_are_right_on_a_cluster() {
 }
 
 #[test]
+fn a_query_is_explained_and_analyzed() {
+    let explain = |more: &[&str]| {
+        let said = run([&["explain", "tpch", "--data", data(), "--query", "3"], more].concat());
+        assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
+        said.stdout
+    };
+    let plan = explain(&[]);
+    for part in ["# logical plan", "# optimised plan", "# stages", "join"] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+    let analysis = explain(&["--analyze", "--threads", "2"]);
+    // Each line that starts so, and the words that have to stand behind it.
+    let expected: [(&str, &[&str]); 7] = [
+        ("s0: ", &["task", " ms", " in", " out"]),
+        ("  passed over: ", &[" of ", " rows"]),
+        ("  joins held ", &["rows", "kB"]),
+        ("  step ", &["rows", "batches", "time"]),
+        ("  scan parquet ", &[" ms"]),
+        ("  join inner ", &[" ms"]),
+        ("took ", &[]),
+    ];
+    for (start, words) in expected {
+        let has = |line: &str| {
+            let rest = line.strip_prefix(start);
+            rest.is_some_and(|rest| words.iter().all(|word| rest.contains(word)))
+        };
+        assert!(analysis.lines().any(has), "{start}{words:?}: {analysis}");
+    }
+}
+
+#[test]
 fn a_wrong_answer_is_told_and_fails() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     fs::write(directory.path().join("q06.csv"), "revenue\n1.0000\n").expect("an answer");
@@ -207,7 +238,7 @@ fn generated_data_is_the_same_every_time_and_never_half_there() {
 
 #[test]
 fn bad_arguments_are_bad_usage() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["generate", "tpch", "--output", "x"], "--scale <S>"),
         (
             &["generate", "tpch", "--scale", "0", "--output", "x"],
@@ -248,6 +279,15 @@ fn bad_arguments_are_bad_usage() {
             "a local directory",
         ),
         (&["bench", "tpch"], "--data <DIR>"),
+        (&["explain", "tpch", "--data", "x"], "--query <N>"),
+        (
+            &["explain", "tpch", "--data", "x", "--query", "23"],
+            "not a number from 1 to 22",
+        ),
+        (
+            &["explain", "tpch", "--data", "/nowhere", "--query", "1"],
+            "/nowhere/lineitem",
+        ),
         (
             &["bench", "tpch", "--data", "x", "--queries", "1,23"],
             "not a number from 1 to 22",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kiln_engine::id::{ExecutorId, StageId, TaskId};
 use kiln_engine::metrics::Counts;
-use kiln_engine::plan::{TaskFailure, TaskOutput, TaskSpec, TaskSuccess};
+use kiln_engine::plan::{SinkSpec, TaskFailure, TaskOutput, TaskSpec, TaskSuccess};
 use kiln_engine::{Error, ErrorKind, limits};
 use kiln_proto::message::{AttemptState, JobState, RunningAttempt};
 
@@ -209,21 +209,21 @@ impl Job {
             // An attempt that was stopped has cleaned up; one that failed may not have been able.
             Err(failure) => failure.kind != ErrorKind::Cancelled,
         };
-        let last = task.stage.0 as usize + 1 == self.stages.len();
-        match self.output().cloned().filter(|_| last) {
-            _ if !left => {}
-            Some(output) => turn.actions.push(Action::Discard {
+        let run = self.stages.get(task.stage.0 as usize);
+        let Some(run) = run.filter(|_| left) else {
+            return;
+        };
+        // More stages may have been to come, so where a stage stands does not say what it writes.
+        turn.actions.push(match &run.stage.sink {
+            SinkSpec::Files { output } => Action::Discard {
                 job: self.id,
-                output,
-            }),
-            None => {
-                let objects = vec![(task.stage, task.task, attempt)];
-                turn.actions.push(Action::Cleanup {
-                    job: self.id,
-                    objects,
-                });
-            }
-        }
+                output: output.clone(),
+            },
+            SinkSpec::Shuffle { .. } => Action::Cleanup {
+                job: self.id,
+                objects: vec![(task.stage, task.task, attempt)],
+            },
+        });
     }
 
     fn failed(

@@ -32,6 +32,11 @@ pub(crate) struct Summary {
     pub(crate) stragglers: u64,
     pub(crate) adopted: u64,
     pub(crate) late: u64,
+    /// Times that a plan went on, and what happened to its job while it was asked to.
+    pub(crate) increments: u64,
+    pub(crate) cancelled_between: u64,
+    pub(crate) missed_between: u64,
+    pub(crate) lost_between: u64,
 }
 
 impl Summary {
@@ -46,6 +51,10 @@ impl Summary {
         self.stragglers += other.stragglers;
         self.adopted += other.adopted;
         self.late += other.late;
+        self.increments += other.increments;
+        self.cancelled_between += other.cancelled_between;
+        self.missed_between += other.missed_between;
+        self.lost_between += other.lost_between;
     }
 }
 
@@ -53,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) graph: StageGraph,
     /// Stages that the driver has been told of.
     pub(crate) shown: usize,
+    /// It runs, and its plan has been asked to go on.
+    pub(crate) going_on: bool,
     pub(crate) committed: Option<Vec<u64>>,
     pub(crate) checked: bool,
 }
@@ -132,6 +143,7 @@ impl World {
                 Job {
                     graph,
                     shown: 0,
+                    going_on: false,
                     committed: None,
                     checked: false,
                 },
@@ -281,6 +293,7 @@ impl World {
         let before = self.attempts(&event);
         let actions = self.scheduler.step(self.now, event.clone());
         self.notice(&event, before);
+        self.notice_between(&event, &actions);
         if let Event::Reported { report, .. } = &event {
             self.check_stopped(report.task);
         }
@@ -352,9 +365,33 @@ impl World {
         }
     }
 
+    /// Counts what happens to jobs while their plans go on.
+    fn notice_between(&mut self, event: &Event, actions: &[Action]) {
+        match event {
+            Event::Planned { job, .. } => {
+                let entry = self.jobs.get_mut(job).expect("the job is known");
+                self.seen.increments += u64::from(std::mem::take(&mut entry.going_on));
+            }
+            Event::CancelRequested { job } => {
+                self.seen.cancelled_between += u64::from(self.jobs[job].going_on);
+            }
+            Event::Reported { report, .. } => {
+                let missed = matches!(&report.outcome, Err(failure) if failure.lost.is_some());
+                let going_on = self.jobs[&report.task.job].going_on;
+                self.seen.missed_between += u64::from(missed && going_on);
+            }
+            _ => {}
+        }
+        let going_on = self.jobs.values().any(|job| job.going_on);
+        let is_loss = |action: &&Action| matches!(action, Action::Forget { .. });
+        let losses = actions.iter().filter(is_loss).count() as u64;
+        self.seen.lost_between += if going_on { losses } else { 0 };
+    }
+
     /// Some more stages of a job, at least one if all that it has are done.
     fn plan_more(&mut self, job: JobId, done: &[StageFacts]) -> StageGraph {
         let entry = self.jobs.get_mut(&job).expect("the job is known");
+        entry.going_on = !done.is_empty();
         let (shown, all) = (entry.shown, entry.graph.stages.len());
         for facts in done {
             assert!(
@@ -375,7 +412,14 @@ impl World {
         match action {
             Action::Plan { job, done } => {
                 let graph = self.plan_more(job, &done);
-                let delay = self.random.u64(0..50);
+                let mut delay = self.random.u64(0..50);
+                if self.chance(20) {
+                    delay += self.random.u64(0..1_500);
+                }
+                if self.jobs[&job].going_on && self.chance(10) {
+                    let at = self.random.u64(0..=delay);
+                    self.later(at, Happening::Cancel(job));
+                }
                 self.later(delay, Happening::Tell(Event::Planned { job, graph }, None));
             }
             Action::Launch { executor, ref spec } => {

@@ -156,12 +156,15 @@ pub enum TextRecord {
 }
 
 /// How CSV becomes rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsvOptions {
     /// The first line names the columns.
     pub header: bool,
     /// Between fields.
     pub delimiter: u8,
+    /// The field that stands for null, quoted or not, in columns of every type: `NA`, `\N`. An
+    /// empty one if none is given; otherwise an empty one is an empty string.
+    pub null_value: Option<String>,
 }
 
 impl Default for CsvOptions {
@@ -169,6 +172,7 @@ impl Default for CsvOptions {
         CsvOptions {
             header: true,
             delimiter: b',',
+            null_value: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A source is a stream of morsels. Polling the stream waits for I/O (on tokio); running a morsel
 //! decodes (on rayon). What is fetched ahead is bounded by [`crate::limits::PREFETCH_BYTES`].
 
+mod codec;
 mod input;
 
 pub mod csv;

@@ -298,9 +298,14 @@ pub(super) fn encode_format(format: &ScanFormat) -> wire::ScanFormat {
             record: record.encode(),
             strict: *strict,
         }),
-        ScanFormat::Csv(CsvOptions { header, delimiter }) => Format::Csv(wire::CsvOptions {
+        ScanFormat::Csv(CsvOptions {
+            header,
+            delimiter,
+            null_value,
+        }) => Format::Csv(wire::CsvOptions {
             header: *header,
             delimiter: u32::from(*delimiter),
+            null_value: null_value.clone(),
         }),
         ScanFormat::Parquet => Format::Parquet(wire::Unit {}),
     };
@@ -316,10 +321,18 @@ pub(super) fn decode_format(format: Option<wire::ScanFormat>) -> Result<ScanForm
             record: TextRecord::decode(record)?,
             strict,
         }),
-        Format::Csv(wire::CsvOptions { header, delimiter }) => {
+        Format::Csv(wire::CsvOptions {
+            header,
+            delimiter,
+            null_value,
+        }) => {
             let wide = |_| malformed(format_args!("a delimiter of several bytes: {delimiter}"));
             let delimiter = u8::try_from(delimiter).map_err(wide)?;
-            ScanFormat::Csv(CsvOptions { header, delimiter })
+            ScanFormat::Csv(CsvOptions {
+                header,
+                delimiter,
+                null_value,
+            })
         }
         Format::Parquet(wire::Unit {}) => ScanFormat::Parquet,
     })

@@ -216,6 +216,7 @@ impl Random {
             1 => ScanFormat::Csv(CsvOptions {
                 header: self.bool(),
                 delimiter: self.0.u8(..),
+                null_value: self.bool().then(|| "NA".to_owned()),
             }),
             _ => ScanFormat::Parquet,
         }

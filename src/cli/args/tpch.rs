@@ -104,7 +104,7 @@ fn parse_table(text: &str) -> Result<Table, String> {
     named.ok_or_else(|| format!("the tables are {}", Table::ALL.map(Table::name).join(", ")))
 }
 
-fn parse_query(text: &str) -> Result<usize, String> {
+pub(super) fn parse_query(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=QUERIES) => Ok(number),
         _ => Err(format!("not a number from 1 to {QUERIES}")),

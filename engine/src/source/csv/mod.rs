@@ -8,8 +8,10 @@
 //! The columns are those of the scan's schema, given or guessed ([`infer_schema`]): integers,
 //! floats, booleans (`true`, `false`), decimals (rounded to their scale), dates (`2024-02-29`),
 //! timestamps (`2024-02-29T12:00:00.5`, with a zone behind it or not) and strings. A value that
-//! does not fit is an error. An empty field is null, quoted or not, in columns of every type.
-//! Blank lines are no records. A byte-order mark is passed over.
+//! does not fit is an error. An empty field, or the one that the options name, is null, quoted or
+//! not, in columns of every type. Blank lines are no records. A byte-order mark is passed over.
+//!
+//! A compressed file is decoded on its way; from there on it is like any other.
 
 mod cut;
 mod diagnose;
@@ -27,12 +29,13 @@ use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
-use crate::plan::{CsvOptions, ScanFormat, ScanSpec, Split};
+use crate::plan::{ScanFormat, ScanSpec, Split};
 use crate::source::MorselStream;
+use crate::source::codec::{self, Codec};
 use crate::source::input::InputFile;
 use cut::Cutter;
 pub use infer::infer_schema;
-use rows::{Block, Scan};
+use rows::{Block, Scan, nulls};
 
 /// Bytes fetched with one request, and about the size of a block.
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -49,13 +52,14 @@ const FILES_AT_ONCE: usize = (limits::PREFETCH_BYTES / CHUNK_BYTES) as usize / (
 /// # Errors
 /// `Internal` if `spec` is not about CSV. The stream's own errors name the file.
 pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<MorselStream> {
-    let ScanFormat::Csv(options) = spec.format else {
+    let ScanFormat::Csv(options) = &spec.format else {
         return Err(Error::internal(
             "a CSV source was asked to read another format",
         ));
     };
     let scan = Arc::new(Scan {
-        options,
+        options: options.clone(),
+        nulls: nulls(options)?,
         schema: Arc::clone(&spec.file_schema),
         projection: spec.projection.clone(),
         metrics: Arc::clone(&ctx.metrics),
@@ -80,7 +84,7 @@ pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<Mo
 
 /// One file's morsels.
 fn morsels(file: InputFile, scan: Arc<Scan>) -> BoxStream<'static, Result<Morsel>> {
-    let blocks = blocks(file, scan.options);
+    let blocks = blocks(file, scan.options.delimiter);
     let morsel = move |block: Block| {
         let scan = Arc::clone(&scan);
         Box::new(move |emit: crate::operator::Emit<'_>| scan.decode(&block, emit)) as Morsel
@@ -89,18 +93,11 @@ fn morsels(file: InputFile, scan: Arc<Scan>) -> BoxStream<'static, Result<Morsel
 }
 
 /// One file, cut into blocks of whole records.
-fn blocks(file: InputFile, options: CsvOptions) -> BoxStream<'static, Result<Block>> {
-    let reader = file.clone();
-    let starts = (0..file.bytes()).step_by(CHUNK_BYTES as usize);
-    let chunks = stream::iter(starts)
-        .map(move |start| {
-            let (reader, end) = (reader.clone(), reader.bytes().min(start + CHUNK_BYTES));
-            async move { reader.read(start..end).await }
-        })
-        .buffered(CHUNKS_AHEAD);
+fn blocks(file: InputFile, delimiter: u8) -> BoxStream<'static, Result<Block>> {
+    let chunks = chunks(file.clone());
     let state = Some(Blocks {
         url: file.url().into(),
-        cutter: Cutter::new(options.delimiter),
+        cutter: Cutter::new(delimiter),
         rest: BytesMut::new(),
         line: 1,
         first: true,
@@ -122,6 +119,35 @@ fn blocks(file: InputFile, options: CsvOptions) -> BoxStream<'static, Result<Blo
     blocks
         .try_filter_map(|block| std::future::ready(Ok(block)))
         .boxed()
+}
+
+/// One file's text, in chunks.
+fn chunks(file: InputFile) -> BoxStream<'static, Result<Bytes>> {
+    let reader = file.clone();
+    let starts = (0..file.bytes()).step_by(CHUNK_BYTES as usize);
+    let mut stored = stream::iter(starts)
+        .map(move |start| {
+            let (reader, end) = (reader.clone(), reader.bytes().min(start + CHUNK_BYTES));
+            async move { reader.read(start..end).await }
+        })
+        .buffered(CHUNKS_AHEAD)
+        .boxed();
+    let text = async move {
+        let first = stored.next().await;
+        let codec = match &first {
+            Some(Ok(first)) => Codec::of(first),
+            _ => None,
+        };
+        let stored = stream::iter(first).chain(stored).boxed();
+        match codec {
+            None => stored,
+            Some(codec) => {
+                let called = ("CSV", file.url().into());
+                codec::decoded(codec, stored, file.bytes(), CHUNK_BYTES as usize, called)
+            }
+        }
+    };
+    stream::once(text).flatten().boxed()
 }
 
 /// Puts blocks together from the chunks of one file.

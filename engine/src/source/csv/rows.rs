@@ -7,6 +7,7 @@ use arrow::csv::reader::Decoder;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
+use regex::Regex;
 
 use super::diagnose::{Record, fields, records};
 use crate::error::{Error, Result};
@@ -18,6 +19,8 @@ use crate::plan::CsvOptions;
 /// What every block of one scan shares.
 pub(super) struct Scan {
     pub(super) options: CsvOptions,
+    /// What stands for null, if that is not the empty field.
+    pub(super) nulls: Option<Regex>,
     /// The columns of the files.
     pub(super) schema: SchemaRef,
     /// Which of them to produce.
@@ -33,6 +36,18 @@ pub(super) struct Block {
     /// The file starts here.
     pub(super) first: bool,
     pub(super) bytes: Bytes,
+}
+
+/// What stands for null, as the decoder wants it, if that is not the empty field.
+pub(super) fn nulls(options: &CsvOptions) -> Result<Option<Regex>> {
+    let Some(null_value) = &options.null_value else {
+        return Ok(None);
+    };
+    let exactly = format!(r"\A{}\z", regex::escape(null_value));
+    let nulls = Regex::new(&exactly).map_err(|error| {
+        Error::invalid("the text that stands for null is too long").with_source(error)
+    })?;
+    Ok(Some(nulls))
 }
 
 impl Scan {
@@ -63,11 +78,14 @@ impl Scan {
     }
 
     fn decoder(&self, projection: &[usize], batch_rows: usize) -> Decoder {
-        ReaderBuilder::new(Arc::clone(&self.schema))
+        let mut builder = ReaderBuilder::new(Arc::clone(&self.schema))
             .with_delimiter(self.options.delimiter)
             .with_batch_size(batch_rows)
-            .with_projection(projection.to_vec())
-            .build_decoder()
+            .with_projection(projection.to_vec());
+        if let Some(nulls) = &self.nulls {
+            builder = builder.with_null_regex(nulls.clone());
+        }
+        builder.build_decoder()
     }
 
     /// Compares the first record with the columns' names; tells where the second one starts.

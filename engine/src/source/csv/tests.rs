@@ -1,5 +1,6 @@
 //! CSV through the source: types, quotes, blocks, and what is said of bad files.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -10,11 +11,13 @@ use object_store::path::Path;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::plan::CsvOptions;
 use crate::testing;
 
 const OPTIONS: CsvOptions = CsvOptions {
     header: true,
     delimiter: b',',
+    null_value: None,
 };
 
 async fn inferred(text: &[u8], options: CsvOptions) -> Result<SchemaRef> {
@@ -38,13 +41,23 @@ async fn read_as(
     text: &[u8],
     projection: &[usize],
 ) -> Result<Vec<RecordBatch>> {
+    read_with(OPTIONS, file_schema, text, projection).await
+}
+
+/// The same, by options of the caller's own.
+async fn read_with(
+    options: CsvOptions,
+    file_schema: SchemaRef,
+    text: &[u8],
+    projection: &[usize],
+) -> Result<Vec<RecordBatch>> {
     let ctx = testing::context();
     let projection = match projection {
         [] => (0..file_schema.fields().len()).collect(),
         some => some.to_vec(),
     };
     let spec = ScanSpec {
-        format: ScanFormat::Csv(OPTIONS),
+        format: ScanFormat::Csv(options),
         file_schema,
         projection,
         predicate: None,
@@ -77,6 +90,7 @@ async fn types_are_guessed() {
     let options = CsvOptions {
         header: false,
         delimiter: b';',
+        null_value: None,
     };
     let schema = inferred(b"1;a\n2;b\n", options).await.expect("a good file");
     assert_eq!(schema.field(1).name(), "column_2");
@@ -96,6 +110,72 @@ async fn quotes_line_ends_nulls_and_a_missing_last_newline() {
         x"y | NULL
         NULL | 3"#]]
     .assert_eq(&shown);
+}
+
+#[tokio::test]
+async fn another_text_may_stand_for_null() {
+    let text = b"n,word,a.b\n1,a.b,x\na.b,,axb\n2,\"a.b\",\n";
+    let options = CsvOptions {
+        null_value: Some("a.b".to_owned()),
+        ..OPTIONS
+    };
+    let schema = inferred(text, options.clone()).await.expect("a good file");
+    assert_eq!(schema.field(0).data_type(), &DataType::Int64);
+    let batches = read_with(options.clone(), schema, text, &[]).await;
+    // An empty string is a string.
+    expect_test::expect![[r#"
+        n | word | a.b
+        1 | NULL | x
+        NULL |  | axb
+        2 | NULL | "#]]
+    .assert_eq(&testing::show(&batches.expect("a good file")));
+    let numbers = inferred(b"n\n1\n", options.clone()).await;
+    let error = read_with(options, numbers.expect("a good file"), b"n\n\"\"\n", &[]).await;
+    let error = error.expect_err("no number").report();
+    assert!(
+        error.contains("line=2 column=\"n\" expected=Int64 found=\"\""),
+        "{error}"
+    );
+}
+
+/// `text` as gzip, zstd and bzip2.
+fn compressed(text: &[u8]) -> [(&'static str, Vec<u8>); 3] {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text).expect("memory takes it");
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(text).expect("memory takes it");
+    [
+        ("gzip", gzip.finish().expect("memory takes it")),
+        ("zstd", zstd::encode_all(text, 1).expect("memory takes it")),
+        ("bzip2", bzip2.finish().expect("memory takes it")),
+    ]
+}
+
+#[tokio::test]
+async fn compressed_files_are_like_others() {
+    // More than one chunk, and more than is looked at for the schema.
+    let mut text = "n,word\n".to_owned();
+    let mut rows = 0_u64;
+    while text.len() < 3 * CHUNK_BYTES as usize {
+        text += &format!("{rows},\"line\n{}\"\n", rows * 7919 % 1000);
+        rows += 1;
+    }
+    let plain = read("n,word\n1,a\n", text.as_bytes(), &[]).await;
+    let plain = testing::show(&plain.expect("a good file"));
+    for (codec, bytes) in compressed(text.as_bytes()) {
+        let schema = inferred(&bytes, OPTIONS).await.expect(codec);
+        assert_eq!(schema.field(0).data_type(), &DataType::Int64, "{codec}");
+        let batches = read_as(Arc::clone(&schema), &bytes, &[])
+            .await
+            .expect(codec);
+        assert!(testing::show(&batches) == plain, "{codec}");
+
+        let cut = &bytes[..bytes.len() / 2];
+        let error = read_as(schema, cut, &[]).await.expect_err(codec);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let expected = format!("cannot read compressed CSV: {codec} stream ends early file=");
+        assert!(error.message().starts_with(&expected), "{}", error.report());
+    }
 }
 
 /// More than one block, with quoted line ends everywhere.
@@ -178,7 +258,8 @@ async fn files_without_a_schema_are_named() {
         ),
         (
             b"\x1f\x8b\x08",
-            "compressed CSV is not supported file=memory:///x.csv",
+            "cannot read compressed CSV: gzip stream ends early file=memory:///x.csv: unexpected \
+             end of file",
         ),
         (
             b"a,b\n1,2\n1,2,3\n",

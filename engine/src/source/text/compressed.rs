@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::metrics::TaskMetrics;
 use crate::plan::Split;
+use crate::source::codec::{Chunks, Codec, read_full};
 use crate::source::text::block::Block;
 use crate::source::text::fetch::open_local;
 use crate::source::text::piece::{last_end, no_memory, too_long};
@@ -29,40 +30,6 @@ pub(super) const MAGIC_BYTES: u64 = 4;
 
 /// Blocks, or chunks of the encoded file, that wait between two threads.
 const WAITING_MAX: usize = 2;
-
-#[derive(Debug, Clone, Copy)]
-enum Codec {
-    Gzip,
-    Zstd,
-    Bzip2,
-}
-
-impl Codec {
-    fn of(first_bytes: &[u8]) -> Option<Codec> {
-        match first_bytes {
-            [0x1f, 0x8b, 0x08, ..] => Some(Codec::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Codec::Zstd),
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Codec::Bzip2),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Codec::Gzip => "gzip",
-            Codec::Zstd => "zstd",
-            Codec::Bzip2 => "bzip2",
-        }
-    }
-
-    fn decoder(self, encoded: Box<dyn Read + Send>) -> io::Result<Box<dyn Read>> {
-        Ok(match self {
-            Codec::Gzip => Box::new(flate2::read::MultiGzDecoder::new(encoded)),
-            Codec::Zstd => Box::new(zstd::stream::read::Decoder::new(encoded)?),
-            Codec::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(encoded)),
-        })
-    }
-}
 
 /// Whether a file that starts with these bytes (four are enough) is compressed in a way that text
 /// sources undo. Such a file must not be split.
@@ -193,35 +160,8 @@ impl<'a> Decode<'a> {
     }
 
     fn failed(&self, codec: Codec, error: io::Error) -> Error {
-        let inner = match error.downcast::<Error>() {
-            Ok(own) => return own,
-            Err(inner) => inner,
-        };
-        let what = match inner.kind() {
-            io::ErrorKind::UnexpectedEof => "ends early",
-            _ => "is damaged",
-        };
-        Error::invalid(format!(
-            "cannot read compressed text: {} stream {what} file={}",
-            codec.name(),
-            self.file
-        ))
-        .with_source(inner)
+        codec.error("text", &self.file, error)
     }
-}
-
-/// Reads until `into` is full or the stream ends.
-fn read_full(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < into.len() {
-        match from.read(&mut into[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// A file as it is stored.
@@ -235,11 +175,7 @@ impl Encoded {
     fn open(self) -> Result<Box<dyn Read + Send>> {
         Ok(match self {
             Encoded::Local(path) => Box::new(open_local(&path)?),
-            Encoded::Remote(chunks, bytes) => Box::new(Chunks {
-                chunks,
-                current: Bytes::new(),
-                left: bytes,
-            }),
+            Encoded::Remote(chunks, bytes) => Box::new(Chunks::new(chunks, bytes)),
         })
     }
 }
@@ -270,32 +206,5 @@ async fn send_chunks(
         if sender.send(chunk).await.is_err() {
             return;
         }
-    }
-}
-
-/// Chunks from an async stream, read on a thread that may block.
-struct Chunks {
-    chunks: mpsc::Receiver<Result<Bytes>>,
-    current: Bytes,
-    /// Bytes that have yet to arrive.
-    left: u64,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                None if self.left == 0 => return Ok(0),
-                // Where one stream ends and another could begin, a decoder would not notice.
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Some(chunk) => {
-                    self.current = chunk.map_err(io::Error::other)?;
-                    self.left = self.left.saturating_sub(self.current.len() as u64);
-                }
-            }
-        }
-        let len = into.len().min(self.current.len());
-        into[..len].copy_from_slice(&self.current.split_to(len));
-        Ok(len)
     }
 }

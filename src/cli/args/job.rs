@@ -1,0 +1,119 @@
+//! The jobs that `run`, `submit` and `explain` take, and where their results go.
+
+use clap::{Args, Subcommand, ValueEnum};
+use kiln::FileFormat;
+
+/// The jobs that need no program of one's own.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Count words: maximal runs of characters without Unicode white space
+    Wordcount(WordcountArgs),
+    /// Find lines that match a regular expression: path, byte offset and line
+    Grep(GrepArgs),
+    /// Count the rows of Parquet or CSV files by the values of columns
+    Count(CountArgs),
+}
+
+/// `wordcount`.
+#[derive(Debug, Args)]
+pub(crate) struct WordcountArgs {
+    /// Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
+    #[arg(value_name = "INPUT", required = true)]
+    pub(crate) inputs: Vec<String>,
+    /// Keep the N most frequent words [default: 20 as a table, all in files]
+    #[arg(long, value_name = "N", value_parser = parse_top)]
+    pub(crate) top: Option<u64>,
+    /// Count words in lower case
+    #[arg(long)]
+    pub(crate) lowercase: bool,
+    /// Fail on invalid UTF-8 instead of replacing it
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `grep`.
+#[derive(Debug, Args)]
+pub(crate) struct GrepArgs {
+    /// A regular expression in the syntax of Rust's regex crate; (?i) ignores case
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
+    #[arg(value_name = "INPUT", required = true)]
+    pub(crate) inputs: Vec<String>,
+    /// Fail on invalid UTF-8 instead of replacing it
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `count`.
+#[derive(Debug, Args)]
+pub(crate) struct CountArgs {
+    /// The columns to count by
+    #[arg(
+        long,
+        value_name = "COL[,COL…]",
+        required = true,
+        value_delimiter = ','
+    )]
+    pub(crate) by: Vec<String>,
+    /// Parquet or CSV files, directories, globs or URLs; all of one format
+    #[arg(value_name = "INPUT", required = true)]
+    pub(crate) inputs: Vec<String>,
+    /// Keep the N most frequent combinations [default: 20 as a table, all in files]
+    #[arg(long, value_name = "N", value_parser = parse_top)]
+    pub(crate) top: Option<u64>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Where the result of a job goes, if not to stdout.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Write the result to files in this directory, which must not exist yet
+    #[arg(long, value_name = "URL", display_order = 50)]
+    pub(crate) output: Option<String>,
+    /// Format of the files
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Format::Parquet,
+        requires = "output",
+        display_order = 51
+    )]
+    pub(crate) format: Format,
+}
+
+/// Format of output files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    // Comments on these would turn every help text that has them into its long form.
+    Parquet,
+    Csv,
+    Json,
+}
+
+impl From<Format> for FileFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Parquet => FileFormat::Parquet,
+            Format::Csv => FileFormat::Csv,
+            Format::Json => FileFormat::Json,
+        }
+    }
+}
+
+const TOP_MAX: u64 = 1_000_000;
+
+fn parse_top(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n @ 1..=TOP_MAX) => Ok(n),
+        _ => Err(format!("not a number from 1 to {TOP_MAX}")),
+    }
+}
