@@ -23,19 +23,21 @@ pub(in crate::planner) fn bytes_at_most(plan: &LogicalPlan, statistics: Statisti
     bound.rows * bound.row_bytes
 }
 
+/// Where nothing is known.
+const UNBOUNDED: Bound = Bound {
+    rows: f64::INFINITY,
+    row_bytes: 1.0,
+};
+
 fn bound(plan: &LogicalPlan, statistics: Statistics) -> Bound {
     if let LogicalPlan::Scan(scan) = plan {
-        return scanned(scan, statistics);
+        return scanned(scan, statistics).unwrap_or(UNBOUNDED);
     }
     let inputs = plan.inputs().into_iter();
     let mut inputs = inputs.map(|input| bound(input, statistics));
-    let nothing = Bound {
-        rows: f64::INFINITY,
-        row_bytes: 1.0,
-    };
-    let first = inputs.next().unwrap_or(nothing);
+    let first = inputs.next().unwrap_or(UNBOUNDED);
     match plan {
-        LogicalPlan::Explode { .. } => nothing,
+        LogicalPlan::Explode { .. } => UNBOUNDED,
         LogicalPlan::Project { exprs, .. } => {
             let computed = exprs.iter().filter(|expr| !matches!(expr, Expr::Column(_)));
             Bound {
@@ -60,7 +62,7 @@ fn bound(plan: &LogicalPlan, statistics: Statistics) -> Bound {
         },
         LogicalPlan::Join { kind, .. } => match kind {
             JoinKind::Semi | JoinKind::Anti => first,
-            _ => inputs.next().map_or(nothing, |second| Bound {
+            _ => inputs.next().map_or(UNBOUNDED, |second| Bound {
                 rows: first.rows.max(1.0) * second.rows.max(1.0),
                 row_bytes: first.row_bytes + second.row_bytes,
             }),
@@ -73,18 +75,13 @@ fn bound(plan: &LogicalPlan, statistics: Statistics) -> Bound {
     }
 }
 
-fn scanned(scan: &Scan, statistics: Statistics) -> Bound {
-    let table = statistics(scan).filter(|table| table.rows.is_some());
-    let Some(table) = table else {
-        return Bound {
-            rows: f64::INFINITY,
-            row_bytes: 1.0,
-        };
-    };
-    let rows = table.rows.map_or(f64::INFINITY, |rows| rows as f64);
-    Bound {
+/// None if the files do not say how many rows they have.
+fn scanned(scan: &Scan, statistics: Statistics) -> Option<Bound> {
+    let table = statistics(scan)?;
+    let rows = table.rows? as f64;
+    Some(Bound {
         rows,
         // Long texts show in the size of the files.
         row_bytes: row_bytes(&scan.schema).max(table.bytes as f64 / rows.max(1.0)),
-    }
+    })
 }
