@@ -10,10 +10,11 @@ use kiln_driver::client::Client;
 use kiln_engine::Result;
 use kiln_engine::id::JobId;
 use kiln_engine::plan::LogicalPlan;
-use kiln_proto::message::{ExecutorStatus, JobStatus};
+use kiln_proto::message::{ExecutorStatus, JobStatus, Submission};
 use tokio::sync::mpsc::Sender;
 
 use crate::local::Local;
+use crate::program::{Hosted, offered};
 
 /// The driver of a session.
 #[derive(Clone)]
@@ -21,41 +22,55 @@ pub(crate) enum Backend {
     /// In this process.
     Local(Arc<Local>),
     /// At the other end of a connection.
-    Remote(Client),
+    Remote {
+        /// The connection.
+        client: Client,
+        /// The program that this process is, if its functions are to run on the cluster.
+        program: Option<Arc<Hosted>>,
+    },
 }
 
 impl Backend {
     /// The driver that listens at `url`.
-    pub(crate) async fn connect(url: &str) -> Result<Self> {
-        Ok(Backend::Remote(Client::connect(url).await?))
+    pub(crate) async fn connect(url: &str, program: Option<Hosted>) -> Result<Self> {
+        Ok(Backend::Remote {
+            client: Client::connect(url).await?,
+            program: program.map(Arc::new),
+        })
     }
 
     /// Ends a driver that is in this process, its jobs with it; what they have half written is
     /// removed.
     pub(crate) async fn close(&self) {
         if let Backend::Local(local) = self {
-            local.driver.shutdown().await;
+            local.close().await;
         }
     }
 
     pub(crate) async fn submit(&self, name: String, plan: Arc<LogicalPlan>) -> Result<JobId> {
         // Sent again with the same key after a lost answer, it is the same job.
-        let key = fastrand::u64(..);
-        match self {
-            Backend::Local(local) => {
-                local
-                    .driver
-                    .submit(name, key, LogicalPlan::clone(&plan))
-                    .await
-            }
-            Backend::Remote(client) => client.submit(&name, key, &plan).await,
+        let mut submission = Submission {
+            name,
+            key: fastrand::u64(..),
+            plan: LogicalPlan::clone(&plan),
+            program: None,
+        };
+        let (client, program) = match self {
+            Backend::Local(local) => return local.driver.submit(submission).await,
+            Backend::Remote { client, program } => (client, program.as_deref()),
+        };
+        submission.program = offered(program, plan.functions(), client).await?;
+        let id = client.submit(&submission).await?;
+        if let Some(program) = program {
+            program.announce(id)?;
         }
+        Ok(id)
     }
 
     pub(crate) async fn explain(&self, plan: Arc<LogicalPlan>) -> Result<String> {
         match self {
             Backend::Local(local) => local.driver.explain(LogicalPlan::clone(&plan)).await,
-            Backend::Remote(client) => client.explain(&plan).await,
+            Backend::Remote { client, .. } => client.explain(&plan).await,
         }
     }
 
@@ -63,7 +78,7 @@ impl Backend {
     pub(crate) async fn watch(&self, id: JobId, updates: Sender<Result<JobStatus>>) {
         let ended = match self {
             Backend::Local(local) => watch_local(local, id, &updates).await,
-            Backend::Remote(client) => watch_remote(client, id, &updates).await,
+            Backend::Remote { client, .. } => watch_remote(client, id, &updates).await,
         };
         if let Err(error) = ended {
             // Nobody listens any more: then nobody has to know.
@@ -74,7 +89,7 @@ impl Backend {
     pub(crate) async fn status(&self, id: JobId) -> Result<JobStatus> {
         match self {
             Backend::Local(local) => local.driver.get(id).map(|status| JobStatus::clone(&status)),
-            Backend::Remote(client) => client.get(id).await,
+            Backend::Remote { client, .. } => client.get(id).await,
         }
     }
 
@@ -86,28 +101,28 @@ impl Backend {
                 .iter()
                 .map(|status| JobStatus::clone(status))
                 .collect()),
-            Backend::Remote(client) => client.list().await,
+            Backend::Remote { client, .. } => client.list().await,
         }
     }
 
     pub(crate) async fn cancel(&self, id: JobId) -> Result<()> {
         match self {
             Backend::Local(local) => local.driver.cancel(id).await,
-            Backend::Remote(client) => client.cancel(id).await,
+            Backend::Remote { client, .. } => client.cancel(id).await,
         }
     }
 
     pub(crate) async fn result(&self, id: JobId) -> Result<Vec<RecordBatch>> {
         match self {
             Backend::Local(local) => local.result(id).await,
-            Backend::Remote(client) => client.result(id).await,
+            Backend::Remote { client, .. } => client.result(id).await,
         }
     }
 
     pub(crate) async fn executors(&self) -> Result<Vec<ExecutorStatus>> {
         match self {
             Backend::Local(local) => Ok(local.driver.executors()),
-            Backend::Remote(client) => client.executors().await,
+            Backend::Remote { client, .. } => client.executors().await,
         }
     }
 }

@@ -3,16 +3,19 @@
 //! Sessions, data frames and jobs each hold one; the last to let go ends a driver that is in this
 //! process, and the jobs in it.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use kiln_engine::Result;
 use kiln_engine::id::JobId;
 use kiln_engine::plan::LogicalPlan;
 use kiln_engine::storage::Stores;
+use kiln_engine::{Error, Result};
 use kiln_proto::message::{ExecutorStatus, JobStatus};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Receiver};
 
 use crate::backend::Backend;
@@ -20,6 +23,12 @@ use crate::runtime::Runtime;
 
 /// Statuses of a watched job that wait to be looked at before the driver's news wait.
 const UPDATES_PENDING_MAX: usize = 16;
+
+/// Jobs that are remembered to be cancelled when somebody presses Ctrl-C: more do not run at once.
+const SUBMITTED_MAX: usize = 64;
+
+/// What a process ends with that does not wait for its jobs to be cancelled.
+const INTERRUPTED: i32 = 130;
 
 /// How long a driver of this process may take to end.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -34,6 +43,8 @@ struct Inner {
     backend: Backend,
     stores: Arc<Stores>,
     runtime: Runtime,
+    /// The newest jobs that were submitted over it.
+    submitted: Mutex<VecDeque<JobId>>,
 }
 
 impl Drop for Inner {
@@ -57,6 +68,7 @@ impl Connection {
                 backend,
                 stores,
                 runtime,
+                submitted: Mutex::default(),
             }),
         }
     }
@@ -64,6 +76,11 @@ impl Connection {
     /// Whether `other` is the same driver through the same threads.
     pub(crate) fn is(&self, other: &Connection) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Whether the driver is in this process.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.inner.backend, Backend::Local(_))
     }
 
     /// The stores through which this process looks into input files.
@@ -84,7 +101,44 @@ impl Connection {
 
     pub(crate) fn submit(&self, name: &str, plan: Arc<LogicalPlan>) -> Result<JobId> {
         let (backend, name) = (self.inner.backend.clone(), name.to_owned());
-        self.wait(async move { backend.submit(name, plan).await })
+        let id = self.wait(async move { backend.submit(name, plan).await })?;
+        let mut submitted = lock(&self.inner.submitted);
+        if submitted.len() == SUBMITTED_MAX {
+            submitted.pop_front();
+        }
+        submitted.push_back(id);
+        Ok(id)
+    }
+
+    /// On the first Ctrl-C or SIGTERM sets `flag` and cancels what was submitted over this
+    /// connection; on the second one ends the process.
+    pub(crate) fn cancel_on_interrupt(&self, flag: Arc<AtomicBool>) -> Result<()> {
+        let inner = Arc::downgrade(&self.inner);
+        self.wait(async move {
+            let failed = |error| Error::exhausted("cannot listen for signals").with_source(error);
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+            let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if flag.swap(true, Ordering::Relaxed) {
+                        std::process::exit(INTERRUPTED);
+                    }
+                    let Some(inner) = inner.upgrade() else { return };
+                    let submitted = lock(&inner.submitted).clone();
+                    let backend = inner.backend.clone();
+                    drop(inner);
+                    for id in submitted {
+                        // One that has ended or cannot be reached is not to be stopped any more.
+                        let _ = backend.cancel(id).await;
+                    }
+                }
+            });
+            Ok(())
+        })
     }
 
     pub(crate) fn explain(&self, plan: Arc<LogicalPlan>) -> Result<String> {
@@ -127,11 +181,15 @@ impl Connection {
     }
 }
 
+fn lock(submitted: &Mutex<VecDeque<JobId>>) -> MutexGuard<'_, VecDeque<JobId>> {
+    submitted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.inner.backend {
             Backend::Local(_) => "local",
-            Backend::Remote(_) => "remote",
+            Backend::Remote { .. } => "remote",
         })
     }
 }

@@ -3,6 +3,7 @@
 //! A job belongs to its driver. Dropping a [`Job`] changes nothing; a job on a cluster goes on
 //! when its client has left.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct WriteSummary {
     pub rows: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// What functions of the program counted: see [`Job::counters`].
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A submitted job.
@@ -52,8 +55,16 @@ impl Job {
         self.connection.status(self.id)
     }
 
-    /// Its status now and whenever it changes.
-    ///     /// Whether there is such a job shows with the first status.
+    /// What functions of the program have counted so far, by name: every task once, however often
+    /// it was tried.
+    ///
+    /// # Errors
+    /// As for [`Job::status`].
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(counters(&self.status()?))
+    }
+
+    /// Its status now and whenever it changes. Whether there is such a job shows with the first.
     pub fn watch(&self) -> Watch {
         let updates = Some(self.connection.watch(self.id));
         Watch {
@@ -153,7 +164,19 @@ pub fn written(status: &JobStatus) -> Option<WriteSummary> {
         files: counts.objects,
         rows: counts.rows_out,
         bytes: counts.bytes_out,
+        counters: counters(status),
     })
+}
+
+/// What functions of the program have counted, by name, all stages together.
+pub fn counters(status: &JobStatus) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    let stages = status.stages.iter();
+    for (name, n) in stages.flat_map(|stage| stage.counts.user.iter()) {
+        let sum: &mut u64 = sums.entry(name.clone()).or_default();
+        *sum = sum.saturating_add(*n);
+    }
+    sums
 }
 
 /// A job's status as it changes.

@@ -38,8 +38,17 @@ mod files;
 
 mod local;
 
-mod backend;
+mod udf;
+
+pub mod external;
+
+mod program;
+
 mod runtime;
+
+mod side_file;
+
+mod backend;
 
 mod connection;
 
@@ -49,9 +58,14 @@ mod dataframe;
 
 mod session;
 
+mod mapreduce;
+
+mod app;
+
 pub mod tpch;
 
 pub use arrow;
+pub use clap;
 pub use kiln_engine::expr::{
     AggregateExpr, Case, Expr, Literal, SortKey, abs, all, any, ascii, atan2, avg, case_when, ceil,
     chr, coalesce, col, concat, contains, cos, count, count_all, count_distinct, date, date_diff,
@@ -75,16 +89,37 @@ pub use kiln_proto::message::{
 };
 
 pub use analyze::text as analysis;
+pub use app::App;
 pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
 pub use files::{ColumnStats, FileStats};
 pub use inputs::Inputs;
-pub use job::{Job, Watch, WriteSummary, outcome, written};
+pub use job::{Job, Watch, WriteSummary, counters, outcome, written};
+pub use mapreduce::{
+    MapFn, MapInput, MapReduce, MapReduceBuilder, MapReduceOnSession, MapReduceRun,
+    MapReduceTarget, Mapper, NoReduce, OnSession, Pairs, ReduceFn, Reduced, SortBy, Unmapped,
+    Unregistered, Values,
+};
+pub use program::JOBS_FILE_VARIABLE;
 pub use session::{Session, SessionBuilder};
+pub use side_file::SideFile;
+pub use udf::aggregate::{AggregateFunction, Aggregator};
+pub use udf::datum::{Datum, Packed};
+pub use udf::emitter::Emitter;
+pub use udf::outcome::Outcome;
+pub use udf::parameters::{Parameterised, WithParameters};
+pub use udf::row::Row;
+pub use udf::scalar::{Argument, Returned, ScalarFn, ScalarFunction};
+pub use udf::table::{FlatMapFn, TableFunction};
 
 /// The code blocks of the guide are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide.md")]
 struct Guide;
+
+/// The code blocks of the guide to programs are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/programs.md")]
+struct Programs;
 
 /// The code blocks of the README are tests.
 #[cfg(doctest)]

@@ -14,10 +14,11 @@ use kiln_engine::memory::{self, MemoryBudget};
 use kiln_engine::shuffle::decode_blocks;
 use kiln_engine::storage::ShuffleStore;
 use kiln_engine::storage::{OverflowStore, Stores};
-use kiln_engine::{Error, Result, limits};
+use kiln_engine::{Error, ErrorKind, Result, limits};
 use kiln_executor::{ExecutorSettings, Link};
 use kiln_proto::message::{FromExecutor, ToExecutor};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 
 /// What the driver calls its storage where everybody has it at hand.
 const STORAGE: &str = "memory:///shuffle";
@@ -37,6 +38,8 @@ pub(crate) struct LocalSettings {
 /// A driver and an executor of this process.
 pub(crate) struct Local {
     pub(crate) driver: DriverHandle,
+    /// The executor, until somebody waits for its end.
+    executor: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Local {
@@ -67,8 +70,22 @@ impl Local {
         )?;
         let components =
             kiln_executor::Components::new(stores, Arc::new(pool), memory, Some(shuffle));
-        tokio::spawn(attach(settings, components, driver.clone()));
-        Ok(Arc::new(Local { driver }))
+        let executor = tokio::spawn(attach(settings, components, driver.clone()));
+        Ok(Arc::new(Local {
+            driver,
+            executor: Mutex::new(Some(executor)),
+        }))
+    }
+
+    /// Ends the driver, and waits for the executor to have stopped what it did: commands that were
+    /// started for it must not outlive the process.
+    pub(crate) async fn close(&self) {
+        self.driver.shutdown().await;
+        if let Some(executor) = self.executor.lock().await.take()
+            && let Err(error) = executor.await
+        {
+            tracing::error!(%error, "the executor of this process did not end in order");
+        }
     }
 
     /// The rows of a job that is done.
@@ -147,6 +164,8 @@ async fn introduce(
     };
     let attachment = match driver.attach(registration, told).await {
         Ok(attachment) => attachment,
+        // The session has ended before its executor was there.
+        Err(error) if error.kind() == ErrorKind::Unavailable => return,
         Err(error) => {
             return tracing::error!(reason = error.report(), "the driver refuses its executor");
         }

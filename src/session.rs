@@ -5,6 +5,7 @@
 //! move to a cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 use kiln_engine::id::JobId;
@@ -20,6 +21,7 @@ use crate::files::{self, FileStats};
 use crate::inputs::Inputs;
 use crate::job::Job;
 use crate::local::{Local, LocalSettings};
+use crate::program::Hosted;
 use crate::runtime::Runtime;
 use crate::scan;
 
@@ -90,9 +92,14 @@ impl Session {
     /// # Errors
     /// `Invalid` if that is not an address, `Unavailable` if nobody answers there.
     pub fn connect(url: &str) -> Result<Self> {
+        Session::connect_with(url, None)
+    }
+
+    /// As [`Session::connect`], for a process that is `program`.
+    pub(crate) fn connect_with(url: &str, program: Option<Hosted>) -> Result<Self> {
         let runtime = Runtime::start()?;
         let url = url.to_owned();
-        let backend = runtime.wait(async move { Backend::connect(&url).await })?;
+        let backend = runtime.wait(async move { Backend::connect(&url, program).await })?;
         let stores = Arc::new(Stores::new());
         Ok(Session {
             connection: Connection::new(backend, stores, runtime),
@@ -214,6 +221,17 @@ impl Session {
             predicate: None,
         };
         DataFrame::new(self.connection.clone(), LogicalPlan::Scan(scan))
+    }
+
+    /// On Ctrl-C or SIGTERM sets `flag` and cancels the jobs of this session; the second time it
+    /// ends the process.
+    pub(crate) fn cancel_on_interrupt(&self, flag: Arc<AtomicBool>) -> Result<()> {
+        self.connection.cancel_on_interrupt(flag)
+    }
+
+    /// Whether jobs run in this process.
+    pub(crate) fn is_local(&self) -> bool {
+        self.connection.is_local()
     }
 
     /// The jobs that the driver knows, the newest last.

@@ -22,7 +22,7 @@ use kiln_engine::shuffle::decode_blocks;
 use kiln_engine::storage::{Compression, ShuffleStore, Stores, local_url};
 use kiln_engine::{ErrorKind, limits, task};
 use kiln_executor::{Components, ExecutorSettings, Link, Runner};
-use kiln_proto::message::{AttemptState, FromExecutor, JobState};
+use kiln_proto::message::{AttemptState, FromExecutor, JobState, Submission};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tokio::sync::mpsc;
@@ -221,7 +221,13 @@ async fn a_job_outlives_the_executors_of_each_of_its_stages() {
     let (map, reduce) = (StageId(0), StageId(1));
     let first = cluster.join("first", Some(map)).await;
     let second = cluster.join("second", Some(reduce)).await;
-    let submitted = cluster.driver.submit("count".to_owned(), 1, plan).await;
+    let submission = Submission {
+        name: "count".to_owned(),
+        key: 1,
+        plan,
+        program: None,
+    };
+    let submitted = cluster.driver.submit(submission).await;
     let job = submitted.expect("the job is taken");
     first.vanishes().await;
     second.vanishes().await;

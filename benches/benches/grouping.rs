@@ -37,6 +37,7 @@ fn context() -> TaskContext {
         shuffle: ShuffleStore::in_memory(OverflowStore::new(4 << 30, None, None)),
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
+        functions: Arc::default(),
     }
 }
 

@@ -43,6 +43,7 @@ fn context() -> TaskContext {
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
         shared: Arc::default(),
+        functions: Arc::default(),
     }
 }
 

@@ -8,16 +8,19 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use kiln_engine::id::JobId;
-use kiln_engine::plan::LogicalPlan;
+use kiln_engine::plan::{LogicalPlan, Sha256};
 use kiln_engine::shuffle::decode_blocks;
 use kiln_engine::{Error, ErrorKind, Result, limits};
 use kiln_proto::convert::status::error_from;
-use kiln_proto::convert::{job, plan, schema, task};
-use kiln_proto::message::{ExecutorStatus, JobStatus, PROTOCOL_VERSION};
+use kiln_proto::convert::{job, plan, program, schema, task};
+use kiln_proto::message::{ExecutorStatus, JobStatus, PROTOCOL_VERSION, Submission};
 use kiln_proto::wire;
 use kiln_proto::wire::jobs_client::JobsClient;
+use kiln_proto::wire::program_piece::Piece as ProgramPart;
 use kiln_proto::wire::result_message::Message as ResultPart;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
@@ -29,6 +32,12 @@ const SUBMITS_MAX: u32 = 3;
 
 /// Pause between two of them.
 const SUBMIT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Bytes of a program that are sent at once.
+pub const PROGRAM_PIECE_BYTES: usize = wire::PIECE_BYTES_MAX;
+
+/// Pieces of a program that wait to be sent.
+const PROGRAM_PARTS_MAX: usize = 4;
 
 /// A connection to a driver; clones share it.
 #[derive(Debug, Clone)]
@@ -68,12 +77,19 @@ impl Client {
     ///
     /// # Errors
     /// `Invalid` if the plan exceeds a limit; what the driver answers.
-    pub async fn submit(&self, name: &str, key: u64, plan: &LogicalPlan) -> Result<JobId> {
+    pub async fn submit(&self, submission: &Submission) -> Result<JobId> {
+        let Submission {
+            name,
+            key,
+            plan,
+            program,
+        } = submission;
         let request = wire::SubmitRequest {
             protocol: PROTOCOL_VERSION,
-            name: name.to_owned(),
-            key,
+            name: name.clone(),
+            key: *key,
             plan: Some(plan::encode(plan)?),
+            program: program.as_ref().map(program::encode_offered),
         };
         for _ in 1..SUBMITS_MAX {
             match self.submit_once(request.clone()).await {
@@ -87,6 +103,43 @@ impl Client {
     async fn submit_once(&self, request: wire::SubmitRequest) -> Result<JobId> {
         let reply = self.answer(self.jobs.clone().submit(request).await)?;
         task::decode_job_id(reply.job)
+    }
+
+    /// Puts a program into the cluster's storage, unless it is there already: `bytes` bytes that
+    /// `pieces` brings.
+    ///
+    /// # Errors
+    /// `Invalid` if the driver takes no programs, or the bytes are not what `sha256` says; what
+    /// `pieces` and the driver answer.
+    pub async fn stage_program(
+        &self,
+        sha256: Sha256,
+        bytes: u64,
+        pieces: BoxStream<'static, Result<Bytes>>,
+    ) -> Result<()> {
+        let digest = Bytes::copy_from_slice(&sha256.0);
+        let question = wire::FindProgramRequest {
+            protocol: PROTOCOL_VERSION,
+            sha256: digest.clone(),
+        };
+        let found = self.jobs.clone().find_program(question).await;
+        if self.answer(found)?.staged {
+            return Ok(());
+        }
+        let head = ProgramPart::Head(wire::ProgramHead {
+            protocol: PROTOCOL_VERSION,
+            sha256: digest,
+            bytes,
+        });
+        let (parts, sent) = mpsc::channel(PROGRAM_PARTS_MAX);
+        let mut jobs = self.jobs.clone();
+        let (brought, staged) = tokio::join!(
+            bring_program(head, pieces, parts),
+            jobs.stage_program(ReceiverStream::new(sent))
+        );
+        // What could not be read is why the driver did not get it all.
+        brought?;
+        self.answer(staged).map(drop)
     }
 
     /// The job's status now and whenever it has changed, ending with the final one.
@@ -271,6 +324,23 @@ impl Assembly {
         self.0.extend_from_slice(&piece.data);
         piece.last.then(|| self.0.split().freeze())
     }
+}
+
+/// Sends a program, until the driver wants no more of it.
+async fn bring_program(
+    head: ProgramPart,
+    mut pieces: BoxStream<'static, Result<Bytes>>,
+    parts: mpsc::Sender<wire::ProgramPiece>,
+) -> Result<()> {
+    let mut next = Some(head);
+    while let Some(piece) = next {
+        let piece = wire::ProgramPiece { piece: Some(piece) };
+        if parts.send(piece).await.is_err() {
+            break;
+        }
+        next = pieces.next().await.transpose()?.map(ProgramPart::Data);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 //! carries out a decision, so it may be run again after a crash at any point and comes to the
 //! same end.
 //!
-//! A committed directory holds `part-00000.<format>` and so on, `_manifest.json` with the rows,
-//! bytes and checksum of each, and `_SUCCESS`, which is the last to appear.
+//! A committed directory holds `part-00000.<format>` and so on, or directories that do,
+//! `_manifest.json` with the rows, bytes and checksum of each, and `_SUCCESS`, which is the last
+//! to appear.
+
+use std::collections::BTreeMap;
 
 use kiln_engine::id::JobId;
-use kiln_engine::plan::{Output, OutputFile};
+use kiln_engine::plan::{Output, OutputFile, is_directory_name};
 use kiln_engine::storage::{Stores, local_path, staging_url};
 use kiln_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -122,15 +125,28 @@ fn names(output: &Output, files: Vec<OutputFile>) -> Result<(Vec<Move>, Vec<Outp
     let extension = output.extension();
     let mut moves = Vec::with_capacity(files.len());
     let mut committed = Vec::with_capacity(files.len());
-    for (index, file) in files.into_iter().enumerate() {
+    let mut counts: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    for file in files {
+        let (directory, name) = match file.name.split_once('/') {
+            Some((directory, name)) => (Some(directory.to_owned()), name),
+            None => (None, file.name.as_str()),
+        };
         // The name comes from an executor, and must not lead out of the staging directory.
-        if file.name.is_empty() || file.name.starts_with(['.', '_']) || file.name.contains('/') {
+        let leads_out = directory
+            .as_deref()
+            .is_some_and(|name| !is_directory_name(name));
+        if leads_out || name.is_empty() || name.starts_with(['.', '_']) || name.contains('/') {
             return Err(Error::internal(format!(
                 "not a name of an output file name={}",
                 file.name
             )));
         }
-        let to = format!("part-{index:05}.{extension}");
+        let count = counts.entry(directory.clone()).or_default();
+        let mut to = format!("part-{count:05}.{extension}");
+        *count += 1;
+        if let Some(directory) = directory {
+            to = format!("{directory}/{to}");
+        }
         moves.push(Move {
             from: file.name.clone(),
             to: to.clone(),

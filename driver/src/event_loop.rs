@@ -6,21 +6,21 @@
 //! due, so it uses no time while it is idle, and nothing waits for a tick to be launched.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::metrics::Counts;
-use kiln_engine::plan::LogicalPlan;
 use kiln_engine::{Error, Result, limits};
 use kiln_proto::message::{
-    FromExecutor, JobStatus, PROTOCOL_VERSION, Registration, ToExecutor, Welcome,
+    FromExecutor, JobStatus, PROTOCOL_VERSION, Registration, Submission, ToExecutor, Welcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::board::{SharedBoard, unknown};
-use crate::scheduler::{Action, Detail, Event, Millis};
+use crate::scheduler::{Action, Detail, Event, Millis, Submitted};
 use crate::settings::DriverSettings;
 use crate::work::{self, Components, JobPlanner};
 
@@ -40,9 +40,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Input {
     /// A job is submitted.
     Submit {
-        name: String,
-        key: u64,
-        plan: Box<LogicalPlan>,
+        submission: Box<Submission>,
         answer: Answer<JobId>,
     },
     /// A job is to stop.
@@ -229,13 +227,8 @@ impl EventLoop {
     fn take(&mut self, input: Input) {
         // Whoever asked may have gone; then nobody needs the answer.
         match input {
-            Input::Submit {
-                name,
-                key,
-                plan,
-                answer,
-            } => {
-                let _ = answer.send(self.submit(name, key, *plan));
+            Input::Submit { submission, answer } => {
+                let _ = answer.send(self.submit(*submission));
             }
             Input::Cancel { job, answer } => {
                 let known = self
@@ -286,7 +279,13 @@ impl EventLoop {
         attached.is_some_and(|attached| attached.attachment == attachment)
     }
 
-    fn submit(&mut self, name: String, key: u64, plan: LogicalPlan) -> Result<JobId> {
+    fn submit(&mut self, submission: Submission) -> Result<JobId> {
+        let Submission {
+            name,
+            key,
+            plan,
+            program,
+        } = submission;
         let job = {
             let mut board = self.board.lock();
             if let Some(job) = board.keyed(key) {
@@ -316,7 +315,8 @@ impl EventLoop {
         tracing::info!(%job, name, "submitted");
         self.planners.insert(job, JobPlanner::new(plan));
         self.active.insert(job);
-        self.step(Event::Submitted { job, name });
+        let program = program.map(|offered| Arc::new(offered.program));
+        self.step(Event::Submitted(Submitted { job, name, program }));
         Ok(job)
     }
 
@@ -422,6 +422,9 @@ impl EventLoop {
             }
             Action::Acknowledge { executor, sequence } => {
                 return self.send(executor, ToExecutor::Acknowledge { sequence });
+            }
+            Action::EndJob { executor, job } => {
+                return self.send(executor, ToExecutor::JobEnded { job });
             }
             Action::Commit { job, output, files } => {
                 self.work
@@ -580,7 +583,11 @@ mod tests {
         // Submitted past the loop, so that there is no planner.
         let job = JobId::new(1);
         let name = "a job".to_owned();
-        driver.step(Event::Submitted { job, name });
+        driver.step(Event::Submitted(Submitted {
+            job,
+            name,
+            program: None,
+        }));
         let status = board.lock().scheduler.status(job, Detail::Stages);
         let status = status.expect("the job is known");
         assert_eq!(status.state, JobState::Failed);

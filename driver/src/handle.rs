@@ -10,16 +10,18 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use kiln_engine::id::{ExecutorId, JobId};
-use kiln_engine::plan::LogicalPlan;
+use kiln_engine::plan::{LogicalPlan, Sha256};
 use kiln_engine::shuffle::fetch_partitions;
+use kiln_engine::storage::Staging;
 use kiln_engine::{Error, Result};
 use kiln_proto::message::{
-    ExecutorStatus, FromExecutor, JobState, JobStatus, Registration, ToExecutor,
+    ExecutorStatus, FromExecutor, JobState, JobStatus, Registration, Submission, ToExecutor,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::board::{SharedBoard, stopped};
 use crate::event_loop::{EventLoop, INBOX_MAX, Input};
+use crate::programs::Admission;
 use crate::scheduler::{Detail, ResultLocation, Scheduler};
 use crate::settings::DriverSettings;
 use crate::work::{self, Components};
@@ -39,6 +41,7 @@ pub struct DriverHandle {
     inbox: mpsc::Sender<Input>,
     board: SharedBoard,
     components: Components,
+    programs: Admission,
     /// Dropped with the last handle, which the loop notices.
     _alive: Arc<oneshot::Sender<()>>,
 }
@@ -74,12 +77,14 @@ impl Driver {
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
         let (alive, handles) = oneshot::channel();
         let parts = components.clone();
+        let programs = Admission::new(&settings, &components.shuffle);
         let driver = EventLoop::new(settings, parts, board.clone(), inputs, handles);
         tokio::spawn(driver.run());
         Ok(DriverHandle {
             inbox,
             board,
             components,
+            programs,
             _alive: Arc::new(alive),
         })
     }
@@ -102,16 +107,29 @@ impl DriverHandle {
     /// not get an answer. What is wrong with the plan is told by the job, not here.
     ///
     /// # Errors
-    /// `Exhausted` if there are too many jobs, `Unavailable` if the driver has stopped.
-    pub async fn submit(&self, name: String, key: u64, plan: LogicalPlan) -> Result<JobId> {
-        let plan = Box::new(plan);
-        self.ask(|answer| Input::Submit {
-            name,
-            key,
-            plan,
-            answer,
-        })
-        .await
+    /// `Exhausted` if there are too many jobs, `Unavailable` if the driver has stopped; `Invalid`
+    /// if the plan calls functions and its program cannot be run.
+    pub async fn submit(&self, submission: Submission) -> Result<JobId> {
+        self.programs.admit(&submission).await?;
+        let submission = Box::new(submission);
+        self.ask(|answer| Input::Submit { submission, answer })
+            .await
+    }
+
+    /// Whether a program is in the storage already.
+    ///
+    /// # Errors
+    /// `Invalid` if this driver takes no programs; what the storage answers.
+    pub async fn has_program(&self, sha256: Sha256) -> Result<bool> {
+        self.programs.has(sha256).await
+    }
+
+    /// Begins to put a program into the storage.
+    ///
+    /// # Errors
+    /// `Invalid` if this driver takes no programs or none of that size; what the storage answers.
+    pub async fn stage_program(&self, sha256: Sha256, bytes: u64) -> Result<Staging> {
+        self.programs.stage(sha256, bytes).await
     }
 
     /// Follows a job. Progress comes now and then and without attempts, a change of state at
@@ -342,7 +360,7 @@ mod tests {
     use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, TextOptions};
     use kiln_engine::storage::Stores;
     use kiln_engine::storage::{Compression, ShuffleStore};
-    use kiln_proto::message::{JobState, PROTOCOL_VERSION, Registration, ToExecutor};
+    use kiln_proto::message::{JobState, PROTOCOL_VERSION, Registration, Submission, ToExecutor};
     use object_store::memory::InMemory;
     use tokio::sync::mpsc;
 
@@ -388,9 +406,18 @@ mod tests {
         })
     }
 
+    fn submission(key: u64) -> Submission {
+        Submission {
+            name: "a job".to_owned(),
+            key,
+            plan: plan(),
+            program: None,
+        }
+    }
+
     async fn submit(driver: &DriverHandle, key: u64) -> JobId {
         driver
-            .submit("a job".to_owned(), key, plan())
+            .submit(submission(key))
             .await
             .expect("the job is taken")
     }
@@ -486,7 +513,7 @@ mod tests {
             Some(ToExecutor::Welcome(_))
         ));
         assert_eq!(from_driver.recv().await, None);
-        let error = driver.submit("late".to_owned(), 2, plan()).await;
+        let error = driver.submit(submission(2)).await;
         assert_eq!(
             error.expect_err("nobody takes it").kind(),
             ErrorKind::Unavailable

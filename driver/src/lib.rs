@@ -15,6 +15,7 @@ pub mod scheduler;
 pub mod commit;
 
 mod board;
+mod programs;
 mod work;
 
 mod event_loop;

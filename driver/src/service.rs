@@ -10,10 +10,11 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use kiln_engine::{Error, ErrorKind, Result};
-use kiln_proto::convert::status::status_from;
-use kiln_proto::convert::{control, job, plan, schema, task};
-use kiln_proto::message::{FromExecutor, PROTOCOL_VERSION, Registration, ToExecutor};
+use kiln_proto::convert::status::{error_from, status_from};
+use kiln_proto::convert::{control, job, plan, program, schema, task};
+use kiln_proto::message::{FromExecutor, PROTOCOL_VERSION, Registration, Submission, ToExecutor};
 use kiln_proto::wire;
+use kiln_proto::wire::program_piece::Piece as ProgramPart;
 use kiln_proto::wire::result_message::Message as ResultPart;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -187,10 +188,17 @@ impl wire::jobs_server::Jobs for Service {
             name,
             key,
             plan,
+            program,
         } = request.into_inner();
         answer(async {
             check_protocol(protocol)?;
-            let id = self.handle.submit(name, key, decode_plan(plan)?).await?;
+            let submission = Submission {
+                name,
+                key,
+                plan: decode_plan(plan)?,
+                program: program.map(program::decode_offered).transpose()?,
+            };
+            let id = self.handle.submit(submission).await?;
             Ok(wire::SubmitReply { job: id.value() })
         })
         .await
@@ -263,6 +271,32 @@ impl wire::jobs_server::Jobs for Service {
         self.stream(messages.map_err(|error| status_from(&error)))
     }
 
+    async fn find_program(
+        &self,
+        request: Request<wire::FindProgramRequest>,
+    ) -> Answer<wire::FindProgramReply> {
+        let wire::FindProgramRequest { protocol, sha256 } = request.into_inner();
+        answer(async {
+            check_protocol(protocol)?;
+            let sha256 = program::decode_sha256(&sha256)?;
+            let staged = self.handle.has_program(sha256).await?;
+            Ok(wire::FindProgramReply { staged })
+        })
+        .await
+    }
+
+    async fn stage_program(
+        &self,
+        request: Request<Streaming<wire::ProgramPiece>>,
+    ) -> Answer<wire::StageProgramReply> {
+        let pieces = request.into_inner();
+        answer(async {
+            stage_program(&self.handle, pieces).await?;
+            Ok(wire::StageProgramReply {})
+        })
+        .await
+    }
+
     async fn executors(&self, request: Request<wire::ListRequest>) -> Answer<wire::ExecutorsReply> {
         check_protocol(request.into_inner().protocol).map_err(|error| status_from(&error))?;
         let executors = self
@@ -272,6 +306,42 @@ impl wire::jobs_server::Jobs for Service {
             .map(job::encode_executor)
             .collect();
         Ok(Response::new(wire::ExecutorsReply { executors }))
+    }
+}
+
+/// Puts a program into the storage as it comes in. One that breaks off leaves nothing.
+async fn stage_program(
+    handle: &DriverHandle,
+    mut pieces: Streaming<wire::ProgramPiece>,
+) -> Result<()> {
+    let next = async |pieces: &mut Streaming<wire::ProgramPiece>| {
+        let piece = pieces
+            .message()
+            .await
+            .map_err(|status| error_from(&status))?;
+        Ok::<_, Error>(piece.and_then(|piece| piece.piece))
+    };
+    let Some(ProgramPart::Head(head)) = next(&mut pieces).await? else {
+        return Err(Error::invalid(
+            "malformed message: a program without a head",
+        ));
+    };
+    check_protocol(head.protocol)?;
+    let sha256 = program::decode_sha256(&head.sha256)?;
+    let mut staging = handle.stage_program(sha256, head.bytes).await?;
+    loop {
+        let pushed = match next(&mut pieces).await {
+            Ok(Some(ProgramPart::Data(data))) => staging.push(data).await,
+            Ok(Some(ProgramPart::Head(_))) => Err(Error::invalid(
+                "malformed message: a program with two heads",
+            )),
+            Ok(None) => return staging.finish().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = pushed {
+            staging.abort().await;
+            return Err(error);
+        }
     }
 }
 

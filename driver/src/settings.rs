@@ -17,6 +17,8 @@ pub struct DriverSettings {
     pub grace_ms: u64,
     /// The driver has one executor, in its own process, and no other will come.
     pub embedded: bool,
+    /// Jobs may bring code of their own, which executors run.
+    pub allow_programs: bool,
 }
 
 impl Default for DriverSettings {
@@ -27,6 +29,7 @@ impl Default for DriverSettings {
             reconnect_ms: 3_000,
             grace_ms: 60_000,
             embedded: false,
+            allow_programs: false,
         }
     }
 }
@@ -46,6 +49,7 @@ impl DriverSettings {
             reconnect_ms: 0,
             grace_ms: 5_000,
             embedded: true,
+            allow_programs: true,
         }
     }
 

@@ -6,8 +6,9 @@
 //! ```text
 //! settings [heartbeat=MS] [lease=MS] [reconnect=MS] [grace=MS]     (starts all over)
 //! join e1 [slots=N] [threads=N]    heard e1 [ATTEMPT …]    gone e1    draining e1
-//! submit j1 [NAME]    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
-//!     STAGE: (scan TASKS | read STAGE | gather STAGE) -> (hash PARTITIONS | single | files);
+//! submit j1 [NAME]    bring j1    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
+//!     STAGE: (scan TASKS | read STAGE | gather STAGE) [calling] -> SINK;
+//!     SINK: hash PARTITIONS | single | files;
 //!     `; ...` or `; ... -> files` behind the last says that more stages will follow
 //! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
 //! fail e1 ATTEMPT KIND [lost=s0/t1-a0] [seq=N] MESSAGE
@@ -24,15 +25,16 @@ use std::sync::Arc;
 use arrow::datatypes::Schema;
 use expect_test::expect_file;
 use kiln_driver::DriverSettings;
-use kiln_driver::scheduler::{Detail, Event, Scheduler};
+use kiln_driver::scheduler::{Detail, Event, Scheduler, Submitted};
 use kiln_engine::error::LostOutput;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{
-    Deal, FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec, Side,
-    SinkSpec, Split, Stage, StageGraph, StageSource, TaskFailure, TaskOutput, TaskSuccess,
-    TextOptions,
+    Binary, Deal, FileFormat, OperatorSpec, Output, OutputFile, PartitionMeta, Partitioning,
+    Program, ScanFormat, ScanSpec, Side, SinkSpec, Split, Stage, StageGraph, StageSource,
+    TaskFailure, TaskOutput, TaskSuccess, TextOptions,
 };
+use kiln_engine::udf::TableUdf;
 use kiln_engine::{Error, ErrorKind};
 use kiln_proto::message::{PROTOCOL_VERSION, Registration, Report, RunningAttempt};
 
@@ -162,7 +164,7 @@ fn output_name(text: &str) -> Result<LostOutput, String> {
 }
 
 fn kind(text: &str) -> Result<ErrorKind, String> {
-    use ErrorKind::{Cancelled, Corrupt, Exhausted, Internal, Invalid, Unavailable};
+    use ErrorKind::{Cancelled, Corrupt, Exhausted, Internal, Invalid, Program, Unavailable};
     let kinds = [
         Invalid,
         Unavailable,
@@ -170,6 +172,7 @@ fn kind(text: &str) -> Result<ErrorKind, String> {
         Exhausted,
         Cancelled,
         Internal,
+        Program,
     ];
     let found = kinds.into_iter().find(|kind| kind.to_string() == text);
     found.ok_or_else(|| format!("not a kind: {text}"))
@@ -200,8 +203,8 @@ fn graph(text: &str, known: usize) -> Result<StageGraph, String> {
         let stage = Stage {
             id: StageId(number),
             source: source_of(&mut words)?,
+            operators: operators_of(&mut words),
             sides: sides_of(&mut words)?,
-            operators: Vec::new(),
             sink: sink_of(&mut Words(sink.split_whitespace().collect()))?,
             schema: Arc::new(Schema::empty()),
         };
@@ -217,6 +220,16 @@ fn graph(text: &str, known: usize) -> Result<StageGraph, String> {
         complete: body.is_none(),
         output: output.or_else(|| writes.map(|_| file_output())),
     })
+}
+
+/// `calling`: a function of a program.
+fn operators_of(words: &mut Words<'_>) -> Vec<OperatorSpec> {
+    if words.0.first() != Some(&"calling") {
+        return Vec::new();
+    }
+    words.0.remove(0);
+    let function = TableUdf::new("f", "", Arc::new(Schema::empty()), None);
+    vec![OperatorSpec::Apply { function }]
 }
 
 /// `beside 3 with 4`: stage 3 is broadcast, stage 4 has been brought together with the source.
@@ -378,10 +391,21 @@ impl World {
             "draining" => Event::ExecutorDraining {
                 executor: words.executor()?,
             },
-            "submit" => Event::Submitted {
+            "bring" => Event::Submitted(Submitted {
+                job: words.job()?,
+                name: "brings a program".to_owned(),
+                program: Some(Arc::new(Program {
+                    binary: Binary::Kiln,
+                    memory: 1,
+                    call_ms: 1,
+                    environment: BTreeMap::new(),
+                })),
+            }),
+            "submit" => Event::Submitted(Submitted {
                 job: words.job()?,
                 name: words.rest(),
-            },
+                program: None,
+            }),
             "plan" => {
                 let job = words.job()?;
                 let known = self.stages.entry(job).or_default();

@@ -4,18 +4,18 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::error::{Error, Result};
 use crate::id::{JobId, StageId};
-use crate::limits;
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::storage::{ShuffleStore, Stores};
+use crate::udf::UdfHost;
+
+pub use crate::cancel::CancelToken;
 
 /// What an attempt needs of the process that runs it.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub struct TaskContext {
     pub cancel: CancelToken,
     /// What tasks made that others can use too.
     pub shared: Arc<Shared>,
+    /// The functions of the user's program that this process is.
+    pub functions: Arc<UdfHost>,
 }
 
 /// What a task made of whole stages' output, for whoever else needs the same at the same time:
@@ -102,50 +104,6 @@ impl Shared {
     }
 }
 
-/// A flag that asks an attempt to stop; looked at between morsels and by long operators.
-#[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
-
-impl CancelToken {
-    /// Asks everybody who holds this token to stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody asked.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// For use with `?` in loops.
-    ///
-    /// # Errors
-    /// `Cancelled` once somebody asked.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Error::cancelled("the attempt was cancelled"))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Waits for `work`, and drops it where it is once somebody asks to stop: storage that does
-    /// not answer must not keep an attempt.
-    ///
-    /// # Errors
-    /// `Cancelled` once somebody asked; what `work` answered.
-    pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            self.check()?;
-            let wait = Duration::from_millis(limits::CANCEL_POLL_MS);
-            if let Ok(outcome) = tokio::time::timeout(wait, &mut work).await {
-                return outcome;
-            }
-        }
-    }
-}
-
 /// Runs `work` on the task's rayon threads and waits for it without holding a thread.
 ///
 /// # Errors
@@ -181,19 +139,6 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
-
-    #[tokio::test]
-    async fn a_cancelled_wait_ends_though_its_work_does_not() {
-        let cancel = CancelToken::default();
-        let answer = cancel.guard(async { Ok(7) }).await;
-        assert_eq!(answer.expect("nobody cancelled"), 7);
-        let other = cancel.clone();
-        let guarded = cancel.guard(std::future::pending::<Result<()>>());
-        let (outcome, ()) = tokio::join!(guarded, async { other.cancel() });
-        let error = outcome.expect_err("somebody cancelled");
-        assert_eq!(error.kind(), ErrorKind::Cancelled);
-    }
 
     #[tokio::test]
     async fn what_is_shared_is_made_once_and_kept_while_it_is_held() {

@@ -1,4 +1,4 @@
-//! One error type with six kinds; the kind says what the caller should do.
+//! One error type with seven kinds; the kind says what the caller should do.
 //!
 //! A kind survives every hop, from the rayon lane that met the fault to the user's exit code:
 //! nothing on the way flattens an error to a string.
@@ -26,6 +26,9 @@ pub enum ErrorKind {
     Cancelled,
     /// A defect in Kiln. Try again, and report it.
     Internal,
+    /// A function of a user's program went wrong. Try again; if it does so every time it is the
+    /// program, or its input.
+    Program,
 }
 
 impl fmt::Display for ErrorKind {
@@ -37,6 +40,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::Exhausted => "exhausted",
             ErrorKind::Cancelled => "cancelled",
             ErrorKind::Internal => "internal",
+            ErrorKind::Program => "program",
         })
     }
 }

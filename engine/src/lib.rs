@@ -14,12 +14,18 @@ pub mod error;
 pub mod memory;
 pub mod metrics;
 
+mod cancel;
+
 pub mod kernel;
+
+pub mod udf;
 
 pub mod expr;
 pub mod plan;
 
 pub mod storage;
+
+pub mod spill;
 
 pub mod context;
 

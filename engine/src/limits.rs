@@ -185,3 +185,54 @@ pub const RESULTS_READ_BYTES_MAX: u64 = 256 << 20;
 /// How long a result is kept after it was made or last read, in milliseconds: a day, so that a job
 /// that was left overnight can be looked at in the morning.
 pub const RESULT_KEPT_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Longest line that an external command may print: it is held as a whole, and whoever prints more
+/// without an end has forgotten it.
+pub const EXTERNAL_LINE_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of what an external command last said on stderr, kept for the error if it fails.
+pub const EXTERNAL_STDERR_BYTES: usize = 4 << 10;
+
+/// How often it is looked whether a command that has closed its stdout has ended, in milliseconds:
+/// there are many short ones, and almost all have.
+pub const EXTERNAL_EXIT_POLL_MS: u64 = 2;
+
+/// Counters of a user's program in one job: they are sent with every heartbeat and every report.
+pub const USER_COUNTERS_MAX: usize = 1000;
+
+/// Bytes of the name of such a counter.
+pub const USER_COUNTER_BYTES_MAX: usize = 200;
+
+/// Bytes of the name of a directory in an output: less than any file system allows.
+pub const OUTPUT_DIRECTORY_BYTES_MAX: usize = 200;
+
+/// Directories that one lane of a task writes to: each has a file open, with what it buffers.
+pub const OUTPUT_DIRECTORIES_MAX: usize = 100;
+
+/// Bytes that are written to or read from a spill file at once.
+pub const SPILL_BUFFER_BYTES: usize = 256 << 10;
+
+/// Bytes of memory that the functions of a program may have in one process, unless it says so.
+pub const PROGRAM_MEMORY_BYTES: u64 = 1 << 30;
+
+/// How long a call of a user's function may go on without a sign of life, unless its program says
+/// so, in milliseconds: long enough for a batch of slow rows, short enough for a loop without end
+/// to be found out.
+pub const PROGRAM_CALL_MS: u64 = 10 * 60 * 1_000;
+
+/// Bytes of the binary of a program: it is held once in storage and once on each executor's disk.
+pub const PROGRAM_BYTES_MAX: u64 = 4 << 30;
+
+/// Bytes of the names and values in the environment of a program: they travel with every task.
+pub const PROGRAM_ENVIRONMENT_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of programs that an executor keeps on its disk for later jobs, beside those that run.
+pub const PROGRAM_CACHE_BYTES: u64 = 8 << 30;
+
+/// Bytes that a worker process may have beside what the engine reserves and what the program's
+/// functions are given: its code, stacks, and what allocators hold without use.
+pub const WORKER_MEMORY_BYTES: u64 = 512 << 20;
+
+/// Bytes of a side file: every process that calls a function which looks into it holds it as a
+/// whole, beside all that is reserved.
+pub const SIDE_FILE_BYTES_MAX: u64 = 256 << 20;

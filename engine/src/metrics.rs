@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::{Error, Result};
 use crate::limits;
 
 macro_rules! counters {
@@ -17,6 +18,7 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: AtomicU64,)*
             operators: Mutex<Vec<OperatorCounts>>,
             warnings: Mutex<BTreeMap<String, Warning>>,
+            user: Mutex<BTreeMap<String, u64>>,
         }
 
         /// A snapshot of [`TaskMetrics`], or a sum of several.
@@ -25,6 +27,8 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
             /// The source first, then each operator of the stage in order, then the sink.
             pub operators: Vec<OperatorCounts>,
+            /// Counters of the user's program, by name.
+            pub user: Box<BTreeMap<String, u64>>,
         }
 
         impl Counts {
@@ -32,6 +36,7 @@ macro_rules! counters {
             pub fn add(&mut self, other: &Counts) {
                 $(self.$name += other.$name;)*
                 add_operators(&mut self.operators, &other.operators);
+                add_user(&mut self.user, &other.user);
             }
         }
 
@@ -41,7 +46,15 @@ macro_rules! counters {
                 Counts {
                     $($name: self.$name.load(Ordering::Relaxed),)*
                     operators: lock(&self.operators).clone(),
+                    user: Box::new(lock(&self.user).clone()),
                 }
+            }
+
+            /// Shows what another process has counted for the same attempt.
+            pub fn show(&self, counts: &Counts) {
+                $(self.$name.store(counts.$name, Ordering::Relaxed);)*
+                lock(&self.operators).clone_from(&counts.operators);
+                lock(&self.user).clone_from(&counts.user);
             }
         }
     };
@@ -112,6 +125,17 @@ fn add_operators(sums: &mut Vec<OperatorCounts>, others: &[OperatorCounts]) {
     }
 }
 
+/// Adds counter by counter; beyond the limit names that are new are left out.
+fn add_user(sums: &mut BTreeMap<String, u64>, others: &BTreeMap<String, u64>) {
+    for (name, n) in others {
+        if let Some(sum) = sums.get_mut(name) {
+            *sum = sum.saturating_add(*n);
+        } else if sums.len() < limits::USER_COUNTERS_MAX {
+            sums.insert(name.clone(), *n);
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -136,6 +160,27 @@ impl TaskMetrics {
     /// Adds what a lane counted, operator by operator.
     pub fn count_operators(&self, counts: &[OperatorCounts]) {
         add_operators(&mut lock(&self.operators), counts);
+    }
+
+    /// Adds `n` to the counter called `name` of the user's program; says how much it is now.
+    ///
+    /// # Errors
+    /// `Exhausted` if there are too many counters, or the name is too long.
+    pub fn count_user(&self, name: &str, n: u64) -> Result<u64> {
+        let mut user = lock(&self.user);
+        if let Some(sum) = user.get_mut(name) {
+            *sum = sum.saturating_add(n);
+            return Ok(*sum);
+        }
+        if user.len() >= limits::USER_COUNTERS_MAX || name.len() > limits::USER_COUNTER_BYTES_MAX {
+            return Err(Error::exhausted(format!(
+                "too many counters, or too long a name counters_max={} bytes_max={}",
+                limits::USER_COUNTERS_MAX,
+                limits::USER_COUNTER_BYTES_MAX
+            )));
+        }
+        user.insert(name.to_owned(), n);
+        Ok(n)
     }
 
     /// Notes that `message` happened `count` times at `subject`. The first

@@ -5,6 +5,7 @@
 //! sink write out what it has. No rayon thread ever waits for I/O or for another lane, and a slow
 //! sink stops the loop before memory fills.
 
+mod bind;
 mod chain;
 mod sides;
 
@@ -31,6 +32,7 @@ use crate::source::{self, ColumnFilter, MorselStream};
 use chain::{Blueprint, Chain, Phase};
 use sides::{column_filters, drop_everything, open_sides};
 
+pub use bind::input_of;
 pub use chain::output_schema;
 
 /// Runs one attempt to its end. On failure nothing it wrote is referenced, and what could be
@@ -40,6 +42,7 @@ pub use chain::output_schema;
 /// The first failure of any lane, with the kind that says what to do about it; a panic on the way
 /// is `Internal`.
 pub async fn run(spec: TaskSpec, ctx: TaskContext) -> Result<TaskSuccess> {
+    let spec = bind::bind(spec, &ctx)?;
     let sink = open_sink(&spec, &ctx)?;
     let finished = match run_lanes(&spec, &ctx, &sink).await {
         Ok(()) => ctx.cancel.guard(sink.close()).await,
@@ -65,7 +68,8 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
     let lanes = ctx.pool.current_num_threads();
     let schema = source_schema(&spec.stage.source);
     let tables = open_sides(spec, &schema, ctx).await?;
-    let blueprint = Blueprint::new(&spec.stage.operators, &schema, &tables, ctx, lanes)?;
+    let user = bind::context_of(spec, ctx);
+    let blueprint = Blueprint::new(&spec.stage.operators, &schema, &tables, (ctx, &user), lanes)?;
     if blueprint.schema().fields() != spec.stage.schema.fields() {
         return Err(Error::internal(format!(
             "stage schema differs from its operators' stage={:?} operators={:?}",

@@ -31,6 +31,7 @@ pub(crate) fn context() -> TaskContext {
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
         shared: Arc::default(),
+        functions: Arc::default(),
     }
 }
 

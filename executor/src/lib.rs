@@ -9,7 +9,11 @@
 //!    already? If both are well it goes to the [`pool`].
 //! 3. The pool gives the attempt a slot, counters and a token by which it can be cancelled, and
 //!    runs it: `kiln_engine::task::run` reads, computes on rayon threads and writes to storage. A
-//!    panic on the way becomes a failure of this one attempt.
+//!    panic on the way becomes a failure of this one attempt. A task that calls functions of a
+//!    user's program goes to `programs` instead: the program is fetched from storage, a
+//!    [process](worker_process) of it is started or one of the same job is used again, and the same
+//!    `kiln_engine::task::run` runs there, watched over from here. Whatever becomes of that process
+//!    is a failure of this one attempt too.
 //! 4. The outcome, good or bad, goes into the [`outbox`] under the next sequence number, and stays
 //!    there until the driver has acknowledged it. The driver may be restarted meanwhile and the
 //!    connection may break: the attempt is not thrown away for that, the report is repeated.
@@ -23,6 +27,13 @@
 
 pub mod settings;
 
+mod board;
+mod frame;
+
+pub mod worker_process;
+
+mod programs;
+
 mod outbox;
 mod pool;
 
@@ -31,5 +42,5 @@ mod worker;
 mod session;
 
 pub use session::serve;
-pub use settings::ExecutorSettings;
+pub use settings::{ExecutorSettings, ProgramSettings};
 pub use worker::{Components, Exit, Link, Runner, run};

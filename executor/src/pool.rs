@@ -19,13 +19,13 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::settings::{ATTEMPTS_HELD_MAX, FAREWELL_WAIT};
 
-/// Runs one attempt to its end: `kiln_engine::task::run`, except where a test stands in for it.
+/// Runs one attempt to its end: `kiln_engine::task::run`, except for tasks of programs and where a
+/// test stands in for it.
 pub type Runner =
     Arc<dyn Fn(TaskSpec, TaskContext) -> BoxFuture<'static, Result<TaskSuccess>> + Send + Sync>;
 
 /// Attempts that wait for a slot or run.
 pub(crate) struct TaskPool {
-    run: Runner,
     slots: Arc<Semaphore>,
     held: BTreeMap<(TaskId, u32), Held>,
     attempts: JoinSet<Result<TaskSuccess>>,
@@ -44,17 +44,16 @@ pub(crate) struct Ended {
 }
 
 impl TaskPool {
-    pub(crate) fn new(slots: u32, run: Runner) -> Self {
+    pub(crate) fn new(slots: u32) -> Self {
         TaskPool {
-            run,
             slots: Arc::new(Semaphore::new(slots as usize)),
             held: BTreeMap::new(),
             attempts: JoinSet::new(),
         }
     }
 
-    /// Takes an attempt on. Nothing happens if it is here already.
-    pub(crate) fn launch(&mut self, spec: TaskSpec, context: TaskContext) {
+    /// Takes an attempt on, for `run` to run. Nothing happens if it is here already.
+    pub(crate) fn launch(&mut self, spec: TaskSpec, context: TaskContext, run: Runner) {
         let attempt = (spec.id, spec.attempt);
         if self.held.contains_key(&attempt) {
             return;
@@ -62,7 +61,7 @@ impl TaskPool {
         let cancel = context.cancel.clone();
         let metrics = Arc::clone(&context.metrics);
         let id = if self.held.len() < ATTEMPTS_HELD_MAX {
-            let (run, slots) = (Arc::clone(&self.run), Arc::clone(&self.slots));
+            let slots = Arc::clone(&self.slots);
             self.attempts
                 .spawn(run_in_slot(run, slots, spec, context))
                 .id()

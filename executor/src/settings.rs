@@ -1,5 +1,6 @@
 //! What an executor may be told, and the fixed figures of its protocol.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_engine::{Error, Result, limits};
@@ -31,6 +32,73 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// has cancelled to end.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(5);
 
+/// Bytes of a message between an executor and a worker process: as on the stream from the driver,
+/// where the tasks come from.
+pub const WORKER_MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// How often a worker process says how far its attempt is.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// How long an attempt in a worker process may go on after it was cancelled, before the process is
+/// killed.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a worker process is looked at, unless its program wants it more often.
+pub const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a process may take to be gone after its connection has ended.
+pub const DEATH_WAIT: Duration = Duration::from_secs(2);
+
+/// How long to wait for the last words of a process that is dead: what it has started may hold on
+/// to them.
+pub const LAST_WORDS_WAIT: Duration = Duration::from_millis(200);
+
+/// Bytes of the output of a worker process that are kept for when it dies.
+pub const LAST_WORDS_BYTES: usize = 4 << 10;
+
+/// Lines of the output of a worker process that are logged for one attempt: enough to find out what
+/// is wrong, too little to fill a disk.
+pub const LINES_LOGGED_MAX: usize = 100;
+
+/// Bytes of one such line.
+pub const LINE_BYTES_MAX: usize = 1 << 10;
+
+/// How long to try to start a program whose file is open for writing: another process that this one
+/// has just started may have it open until it is what it is to become.
+pub const BUSY_FILE_WAIT: Duration = Duration::from_secs(2);
+
+/// How often an attempt that waits for memory for its worker process looks whether there is some.
+pub const MEMORY_POLL: Duration = Duration::from_millis(20);
+
+/// How an executor runs programs of users.
+#[derive(Debug, Clone)]
+pub struct ProgramSettings {
+    /// The directory in which it makes one of its own for programs and the files of their
+    /// processes.
+    pub directory: PathBuf,
+    /// Bytes of programs that it keeps for later jobs.
+    pub kept_bytes: u64,
+    /// How long a process may take to say that it is a worker.
+    pub hello_wait: Duration,
+    /// How long a process may have nothing to do before it is ended.
+    pub idle_max: Duration,
+    /// What is run for functions that Kiln itself brings.
+    pub kiln: PathBuf,
+}
+
+impl Default for ProgramSettings {
+    fn default() -> Self {
+        ProgramSettings {
+            directory: std::env::temp_dir(),
+            kept_bytes: limits::PROGRAM_CACHE_BYTES,
+            hello_wait: Duration::from_secs(20),
+            idle_max: Duration::from_secs(60),
+            // What this process runs, even if the file has been replaced or removed since.
+            kiln: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
 /// What an executor may be told.
 #[derive(Debug, Clone)]
 pub struct ExecutorSettings {
@@ -49,6 +117,8 @@ pub struct ExecutorSettings {
     /// How long to go on without a driver once there was one; while leaving, at most
     /// `first_connection_wait`.
     pub driver_absence_max: Duration,
+    /// How it runs programs of users.
+    pub programs: ProgramSettings,
 }
 
 impl ExecutorSettings {
@@ -62,6 +132,7 @@ impl ExecutorSettings {
             driver: Vec::new(),
             first_connection_wait: Duration::from_secs(10),
             driver_absence_max: Duration::from_secs(300),
+            programs: ProgramSettings::default(),
         }
     }
 

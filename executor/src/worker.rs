@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::outbox::Outbox;
 pub use crate::pool::Runner;
 use crate::pool::{Ended, TaskPool};
+use crate::programs::Programs;
 use crate::settings::{ExecutorSettings, WELCOME_WAIT};
 
 /// The two directions of a connection to a driver. The driver is gone when either is closed.
@@ -104,6 +105,8 @@ pub(crate) struct Worker {
     /// What tasks that run at the same time make for one another.
     shared: Arc<Shared>,
     tasks: TaskPool,
+    /// Runs the attempts that call functions of users' programs.
+    programs: Arc<Programs>,
     outbox: Outbox,
     /// The newest driver life heard of; launches of older ones are ignored.
     epoch: u64,
@@ -122,7 +125,8 @@ impl Worker {
             memory: settings.memory,
         };
         Worker {
-            tasks: TaskPool::new(settings.slots, Arc::clone(&components.run)),
+            tasks: TaskPool::new(settings.slots),
+            programs: Programs::new(settings, Arc::clone(&components.memory)),
             shared: Arc::default(),
             outbox: Outbox::new(registration),
             components,
@@ -206,9 +210,10 @@ impl Worker {
         None
     }
 
-    /// Cancels what still runs.
+    /// Cancels what still runs, and ends the processes of programs.
     pub(crate) async fn stop(self) {
         self.tasks.stop().await;
+        self.programs.stop().await;
     }
 
     fn is_drained(&self) -> bool {
@@ -277,6 +282,10 @@ impl Worker {
             ToExecutor::Cancel { task, attempt } => self.tasks.cancel((task, attempt)),
             ToExecutor::Acknowledge { sequence } => self.outbox.acknowledge(sequence),
             ToExecutor::Drain => self.drain(),
+            ToExecutor::JobEnded { job } => {
+                let programs = Arc::clone(&self.programs);
+                tokio::spawn(async move { programs.end_job(job).await });
+            }
         }
         Ok(())
     }
@@ -287,7 +296,8 @@ impl Worker {
             tracing::warn!(%task, attempt, epoch, newest = self.epoch, "ignored an old launch");
             return;
         }
-        let Some((_, shuffle)) = self.welcome.as_ref().filter(|_| self.outbox.is_welcome()) else {
+        let welcome = self.welcome.as_ref().filter(|_| self.outbox.is_welcome());
+        let Some((welcome, shuffle)) = welcome else {
             tracing::warn!(%task, attempt, "ignored a launch that came before the welcome");
             return;
         };
@@ -314,7 +324,21 @@ impl Worker {
             metrics: Arc::new(TaskMetrics::default()),
             cancel: CancelToken::default(),
             shared: Arc::clone(&self.shared),
+            functions: Arc::default(),
         };
-        self.tasks.launch(spec, context);
+        let run = match spec.program {
+            None => Arc::clone(&self.components.run),
+            Some(_) => self.in_process_of_program(welcome.storage.clone()),
+        };
+        self.tasks.launch(spec, context, run);
+    }
+
+    /// Runs an attempt in a process of the program whose functions it calls.
+    fn in_process_of_program(&self, storage: String) -> Runner {
+        let programs = Arc::clone(&self.programs);
+        Arc::new(move |spec, context| {
+            let programs = Arc::clone(&programs);
+            Box::pin(programs.run(spec, storage.clone(), context))
+        })
     }
 }

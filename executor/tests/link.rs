@@ -195,7 +195,7 @@ async fn a_refusal_is_an_error_with_the_drivers_words() {
         executor,
         ..
     } = start();
-    driver.expect("register host:1 protocol=2").await;
+    driver.expect("register host:1 protocol=3").await;
     driver
         .say(ToExecutor::Refused {
             message: "protocol 1 is too old".into(),
@@ -216,7 +216,7 @@ async fn a_driver_that_never_answers_is_given_up() {
         executor,
         ..
     } = start();
-    driver.expect("register host:1 protocol=2").await;
+    driver.expect("register host:1 protocol=3").await;
     assert_eq!(
         exit(executor).await.expect("a normal end"),
         Exit::Disconnected

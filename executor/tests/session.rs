@@ -175,7 +175,7 @@ async fn an_executor_that_leaves_waits_for_its_attempts_even_without_a_driver() 
 async fn a_refusal_ends_the_session() {
     let mut stage = start().await;
     let mut driver = stage.stream().await;
-    driver.expect("register host:1 protocol=2").await;
+    driver.expect("register host:1 protocol=3").await;
     driver
         .say(ToExecutor::Refused {
             message: "not here".into(),

@@ -3,13 +3,31 @@
 //! Embedded, these values go through channels; on a cluster they are encoded at the sockets
 //! ([`crate::convert`]). The protocol is the same, so there is one driver and one executor.
 
+mod worker;
+
+use std::env::consts::{ARCH, OS};
+
 use kiln_engine::Error;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
-use kiln_engine::plan::{Output, TaskFailure, TaskSpec, TaskSuccess};
+use kiln_engine::plan::{LogicalPlan, Output, Program, TaskFailure, TaskSpec, TaskSuccess};
+
+pub use worker::{FromWorker, ToWorker, WorkerHello, WorkerRun, WorkerStart};
 
 /// Raised when a message changes its meaning; driver and executor refuse to differ.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
+
+/// What this build runs on: executors run programs that were built for the same.
+pub fn platform() -> String {
+    let library = if cfg!(target_env = "musl") {
+        "-musl"
+    } else if cfg!(target_env = "gnu") {
+        "-gnu"
+    } else {
+        ""
+    };
+    format!("{ARCH}-{OS}{library}")
+}
 
 /// From an executor to its driver, on the one stream that it holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +119,11 @@ pub enum ToExecutor {
     },
     /// Finish what runs and leave.
     Drain,
+    /// A job of which it has run tasks of a program has ended: so do the program's processes.
+    JobEnded {
+        /// Which job.
+        job: JobId,
+    },
 }
 
 /// What an accepted executor has to know.
@@ -112,6 +135,32 @@ pub struct Welcome {
     pub storage: String,
     /// How often to send a heartbeat, in milliseconds.
     pub heartbeat_ms: u64,
+}
+
+/// A plan that is to become a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// What its user calls it.
+    pub name: String,
+    /// Drawn at random by the client, once per job.
+    pub key: u64,
+    /// What to compute.
+    pub plan: LogicalPlan,
+    /// The program whose functions the plan calls, if it calls any.
+    pub program: Option<OfferedProgram>,
+}
+
+/// A program as it is handed in, with what a driver has to know to refuse it in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferedProgram {
+    /// The program.
+    pub program: Program,
+    /// What it was built for, as `x86_64-linux-gnu`.
+    pub platform: String,
+    /// [`PROTOCOL_VERSION`] of its build.
+    pub protocol: u32,
+    /// The names of the functions that it has registered.
+    pub functions: Vec<String>,
 }
 
 /// How far a job is, and how it got there.

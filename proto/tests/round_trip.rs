@@ -10,7 +10,7 @@ use kiln_engine::expr::{Expr, Literal};
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::plan::*;
 use kiln_engine::{Error, ErrorKind, Result, limits};
-use kiln_proto::convert::{control, job, plan, schema, status, task};
+use kiln_proto::convert::{control, job, plan, program, schema, status, task, worker};
 use kiln_proto::wire;
 use kiln_proto::wire::expr_node::Node;
 use prost::Message;
@@ -87,6 +87,14 @@ fn tasks() {
 }
 
 #[test]
+fn programs() {
+    for_each_seed(|seed, random| {
+        let encode = |value: &_| Ok(program::encode_offered(value));
+        check(seed, random.offered(), encode, program::decode_offered);
+    });
+}
+
+#[test]
 fn outcomes() {
     for_each_seed(|seed, random| {
         let encode = |value: &_| Ok(task::encode_success(value));
@@ -111,6 +119,35 @@ fn messages_of_the_stream() {
             down,
             control::decode_to_executor,
         );
+    });
+}
+
+#[test]
+fn messages_of_workers() {
+    for_each_seed(|seed, random| {
+        let up = random.worker_up();
+        let mut bytes = worker::encode_from_worker(&up);
+        let back = worker::decode_from_worker(&bytes).expect("just encoded");
+        assert_eq!(back, up, "seed={seed}");
+        let down = random.worker_down();
+        let sent = worker::encode_to_worker(&down).expect("within the limits");
+        let back = worker::decode_to_worker(&sent).expect("just encoded");
+        assert_eq!(back, down, "seed={seed}");
+        bytes.extend(sent);
+        for _ in 0..20 {
+            let at = random.below(bytes.len());
+            bytes[at] = random.bytes(1)[0];
+            for outcome in [
+                worker::decode_from_worker(&bytes[at..]).map(|_| ()),
+                worker::decode_to_worker(&bytes[at..]).map(|_| ()),
+            ] {
+                let kind = outcome.map_err(|error| error.kind());
+                assert!(
+                    matches!(kind, Ok(()) | Err(ErrorKind::Invalid)),
+                    "seed={seed}"
+                );
+            }
+        }
     });
 }
 
@@ -512,6 +549,7 @@ fn spoiled_task(spoil: fn(&mut wire::TaskSpec)) -> String {
             partitions: 0..1,
             sources: Vec::new(),
         }],
+        program: None,
     };
     let mut encoded = task::encode_spec(&spec).expect("small");
     assert_eq!(

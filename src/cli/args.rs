@@ -15,6 +15,7 @@ mod run;
 mod submit;
 
 mod files;
+mod new;
 mod tpch;
 
 mod follow;
@@ -30,9 +31,10 @@ pub(crate) use executor::ExecutorArgs;
 pub(crate) use explain::{ExplainArgs, ExplainTpchArgs, Explained};
 pub(crate) use files::{HeadArgs, SchemaArgs, StatsArgs};
 pub(crate) use follow::{JobIdArgs, ListArgs};
-pub(crate) use job::{CountArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
+pub(crate) use job::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
+pub(crate) use new::NewArgs;
 pub(crate) use run::RunArgs;
-pub(crate) use submit::SubmitArgs;
+pub(crate) use submit::{ProgramArgs, SubmitArgs, Submitted};
 pub(crate) use tpch::{
     BenchArgs, BenchTpchArgs, Benchmark, GenerateArgs, GenerateData, GenerateTpchArgs,
 };
@@ -64,10 +66,12 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a job and wait for its result
     Run(RunArgs),
-    /// Give a job to a cluster, print its id and leave it running
+    /// Give a job or a program to a cluster, print the job's id and leave it running
     Submit(SubmitArgs),
     /// Show how a job would be run: logical plan, optimised plan, stages; or what each step did
     Explain(ExplainArgs),
+    /// Write a small program with a job of one's own, to begin with
+    New(NewArgs),
     /// Show the first rows of files
     Head(HeadArgs),
     /// Show the columns of files

@@ -27,7 +27,7 @@ const FAREWELL_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn run(args: &ClusterArgs) -> Outcome {
-    let settings = driver::settings(args.timing)?;
+    let settings = driver::settings(args.timing, args.allow_programs)?;
     driver::check_address(args.listen, args.insecure)?;
     driver::block_on(async {
         let mut signals = Signals::new().map_err(cannot_start)?;

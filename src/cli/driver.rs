@@ -22,7 +22,7 @@ use super::interrupt::Signals;
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn run(args: &DriverArgs) -> Outcome {
-    let settings = settings(args.timing)?;
+    let settings = settings(args.timing, args.allow_programs)?;
     check_address(args.listen, args.insecure)?;
     block_on(async {
         let mut signals = Signals::new().map_err(cannot_start)?;
@@ -54,8 +54,11 @@ pub(crate) fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
 ///
 /// # Errors
 /// `Usage` if they cannot work together.
-pub(crate) fn settings(timing: TimingArgs) -> Outcome<DriverSettings> {
-    let mut settings = DriverSettings::default();
+pub(crate) fn settings(timing: TimingArgs, allow_programs: bool) -> Outcome<DriverSettings> {
+    let mut settings = DriverSettings {
+        allow_programs,
+        ..DriverSettings::default()
+    };
     let times = [
         (&mut settings.heartbeat_ms, timing.heartbeat_ms),
         (&mut settings.lease_ms, timing.lease_ms),

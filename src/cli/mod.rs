@@ -22,6 +22,8 @@ pub(crate) mod explain;
 pub(crate) mod run;
 pub(crate) mod submit;
 
+pub(crate) mod new;
+
 pub(crate) mod head;
 pub(crate) mod schema;
 pub(crate) mod stats;

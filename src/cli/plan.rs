@@ -1,8 +1,9 @@
 //! What a job of the command line means: its arguments become a [`DataFrame`].
 
+use kiln::external::{Commands, KEY, VALUE};
 use kiln::{DataFrame, Error, Session, TextOptions, col, count_all, lower, regexp_like, words};
 
-use super::args::{CountArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
+use super::args::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
 use super::exit::{Failure, Outcome};
 
 /// Rows of a table on stdout, unless `--top` says otherwise.
@@ -37,6 +38,10 @@ pub(crate) fn build(session: &Session, job: &Job) -> Outcome<Plan> {
         Job::Count(args) => Ok(Plan {
             name: "count",
             frame: count(session, args)?,
+        }),
+        Job::External(args) => Ok(Plan {
+            name: "external",
+            frame: external(session, args)?,
         }),
     }
 }
@@ -79,6 +84,23 @@ fn count(session: &Session, args: &CountArgs) -> Outcome<DataFrame> {
     written(build().map_err(Failure::Usage)?, &args.output)
 }
 
+fn external(session: &Session, args: &ExternalArgs) -> Outcome<DataFrame> {
+    let lines = read_text(session, &args.inputs, args.strict)?;
+    let commands = Commands {
+        map: args.map.clone(),
+        combine: args.combine.clone(),
+        reduce: args.reduce.clone(),
+    };
+    let build = || {
+        let made = lines.external(col("line"), &commands)?;
+        match rows_shown(args.top, &args.output) {
+            Some(top) => made.sort([col(KEY).asc(), col(VALUE).asc()])?.limit(top),
+            None => Ok(made),
+        }
+    };
+    written(build().map_err(Failure::Usage)?, &args.output)
+}
+
 /// `count`, unless the input has a column of that name.
 fn count_name(by: &[String]) -> &'static str {
     if by.iter().any(|name| name == "count") {
@@ -106,16 +128,23 @@ fn most_frequent(
     top: Option<u64>,
     output: &OutputArgs,
 ) -> Result<DataFrame, Error> {
-    let top = match (top, &output.output) {
-        (Some(top), _) => top,
-        (None, None) => TABLE_ROWS,
-        (None, Some(_)) => return Ok(counts),
+    let Some(top) = rows_shown(top, output) else {
+        return Ok(counts);
     };
     let by_count = col(count_name(keys)).desc();
     let by_key = keys.iter().map(|name| col(name.as_str()).asc());
     counts
         .sort(std::iter::once(by_count).chain(by_key))?
         .limit(top)
+}
+
+/// How many rows of the result are wanted, if not all.
+fn rows_shown(top: Option<u64>, output: &OutputArgs) -> Option<u64> {
+    match (top, &output.output) {
+        (Some(top), _) => Some(top),
+        (None, None) => Some(TABLE_ROWS),
+        (None, Some(_)) => None,
+    }
 }
 
 fn written(frame: DataFrame, output: &OutputArgs) -> Outcome<DataFrame> {

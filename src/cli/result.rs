@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exit::{Failure, Outcome};
 use super::plan::GREP;
 use super::status;
-use super::units::{bytes, plural};
+use super::units::{bytes, grouped, plural};
 
 /// Prints the result of `job`: a table, the lines that `grep` found, or what was written where.
 ///
@@ -21,6 +21,7 @@ use super::units::{bytes, plural};
 /// The result cannot be fetched or printed.
 pub(crate) fn print(job: &Job, status: &JobStatus, json: bool) -> Outcome {
     print_warnings(status);
+    print_counters(status);
     status::log_shuffle(status);
     if let Some(written) = kiln::written(status) {
         return print_written(&written, status, json);
@@ -55,6 +56,14 @@ pub(crate) fn print_warnings(status: &JobStatus) {
     }
 }
 
+/// Says what functions of the job's program counted: `counter lines.empty: 3`.
+fn print_counters(status: &JobStatus) {
+    for (name, n) in kiln::counters(status) {
+        // With stderr closed there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "counter {name}: {}", grouped(n));
+    }
+}
+
 fn print_written(written: &WriteSummary, status: &JobStatus, json: bool) -> Outcome {
     if json {
         let summary = json!({
@@ -63,6 +72,7 @@ fn print_written(written: &WriteSummary, status: &JobStatus, json: bool) -> Outc
             "files": written.files,
             "rows": written.rows,
             "bytes": written.bytes,
+            "counters": written.counters,
         });
         return Ok(writeln!(io::stdout(), "{summary}")?);
     }

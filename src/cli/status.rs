@@ -85,6 +85,7 @@ pub(crate) fn text(status: &JobStatus) -> String {
             bytes(f.bytes_read),
         ));
     }
+    text.push_str(&counters_text(status));
     let unlucky = unlucky_attempts(&status.stages);
     if !unlucky.is_empty() {
         let header = ["attempt", "state", "executor", "after", "why"];
@@ -104,6 +105,19 @@ pub(crate) fn text(status: &JobStatus) -> String {
         ));
     }
     text
+}
+
+/// What functions of the job's program counted, if anything.
+fn counters_text(status: &JobStatus) -> String {
+    let rows = kiln::counters(status).into_iter();
+    let rows: Vec<Vec<String>> = rows.map(|(name, n)| vec![name, grouped(n)]).collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n{}",
+            display::lines(&["counter", "n"], &[false, true], rows)
+        ),
+    }
 }
 
 fn stages_text(stages: &[StageStatus]) -> String {
@@ -231,6 +245,7 @@ pub(crate) fn json(status: &JobStatus) -> Value {
         "bytes_written": figures.bytes_written,
         "bytes_read": figures.bytes_read,
     });
+    all["counters"] = json!(kiln::counters(status));
     all["warnings"] = status
         .warnings
         .iter()
@@ -292,6 +307,8 @@ fn failure_json(failure: &TaskFailure) -> Value {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use expect_test::expect;
     use kiln::StageId;
@@ -333,7 +350,10 @@ pub(crate) mod tests {
             tasks: 2,
             done: 1 - id,
             input_bytes: 200_000_000 * u64::from(1 - id),
-            counts: counts(100_000_000 * u64::from(1 - id)),
+            counts: Counts {
+                user: Box::new(BTreeMap::from([("lines.empty".to_owned(), 1234)])),
+                ..counts(100_000_000 * u64::from(1 - id))
+            },
             started_ms: Some(1_000),
             ended_ms: None,
             attempts,
@@ -389,6 +409,10 @@ pub(crate) mod tests {
 
             shuffle: 2 objects written, 2 PUT and 8 GET requests, 10.0 MB out, 0 B in
 
+            counter          n
+            ──────────────────
+            lines.empty  2,468
+
             attempts that were lost, failed or stopped:
             attempt   state  executor  after  why
             ──────────────────────────────────────────────────────
@@ -408,6 +432,7 @@ pub(crate) mod tests {
         );
         assert_eq!(json["stages"][0]["attempts"][1]["state"], "won");
         assert_eq!(json["shuffle"]["objects"], 2);
+        assert_eq!(json["counters"]["lines.empty"], 2468);
         assert_eq!(json["state"], "running");
     }
 }

@@ -16,6 +16,8 @@ use kiln_engine::plan::{LogicalPlan, schema_of};
 use crate::connection::Connection;
 
 mod columns;
+mod external;
+mod functions;
 mod join;
 mod run;
 

@@ -128,6 +128,40 @@ impl DataFrame {
         self.written_to(url, format)?.submit("write")?.written()
     }
 
+    /// Runs the job and writes its rows to files in directories below `url`, which the texts in
+    /// `column` name: `out/errors/part-00000.csv` for rows with `errors`. They are committed
+    /// together, and the column is in none of the files.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kiln::{FileFormat, Session, case_when, col, length, lit};
+    ///
+    /// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let directory = tempfile::tempdir()?;
+    /// # let url = directory.path().join("lines").display().to_string();
+    /// let kind = case_when(length(col("line")).gt(40), "long").otherwise("short");
+    /// let lines = Session::local()?.read_text("Cargo.toml")?;
+    /// lines
+    ///     .select([col("line"), kind.alias("kind")])?
+    ///     .write_split(&url, FileFormat::Csv, "kind")?;
+    /// assert!(std::fs::exists(format!("{url}/long/part-00000.csv"))?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`DataFrame::write`]; `Invalid` if the column is unknown or holds no texts, or one of
+    /// them is null or cannot name a directory.
+    pub fn write_split(&self, url: &str, format: FileFormat, column: &str) -> Result<WriteSummary> {
+        let options = OutputOptions {
+            directories: Some(column.to_owned()),
+            ..OutputOptions::default()
+        };
+        self.written_with(url, format, options)?
+            .submit("write")?
+            .written()
+    }
+
     /// The same rows with files in the directory `url` as where they go: for
     /// [`DataFrame::submit`] and [`DataFrame::explain`].
     ///

@@ -24,34 +24,35 @@ fn help_of_kiln() {
     check_help(
         &[],
         &expect![[r#"
-        Count, search and group files, in this process or on a cluster
+            Count, search and group files, in this process or on a cluster
 
-        Usage: kiln <COMMAND>
+            Usage: kiln <COMMAND>
 
-        Commands:
-          run       Run a job and wait for its result
-          submit    Give a job to a cluster, print its id and leave it running
-          explain   Show how a job would be run: logical plan, optimised plan, stages; or what each step did
-          head      Show the first rows of files
-          schema    Show the columns of files
-          stats     Show what is in files as far as their footers say: rows, encodings, sizes, bounds
-          generate  Generate data to try things with
-          bench     Measure how fast queries are, and whether their answers are right
-          jobs      List the jobs of a cluster
-          job       Show a job: its stages, shuffles, and the attempts that were lost or failed
-          wait      Wait for a job and print its result
-          cancel    Stop a job
-          driver    Be the driver of a cluster
-          executor  Be an executor of a cluster
-          cluster   Start a driver and executors on this machine; Ctrl-C ends them
+            Commands:
+              run       Run a job and wait for its result
+              submit    Give a job or a program to a cluster, print the job's id and leave it running
+              explain   Show how a job would be run: logical plan, optimised plan, stages; or what each step did
+              new       Write a small program with a job of one's own, to begin with
+              head      Show the first rows of files
+              schema    Show the columns of files
+              stats     Show what is in files as far as their footers say: rows, encodings, sizes, bounds
+              generate  Generate data to try things with
+              bench     Measure how fast queries are, and whether their answers are right
+              jobs      List the jobs of a cluster
+              job       Show a job: its stages, shuffles, and the attempts that were lost or failed
+              wait      Wait for a job and print its result
+              cancel    Stop a job
+              driver    Be the driver of a cluster
+              executor  Be an executor of a cluster
+              cluster   Start a driver and executors on this machine; Ctrl-C ends them
 
-        Options:
-          -h, --help     Print help
-          -V, --version  Print version
+            Options:
+              -h, --help     Print help
+              -V, --version  Print version
 
-        Exit codes: 0 done, 1 the job failed, 2 bad usage, 3 cluster not reachable, 130 interrupted.
-        Results go to stdout; progress, warnings and errors to stderr. RUST_LOG sets what is logged.
-    "#]],
+            Exit codes: 0 done, 1 the job failed, 2 bad usage, 3 cluster not reachable, 130 interrupted.
+            Results go to stdout; progress, warnings and errors to stderr. RUST_LOG sets what is logged.
+        "#]],
     );
 }
 
@@ -60,23 +61,24 @@ fn help_of_run() {
     check_help(
         &["run"],
         &expect![[r#"
-        Run a job and wait for its result
+            Run a job and wait for its result
 
-        Usage: kiln run [OPTIONS] <JOB>
+            Usage: kiln run [OPTIONS] <JOB>
 
-        Jobs:
-          wordcount  Count words: maximal runs of characters without Unicode white space
-          grep       Find lines that match a regular expression: path, byte offset and line
-          count      Count the rows of Parquet or CSV files by the values of columns
+            Jobs:
+              wordcount  Count words: maximal runs of characters without Unicode white space
+              grep       Find lines that match a regular expression: path, byte offset and line
+              count      Count the rows of Parquet or CSV files by the values of columns
+              external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
 
-        Options:
-              --driver <URL>   Run on the cluster of this driver instead of in this process [env:
-                               KILN_DRIVER]
-              --threads <N>    Threads that compute [default: all cores]
-              --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-              --json           Print the result as JSON, one object a line
-          -h, --help           Print help
-    "#]],
+            Options:
+                  --driver <URL>   Run on the cluster of this driver instead of in this process [env:
+                                   KILN_DRIVER]
+                  --threads <N>    Threads that compute [default: all cores]
+                  --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json           Print the result as JSON, one object a line
+              -h, --help           Print help
+        "#]],
     );
 }
 
@@ -171,18 +173,62 @@ fn help_of_submit() {
     check_help(
         &["submit"],
         &expect![[r#"
-        Give a job to a cluster, print its id and leave it running
+            Give a job or a program to a cluster, print the job's id and leave it running
 
-        Usage: kiln submit [OPTIONS] <JOB>
+            Usage: kiln submit <JOB> [OPTIONS] …
+                   kiln submit <PROGRAM> [--wait] [--driver <URL>] [-- <ARGUMENT>…]
 
-        Jobs:
-          wordcount  Count words: maximal runs of characters without Unicode white space
-          grep       Find lines that match a regular expression: path, byte offset and line
-          count      Count the rows of Parquet or CSV files by the values of columns
+            Jobs:
+              wordcount  Count words: maximal runs of characters without Unicode white space
+              grep       Find lines that match a regular expression: path, byte offset and line
+              count      Count the rows of Parquet or CSV files by the values of columns
+              external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
+
+            Options:
+                  --wait          With a program: end when it does, and as it does
+                  --driver <URL>  The cluster's driver [env: KILN_DRIVER]
+              -h, --help          Print help
+
+            PROGRAM is the path of a program of your own, with a slash in it: a Rust program that runs a kiln
+            App (see `kiln new`). It is started here with its ARGUMENTs and brings itself to the cluster. With
+            --wait this command is the program: it shows what the program prints and ends as it does.
+        "#]],
+    );
+}
+
+#[test]
+fn help_of_external() {
+    check_help(
+        &["run", "external"],
+        &expect![[r#"
+        Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
+
+        Usage: kiln run external [OPTIONS] --map <CMD> --reduce <CMD> <INPUT>...
+
+        Arguments:
+          <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
         Options:
-              --driver <URL>  The cluster's driver [env: KILN_DRIVER]
-          -h, --help          Print help
+              --map <CMD>        Given the lines of the inputs, prints lines KEY<TAB>VALUE
+              --combine <CMD>    Given some of these sorted by key before they are shuffled, prints fewer of
+                                 them
+              --reduce <CMD>     Given all lines of some keys sorted by key, prints the result as lines
+                                 KEY<TAB>VALUE
+              --top <N>          Keep the first N lines in the order of keys [default: 20 as a table, all in
+                                 files]
+              --strict           Fail on invalid UTF-8 instead of replacing it
+              --output <URL>     Write the result to files in this directory, which must not exist yet
+              --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
+                                 json]
+              --driver <URL>     Run on the cluster of this driver instead of in this process [env:
+                                 KILN_DRIVER]
+              --threads <N>      Threads that compute [default: all cores]
+              --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+              --json             Print the result as JSON, one object a line
+          -h, --help             Print help
+
+        Each CMD is run with `sh -c`, several times side by side. It fails the job if it ends with another
+        exit code than 0; what it said last on stderr is shown.
     "#]],
     );
 }
@@ -200,6 +246,7 @@ fn help_of_explain() {
               wordcount  Count words: maximal runs of characters without Unicode white space
               grep       Find lines that match a regular expression: path, byte offset and line
               count      Count the rows of Parquet or CSV files by the values of columns
+              external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
               tpch       A query of TPC-H, over the tables that `kiln bench tpch` reads
 
             Options:
@@ -294,24 +341,26 @@ fn help_of_driver() {
     check_help(
         &["driver"],
         &expect![[r#"
-        Be the driver of a cluster
+            Be the driver of a cluster
 
-        Usage: kiln driver [OPTIONS]
+            Usage: kiln driver [OPTIONS]
 
-        Options:
-              --listen <ADDRESS>  Address to listen on; port 0 takes a free one [default: 127.0.0.1:7440]
-              --storage <URL>     Directory for shuffle objects and journals, reachable for every executor:
-                                  a path or an s3://, gs:// or az:// URL [default: a temporary one, removed
-                                  at the end]
-              --insecure          Listen on other than loopback addresses though nothing authenticates who
-                                  connects
-          -h, --help              Print help
+            Options:
+                  --listen <ADDRESS>  Address to listen on; port 0 takes a free one [default: 127.0.0.1:7440]
+                  --storage <URL>     Directory for shuffle objects and journals, reachable for every executor:
+                                      a path or an s3://, gs:// or az:// URL [default: a temporary one, removed
+                                      at the end]
+                  --insecure          Listen on other than loopback addresses though nothing authenticates who
+                                      connects
+                  --allow-programs    Take jobs that bring code of their own: executors run it, confined only by
+                                      what the system allows their user
+              -h, --help              Print help
 
-        Time-outs:
-              --heartbeat-ms <MS>  How often executors have to say that they live, in milliseconds
-              --lease-ms <MS>      Silence after which an executor is taken for lost, in milliseconds
-              --grace-ms <MS>      How long a job waits while there is no executor, in milliseconds
-    "#]],
+            Time-outs:
+                  --heartbeat-ms <MS>  How often executors have to say that they live, in milliseconds
+                  --lease-ms <MS>      Silence after which an executor is taken for lost, in milliseconds
+                  --grace-ms <MS>      How long a job waits while there is no executor, in milliseconds
+        "#]],
     );
 }
 
@@ -338,26 +387,28 @@ fn help_of_cluster() {
     check_help(
         &["cluster"],
         &expect![[r#"
-        Start a driver and executors on this machine; Ctrl-C ends them
+            Start a driver and executors on this machine; Ctrl-C ends them
 
-        Usage: kiln cluster [OPTIONS]
+            Usage: kiln cluster [OPTIONS]
 
-        Options:
-              --executors <N>             Executor processes [default: 2]
-              --threads-per-executor <N>  Threads of each executor [default: all cores, divided among them]
-              --listen <ADDRESS>          Address to listen on; port 0 takes a free one [default:
-                                          127.0.0.1:7440]
-              --storage <URL>             Directory for shuffle objects and journals [default: a temporary
-                                          one, removed at the end]
-              --insecure                  Listen on other than loopback addresses though nothing
-                                          authenticates who connects
-          -h, --help                      Print help
+            Options:
+                  --executors <N>             Executor processes [default: 2]
+                  --threads-per-executor <N>  Threads of each executor [default: all cores, divided among them]
+                  --listen <ADDRESS>          Address to listen on; port 0 takes a free one [default:
+                                              127.0.0.1:7440]
+                  --storage <URL>             Directory for shuffle objects and journals [default: a temporary
+                                              one, removed at the end]
+                  --insecure                  Listen on other than loopback addresses though nothing
+                                              authenticates who connects
+                  --allow-programs            Take jobs that bring code of their own: executors run it, confined
+                                              only by what the system allows their user
+              -h, --help                      Print help
 
-        Time-outs:
-              --heartbeat-ms <MS>  How often executors have to say that they live, in milliseconds
-              --lease-ms <MS>      Silence after which an executor is taken for lost, in milliseconds
-              --grace-ms <MS>      How long a job waits while there is no executor, in milliseconds
-    "#]],
+            Time-outs:
+                  --heartbeat-ms <MS>  How often executors have to say that they live, in milliseconds
+                  --lease-ms <MS>      Silence after which an executor is taken for lost, in milliseconds
+                  --grace-ms <MS>      How long a job waits while there is no executor, in milliseconds
+        "#]],
     );
 }
 

@@ -7,7 +7,7 @@ use expect_test::{Expect, expect};
 use kiln::arrow::datatypes::DataType;
 use kiln::{DataFrame, JoinKind, Session, col, cols, display, sum};
 
-fn session() -> &'static Session {
+pub(crate) fn session() -> &'static Session {
     static SESSION: OnceLock<Session> = OnceLock::new();
     SESSION.get_or_init(|| {
         let builder = Session::builder().threads(2).memory(256 << 20);
@@ -16,7 +16,7 @@ fn session() -> &'static Session {
 }
 
 /// Rows of CSV, through a file.
-fn table(text: &str) -> DataFrame {
+pub(crate) fn table(text: &str) -> DataFrame {
     let directory = format!("{}/frames", env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(&directory).expect("a directory for tests");
     let file = tempfile::Builder::new()
@@ -33,7 +33,7 @@ fn table(text: &str) -> DataFrame {
     session().read_csv(kept).expect("the table is CSV")
 }
 
-fn check(frame: kiln::Result<DataFrame>, expected: &Expect) {
+pub(crate) fn check(frame: kiln::Result<DataFrame>, expected: &Expect) {
     let text = frame.and_then(|frame| {
         let sorted = frame.sort(
             frame

@@ -16,4 +16,18 @@ mod files;
 
 mod frames;
 
+mod functions;
+
+mod map_reduce;
+
+mod external;
+
+mod programs;
+
+mod new;
+
+mod outside;
+
+mod examples;
+
 mod tpch;

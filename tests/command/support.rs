@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Longer than anything here takes, also on a slow machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long a driver that was asked to leave may take before it is killed.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// The command, away from the settings of whoever runs the tests.
 pub(crate) fn kiln<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
@@ -137,6 +140,28 @@ impl Driver {
         }
     }
 
+    /// Ends the driver in order, so that it clears its storage away, programs included.
+    fn leave(&mut self) {
+        if self
+            .guard
+            .child
+            .try_wait()
+            .is_ok_and(|ended| ended.is_none())
+        {
+            signal(self.guard.pid(), "TERM");
+            let started = Instant::now();
+            while started.elapsed() < FAREWELL
+                && self
+                    .guard
+                    .child
+                    .try_wait()
+                    .is_ok_and(|ended| ended.is_none())
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     /// Starts an executor of this driver.
     pub(crate) fn executor(&self, threads: usize) -> Guard {
         let threads = threads.to_string();
@@ -148,6 +173,12 @@ impl Driver {
     pub(crate) fn job_json(&self, id: &str) -> serde_json::Value {
         let text = run_ok(["job", id, "--json", "--driver", &self.url]);
         serde_json::from_str(&text).expect("kiln job --json prints JSON")
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -4,6 +4,7 @@
 //! Files that lost, however late they are written, stay outside the directory that is renamed.
 //! A rename replaces an empty directory at most, so what appeared meanwhile is safe.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -83,8 +84,14 @@ impl<'a> Commit<'a> {
     fn collect(&self, moves: &[Move]) -> Result<()> {
         let create = || failed("create output directory", self.url);
         fs::create_dir_all(&self.ready).map_err(create())?;
+        let mut directories = BTreeSet::new();
         for file in moves {
             let to = self.ready.join(&file.to);
+            if let Some(directory) = to.parent().filter(|parent| *parent != self.ready)
+                && directories.insert(directory.to_owned())
+            {
+                fs::create_dir_all(directory).map_err(create())?;
+            }
             match fs::rename(self.staging.join(&file.from), &to) {
                 // It was moved before, or it is gone: the next look tells.
                 Err(error) if !is_absent(&error) => return Err(failed("write", self.url)(error)),
@@ -95,7 +102,10 @@ impl<'a> Commit<'a> {
             check_size(file, bytes, self.url)?;
             moved.sync_all().map_err(failed("write", self.url))?;
         }
-        Ok(())
+        let mut directories = directories.iter();
+        directories
+            .try_for_each(|directory| sync_directory(directory))
+            .map_err(failed("write", self.url))
     }
 
     /// Adds manifest and `_SUCCESS`.
@@ -300,6 +310,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn files_in_directories_stay_in_them() {
+        let job = Job::written().await;
+        fs::create_dir(job.staging().join("errors")).expect("a directory");
+        fs::rename(job.staging().join("b"), job.staging().join("errors/b")).expect("moved");
+        let mut files = Job::won();
+        files[0].name = "errors/b".to_owned();
+        for _ in 0..2 {
+            let committed = commit(&job.stores, job.id, &job.output, files.clone()).await;
+            let names: Vec<String> = committed
+                .expect("committed")
+                .into_iter()
+                .map(|f| f.name)
+                .collect();
+            assert_eq!(names, ["errors/part-00000.csv", "part-00000.csv"]);
+        }
+        let expected = [
+            "deep/out/_SUCCESS",
+            "deep/out/_manifest.json",
+            "deep/out/errors/part-00000.csv",
+            "deep/out/part-00000.csv",
+        ];
+        assert_eq!(job.tree(), expected);
+    }
+
+    #[tokio::test]
     async fn a_commit_that_was_cut_off_anywhere_is_finished_by_the_next() {
         for steps in 0..=5 {
             let job = Job::written().await;
@@ -402,7 +437,16 @@ mod tests {
     #[tokio::test]
     async fn names_from_executors_stay_in_the_staging_directory() {
         let job = Job::written().await;
-        for name in ["../a", "/etc/passwd", "..", "", "_ready"] {
+        for name in [
+            "../a",
+            "/etc/passwd",
+            "..",
+            "",
+            "_ready",
+            "a/../b",
+            "a/b/c",
+            "_ready/a",
+        ] {
             let mut files = Job::won();
             files[0].name = name.to_owned();
             let error = commit(&job.stores, job.id, &job.output, files)

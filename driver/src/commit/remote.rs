@@ -116,10 +116,7 @@ impl<'a> Place<'a> {
     }
 
     async fn copy_one(&self, file: &Move) -> Result<()> {
-        let (from, to) = (
-            self.staging.clone().join(file.from.as_str()),
-            self.at(&file.to),
-        );
+        let (from, to) = (below(&self.staging, &file.from), self.at(&file.to));
         match self.store.copy(&from, &to).await {
             Ok(()) => {}
             Err(object_store::Error::NotFound { .. }) => return Err(missing(&file.from, self.url)),
@@ -199,12 +196,18 @@ impl<'a> Place<'a> {
     }
 
     fn at(&self, name: &str) -> Path {
-        self.target.clone().join(name)
+        below(&self.target, name)
     }
 
     fn failed(&self, what: &str, error: object_store::Error) -> Error {
         storage_error(what, self.url, error)
     }
+}
+
+/// The object called `name`, which may be in a directory, below `place`.
+fn below(place: &Path, name: &str) -> Path {
+    name.split('/')
+        .fold(place.clone(), |path, part| path.join(part))
 }
 
 #[cfg(test)]
@@ -272,6 +275,27 @@ mod tests {
         "deep/out/part-00000.json",
         "deep/out/part-00001.json",
     ];
+
+    #[tokio::test]
+    async fn files_in_directories_stay_in_them() {
+        let stores = written().await;
+        let place = place(&stores);
+        let path = below(&place.staging, "errors/b");
+        place.put(&path, "b".to_owned()).await.expect("a file");
+        let mut files = won();
+        files[0].name = "errors/b".to_owned();
+        for _ in 0..2 {
+            let committed = commit(&stores, job(), &output(), files.clone()).await;
+            assert_eq!(committed.expect("committed").len(), 2);
+        }
+        let expected = [
+            "deep/out/_SUCCESS",
+            "deep/out/_manifest.json",
+            "deep/out/errors/part-00000.json",
+            "deep/out/part-00000.json",
+        ];
+        assert_eq!(tree(&stores).await, expected);
+    }
 
     #[tokio::test]
     async fn a_commit_that_was_cut_off_anywhere_is_finished_by_the_next() {

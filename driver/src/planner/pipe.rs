@@ -166,6 +166,7 @@ fn keeps(operator: &OperatorSpec, name: &str) -> bool {
         OperatorSpec::Project { exprs } => exprs.iter().any(is_plain),
         OperatorSpec::Aggregate { group_by, .. } => group_by.iter().any(is_plain),
         OperatorSpec::Explode { column } => column != name,
+        OperatorSpec::Apply { .. } | OperatorSpec::Reduce { .. } => false,
         OperatorSpec::Join(join) => !join.kind.emits_build_rows() && join.output_has(name),
     }
 }
@@ -196,7 +197,9 @@ fn key_filters(scan: &ScanSpec, sides: &[Side], operators: &[OperatorSpec]) -> V
                 traced.retain(|(name, _)| join.output_has(name));
             }
             // From here on rows are others, or which rows come matters.
-            OperatorSpec::Aggregate { .. }
+            OperatorSpec::Apply { .. }
+            | OperatorSpec::Reduce { .. }
+            | OperatorSpec::Aggregate { .. }
             | OperatorSpec::TopK { .. }
             | OperatorSpec::Sort { .. }
             | OperatorSpec::Limit { .. } => break,

@@ -134,7 +134,7 @@ fn is_null(expr: &Expr, nulls: &BTreeSet<String>) -> bool {
         | Expr::Alias { .. } => any(),
         Expr::InList { expr, .. } => is_null(expr, nulls),
         Expr::Function { function, .. } => is_strict(*function) && any(),
-        Expr::IsNull(_) | Expr::Case { .. } => false,
+        Expr::IsNull(_) | Expr::Case { .. } | Expr::Udf { .. } => false,
     }
 }
 

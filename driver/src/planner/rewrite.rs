@@ -68,6 +68,8 @@ pub(super) fn with_inputs(node: &LogicalPlan, inputs: Vec<Arc<LogicalPlan>>) -> 
         LogicalPlan::Project { input, .. }
         | LogicalPlan::Filter { input, .. }
         | LogicalPlan::Explode { input, .. }
+        | LogicalPlan::Apply { input, .. }
+        | LogicalPlan::Reduce { input, .. }
         | LogicalPlan::Aggregate { input, .. }
         | LogicalPlan::Sort { input, .. }
         | LogicalPlan::Limit { input, .. }
@@ -97,12 +99,11 @@ fn add_column_names(plan: &LogicalPlan, names: &mut Vec<String>) {
     match plan {
         LogicalPlan::Scan(scan) => match &scan.projection {
             Some(projection) => names.extend(projection.iter().cloned()),
-            None => {
-                let fields = scan.schema.fields().iter();
-                names.extend(fields.map(|field| field.name().clone()));
-            }
+            None => add_field_names(&scan.schema, names),
         },
         LogicalPlan::Project { exprs, .. } => names.extend(exprs.iter().map(output_name)),
+        LogicalPlan::Apply { function, .. } => add_field_names(function.output(), names),
+        LogicalPlan::Reduce { function, .. } => add_field_names(function.output(), names),
         LogicalPlan::Aggregate {
             group_by,
             aggregates,
@@ -130,6 +131,11 @@ fn add_column_names(plan: &LogicalPlan, names: &mut Vec<String>) {
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => add_column_names(input, names),
     }
+}
+
+fn add_field_names(schema: &Schema, names: &mut Vec<String>) {
+    let fields = schema.fields().iter();
+    names.extend(fields.map(|field| field.name().clone()));
 }
 
 /// The names of the columns that `plan` makes, to look into.
@@ -168,12 +174,11 @@ fn add_types(plan: &LogicalPlan, names: &BTreeSet<String>, found: &mut Vec<(Stri
                 Some(projection) => projection.contains(name),
                 None => true,
             });
-            found.extend(names.filter_map(|name| {
-                let field = scan.schema.field_with_name(name).ok()?;
-                Some((name.clone(), field.data_type().clone()))
-            }));
+            add_fields(&scan.schema, names, found);
         }
         LogicalPlan::Project { input, exprs } => add_computed(input, exprs, &[], names, found),
+        LogicalPlan::Apply { function, .. } => add_fields(function.output(), names, found),
+        LogicalPlan::Reduce { function, .. } => add_fields(function.output(), names, found),
         LogicalPlan::Aggregate {
             input,
             group_by,
@@ -203,6 +208,17 @@ fn add_types(plan: &LogicalPlan, names: &BTreeSet<String>, found: &mut Vec<(Stri
     }
 }
 
+fn add_fields<'a>(
+    schema: &Schema,
+    names: impl IntoIterator<Item = &'a String>,
+    found: &mut Vec<(String, DataType)>,
+) {
+    found.extend(names.into_iter().filter_map(|name| {
+        let field = schema.field_with_name(name).ok()?;
+        Some((name.clone(), field.data_type().clone()))
+    }));
+}
+
 /// Adds the types of what is computed from the rows of `input`, if it has one of `names`.
 fn add_computed(
     input: &LogicalPlan,
@@ -222,7 +238,7 @@ fn add_computed(
         .collect();
     let arguments = aggregates
         .iter()
-        .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+        .flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
     let read = columns(exprs.iter().map(|(_, expr)| *expr).chain(arguments));
     let schema = types_of(&[input], &read);
     found.extend(exprs.into_iter().filter_map(|(name, expr)| {
@@ -284,6 +300,10 @@ fn map_operands(expr: Expr, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
             list: list.into_iter().map(f).collect(),
         },
         Expr::Function { function, args } => Expr::Function {
+            function,
+            args: args.into_iter().map(f).collect(),
+        },
+        Expr::Udf { function, args } => Expr::Udf {
             function,
             args: args.into_iter().map(f).collect(),
         },

@@ -114,6 +114,8 @@ impl<'a> Candidates<'a> {
             is_worth_it: matches!(
                 plan,
                 LogicalPlan::Join { .. }
+                    | LogicalPlan::Apply { .. }
+                    | LogicalPlan::Reduce { .. }
                     | LogicalPlan::Aggregate { .. }
                     | LogicalPlan::Limit { .. }
                     | LogicalPlan::Sort { limit: Some(_), .. }
@@ -156,6 +158,14 @@ fn hash_node(plan: &LogicalPlan, hasher: &mut DefaultHasher) {
         LogicalPlan::Project { exprs, .. } => format!("{exprs:?}"),
         LogicalPlan::Filter { predicate, .. } => format!("{predicate:?}"),
         LogicalPlan::Explode { column, .. } => column.clone(),
+        LogicalPlan::Apply { function, .. } => format!("{function:?}"),
+        LogicalPlan::Reduce {
+            keys,
+            order,
+            function,
+            local,
+            ..
+        } => format!("{keys:?}{order:?}{function:?}{local}"),
         LogicalPlan::Aggregate {
             group_by,
             aggregates,

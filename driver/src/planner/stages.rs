@@ -211,6 +211,34 @@ impl Stages {
                     },
                 )
             }
+            LogicalPlan::Apply { input, function } => {
+                let pipe = self.as_written(input)?;
+                then(
+                    pipe,
+                    OperatorSpec::Apply {
+                        function: function.clone(),
+                    },
+                )
+            }
+            LogicalPlan::Reduce {
+                input,
+                keys,
+                order,
+                function,
+                local,
+            } => {
+                let step = OperatorSpec::Reduce {
+                    keys: keys.clone(),
+                    order: order.clone(),
+                    function: function.clone(),
+                    local: *local,
+                };
+                let pipe = match local {
+                    true => self.as_written(input)?,
+                    false => self.bring_together(node, input, keys)?,
+                };
+                then(pipe, step)
+            }
             LogicalPlan::Aggregate {
                 input,
                 group_by,
@@ -273,7 +301,7 @@ impl Stages {
             None => {
                 let arguments = aggregates
                     .iter()
-                    .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+                    .flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
                 let below = columns(group_by.iter().chain(arguments));
                 let Some(mut pipe) = self.build(input, Some(&below))? else {
                     return Ok(None);
@@ -300,6 +328,47 @@ impl Stages {
         };
         pipe.push(step(mode, &rest))?;
         Ok(Some(pipe))
+    }
+
+    /// All columns of `input`, in order: functions of users go by position.
+    fn as_written(&mut self, input: &Arc<LogicalPlan>) -> Result<Option<Pipe>> {
+        let Some(mut pipe) = self.build(input, None)? else {
+            return Ok(None);
+        };
+        pipe.in_order_of(&*schema_of(input)?)?;
+        Ok(Some(pipe))
+    }
+
+    /// The rows of `input`, all that have the same values in `keys` in one task.
+    fn bring_together(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        keys: &[String],
+    ) -> Result<Option<Pipe>> {
+        let key = format!("together {:x}", address(node));
+        let stage = match self.keys.get(&key) {
+            Some(&stage) => stage,
+            None => {
+                let Some(pipe) = self.as_written(input)? else {
+                    return Ok(None);
+                };
+                if pipe.has_whole_groups(keys) {
+                    return Ok(Some(pipe));
+                }
+                let sink = match keys.is_empty() {
+                    true => single(),
+                    false => self.hash_of(input, keys),
+                };
+                self.give(key, pipe, sink, input)
+            }
+        };
+        Ok(Some(match keys.is_empty() {
+            true => self.read_back(vec![stage], Deal::Gather),
+            false => self
+                .read_back(vec![stage], Deal::Partitions)
+                .brought_together(keys),
+        }))
     }
 
     fn sort(
@@ -557,6 +626,8 @@ impl Uses {
         let works = match &**node {
             LogicalPlan::Scan(_) => false,
             LogicalPlan::Join { .. }
+            | LogicalPlan::Apply { .. }
+            | LogicalPlan::Reduce { .. }
             | LogicalPlan::Aggregate { .. }
             | LogicalPlan::Sort { .. }
             | LogicalPlan::Limit { .. } => true,

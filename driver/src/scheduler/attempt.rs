@@ -67,7 +67,11 @@ impl Job {
             return;
         };
         let stage = Arc::clone(&run.stage);
+        let program = self.program.clone().filter(|_| run.calls_functions);
         let id = self.task_id(stage.id, task);
+        if program.is_some() {
+            self.hosts.insert(executor);
+        }
         self.running += 1;
         turn.executors.hold(turn.now, executor, (id, attempt));
         turn.actions.push(Action::Launch {
@@ -78,6 +82,7 @@ impl Job {
                 stage,
                 input,
                 sides,
+                program,
             },
         });
     }
@@ -262,7 +267,9 @@ impl Job {
         failure: TaskFailure,
         turn: &mut Turn<'_>,
     ) {
-        turn.executors.failed(turn.now, executor);
+        if !self.blames_program(task, &failure) {
+            turn.executors.failed(turn.now, executor);
+        }
         let Some(run) = self.stage_mut(task.stage) else {
             return;
         };
@@ -276,6 +283,18 @@ impl Job {
             self.again(task, turn.now + retry::backoff_ms(failures), turn);
         } else {
             self.fail(retry::exhausted(task, failures, &failure), turn);
+        }
+    }
+
+    /// Whether a failure says something of the job's program and nothing of the executor, which
+    /// runs other jobs as well as before.
+    fn blames_program(&self, task: TaskId, failure: &TaskFailure) -> bool {
+        let run = self.stages.get(task.stage.0 as usize);
+        let in_program = self.program.is_some() && run.is_some_and(|run| run.calls_functions);
+        match failure.kind {
+            ErrorKind::Program => true,
+            ErrorKind::Exhausted => in_program,
+            _ => false,
         }
     }
 
@@ -397,6 +416,9 @@ impl Job {
         if let Some(entry) = entry.and_then(|task| task.attempt_mut(attempt)) {
             entry.state = AttemptState::Running;
             entry.ended = None;
+        }
+        if self.program.is_some() {
+            self.hosts.insert(executor);
         }
         self.running += 1;
         turn.executors.hold(turn.now, executor, (task, attempt));

@@ -5,10 +5,11 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::{
-    Output, OutputFile, ShuffleInput, StageGraph, TaskFailure, TaskInput, TaskSpec,
+    Output, OutputFile, Program, ShuffleInput, StageGraph, TaskFailure, TaskInput, TaskSpec,
 };
 use kiln_proto::message::{Registration, Report, RunningAttempt};
 
@@ -49,12 +50,7 @@ pub enum Event {
         executor: ExecutorId,
     },
     /// A job was submitted.
-    Submitted {
-        /// Its id, which no other job has.
-        job: JobId,
-        /// What its user calls it.
-        name: String,
-    },
+    Submitted(Submitted),
     /// [`Action::Plan`] has succeeded.
     Planned {
         /// Which job.
@@ -97,6 +93,17 @@ pub enum Event {
     Stopping,
 }
 
+/// A job that was submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its id, which no other job has.
+    pub job: JobId,
+    /// What its user calls it.
+    pub name: String,
+    /// The program whose functions its plan calls, if tasks that call any need it.
+    pub program: Option<Arc<Program>>,
+}
+
 /// Something to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -130,6 +137,13 @@ pub enum Action {
         executor: ExecutorId,
         /// Up to and including this one.
         sequence: u64,
+    },
+    /// Tell an executor that a job has ended of which it has run tasks of a program.
+    EndJob {
+        /// Where.
+        executor: ExecutorId,
+        /// Which job.
+        job: JobId,
     },
     /// Put a job's output in place.
     Commit {
@@ -186,7 +200,11 @@ impl fmt::Display for Action {
                 if !spec.sides.is_empty() {
                     f.write_str(" beside")?;
                 }
-                write_inputs(&spec.sides, f)
+                write_inputs(&spec.sides, f)?;
+                match &spec.program {
+                    Some(_) => f.write_str(" in a process of the program"),
+                    None => Ok(()),
+                }
             }
             Action::Cancel {
                 executor,
@@ -198,6 +216,7 @@ impl fmt::Display for Action {
             Action::Acknowledge { executor, sequence } => {
                 write!(f, "acknowledge {executor} {sequence}")
             }
+            Action::EndJob { executor, job } => write!(f, "end {executor} {job}"),
             Action::Commit { job, output, files } => {
                 write!(f, "commit {job} to={}", output.url)?;
                 files

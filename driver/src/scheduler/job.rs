@@ -4,15 +4,18 @@
 //! a job has ended nothing runs for it and nothing changes but what is left to be cleaned.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
-use kiln_engine::plan::{Output, SinkSpec, StageGraph, StageSource, TaskFailure, TaskOutput};
+use kiln_engine::plan::{
+    Output, Program, SinkSpec, StageGraph, StageSource, TaskFailure, TaskOutput,
+};
 use kiln_engine::{Error, ErrorKind, limits};
 use kiln_proto::message::JobState;
 
 use crate::planner::StageFacts;
 
-use super::event::{Action, Millis};
+use super::event::{Action, Millis, Submitted};
 use super::executors::Executors;
 use super::retry;
 use super::stage::StageRun;
@@ -54,14 +57,21 @@ pub(super) struct Job {
     commit_again: Option<Millis>,
     /// The result is in the shuffle store, for clients to fetch.
     result_kept: bool,
+    /// The program whose functions its plan calls.
+    pub(super) program: Option<Arc<Program>>,
+    /// The executors that may have processes of it.
+    pub(super) hosts: BTreeSet<ExecutorId>,
 }
 
 impl Job {
-    pub(super) fn new(id: JobId, name: String, order: u64, now: Millis) -> Self {
+    pub(super) fn new(submitted: Submitted, order: u64, now: Millis) -> Self {
+        let Submitted { job, name, program } = submitted;
         Job {
-            id,
+            id: job,
             name,
             order,
+            program,
+            hosts: BTreeSet::new(),
             state: JobState::Planning,
             failure: None,
             submitted: now,
@@ -297,6 +307,12 @@ impl Job {
         self.starved_since = None;
         self.commit_again = None;
         self.result_kept = state == JobState::Done && self.output().is_none();
+        let ended = std::mem::take(&mut self.hosts).into_iter();
+        let ended = ended.map(|executor| Action::EndJob {
+            executor,
+            job: self.id,
+        });
+        turn.actions.extend(ended);
         if let Some(output) = self.output().filter(|_| state != JobState::Done).cloned() {
             turn.actions.push(Action::Discard {
                 job: self.id,

@@ -34,7 +34,7 @@ mod stage;
 mod status;
 mod task;
 
-pub use event::{Action, Event, Millis};
+pub use event::{Action, Event, Millis, Submitted};
 pub use status::Detail;
 
 use attempt::Loss;
@@ -134,7 +134,7 @@ impl Scheduler {
                     executor.draining = true;
                 }
             }
-            Event::Submitted { job, name } => self.submit(now, job, name),
+            Event::Submitted(submitted) => self.submit(now, submitted),
             Event::Planned { job, graph } => {
                 self.with_job(job, now, actions, |job, turn| job.planned(&graph, turn));
             }
@@ -203,11 +203,12 @@ impl Scheduler {
         }
     }
 
-    fn submit(&mut self, now: Millis, job: JobId, name: String) {
+    fn submit(&mut self, now: Millis, submitted: Submitted) {
+        let job = submitted.job;
         if let std::collections::btree_map::Entry::Vacant(entry) = self.jobs.entry(job) {
             let order = self.submissions;
             self.submissions += 1;
-            entry.insert(Job::new(job, name, order, now));
+            entry.insert(Job::new(submitted, order, now));
             self.active.insert(order, job);
             self.changed.insert(job);
         }

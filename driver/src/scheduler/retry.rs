@@ -29,7 +29,8 @@ pub(super) fn judge(failure: &TaskFailure) -> Verdict {
         ErrorKind::Unavailable
         | ErrorKind::Corrupt
         | ErrorKind::Exhausted
-        | ErrorKind::Internal => Verdict::Retry,
+        | ErrorKind::Internal
+        | ErrorKind::Program => Verdict::Retry,
     }
 }
 

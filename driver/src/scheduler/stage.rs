@@ -27,6 +27,8 @@ use super::task::{Attempt, Part, Task, wrote_object};
 pub(super) struct StageRun {
     /// The copy that travels to executors: it has no files and no splits.
     pub(super) stage: Arc<Stage>,
+    /// Whether it calls functions of a program.
+    pub(super) calls_functions: bool,
     /// Its tasks; none before they are known.
     pub(super) tasks: Vec<Task>,
     /// Whether they are known.
@@ -66,6 +68,7 @@ impl StageRun {
             travelling = Arc::new(copy);
         }
         let mut run = StageRun {
+            calls_functions: travelling.calls_functions(),
             stage: travelling,
             tasks: Vec::new(),
             prepared: false,

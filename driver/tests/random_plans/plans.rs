@@ -398,7 +398,7 @@ impl<'a> Plans<'a> {
                     AggregateFunction::StdDev,
                     AggregateFunction::StdDevPopulation,
                 ];
-                of(*self.random.choice(&functions).expect("some"))
+                of(self.random.choice(&functions).expect("some").clone())
             }
             1 | 2 if class == Class::Bool => of(AggregateFunction::Any),
             3 | 4 if class == Class::Bool => of(AggregateFunction::All),

@@ -195,7 +195,7 @@ fn type_name(data_type: &DataType) -> String {
 }
 
 fn aggregate_sql(aggregate: &AggregateExpr, schema: &Schema) -> String {
-    let argument = aggregate.argument.as_ref().map(|expr| {
+    let argument = aggregate.arguments.first().map(|expr| {
         let data_type = typing::data_type(expr, schema).expect("a good argument");
         match data_type {
             DataType::Null => "CAST(NULL AS BIGINT)".to_owned(),
@@ -203,7 +203,7 @@ fn aggregate_sql(aggregate: &AggregateExpr, schema: &Schema) -> String {
         }
     });
     let argument = argument.unwrap_or_else(|| "*".to_owned());
-    let call = match aggregate.function {
+    let call = match &aggregate.function {
         AggregateFunction::Count => format!("count({argument})"),
         AggregateFunction::CountDistinct => format!("count(DISTINCT {argument})"),
         AggregateFunction::Sum => format!("sum({argument})"),
@@ -290,6 +290,7 @@ fn sql(expr: &Expr, schema: &Schema) -> String {
                 function => format!("{}({})", function.name(), list(args)),
             }
         }
+        Expr::Udf { function, .. } => panic!("the generator does not call {function}"),
         Expr::Alias { expr, .. } => inner(expr),
     }
 }

@@ -59,6 +59,7 @@ impl Machine {
             metrics: Arc::default(),
             cancel: CancelToken::default(),
             shared: Arc::default(),
+            functions: Arc::default(),
         };
         Job {
             ctx,
@@ -116,6 +117,7 @@ impl Job<'_> {
             stage: Arc::clone(stage),
             input,
             sides,
+            program: None,
         };
         let mut ctx = self.ctx.clone();
         ctx.metrics = Arc::default();

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kiln_driver::DriverSettings;
 use kiln_driver::planner::StageFacts;
-use kiln_driver::scheduler::{Action, Detail, Event, Millis, Scheduler};
+use kiln_driver::scheduler::{Action, Detail, Event, Millis, Scheduler, Submitted};
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::StageGraph;
 use kiln_proto::message::{AttemptState, JobState, JobStatus};
@@ -103,6 +103,7 @@ impl World {
             reconnect_ms: 300,
             grace_ms: 5_000,
             embedded: false,
+            allow_programs: false,
         };
         let spotless = seed.is_multiple_of(10);
         let mut world = World {
@@ -226,10 +227,11 @@ impl World {
     pub(crate) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Submit(job) => {
-                self.tell(Event::Submitted {
+                self.tell(Event::Submitted(Submitted {
                     job,
                     name: "simulated".to_owned(),
-                });
+                    program: None,
+                }));
             }
             Happening::Cancel(job) => self.tell(Event::CancelRequested { job }),
             Happening::Tell(event, stream) => self.arrive(event, stream),
@@ -457,6 +459,7 @@ impl World {
                     self.break_stream(executor);
                 }
             }
+            Action::EndJob { job, .. } => panic!("no job here has a program: {job}"),
             Action::Drop { job } => panic!("there are not that many jobs: {job}"),
         }
     }

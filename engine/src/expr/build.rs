@@ -126,10 +126,15 @@ pub fn avg(value: Expr) -> AggregateExpr {
 impl AggregateExpr {
     /// An aggregate named by its own text, such as `sum(price)`.
     pub fn new(function: AggregateFunction, argument: Option<Expr>) -> Self {
+        AggregateExpr::of(function, argument)
+    }
+
+    /// The same of any number of arguments.
+    pub fn of(function: AggregateFunction, arguments: impl IntoIterator<Item = Expr>) -> Self {
         let mut aggregate = AggregateExpr {
             filter: None,
             function,
-            argument,
+            arguments: arguments.into_iter().collect(),
             name: String::new(),
         };
         aggregate.name = super::text::aggregate_call(&aggregate);

@@ -65,8 +65,8 @@ impl AggregateExpr {
 impl AggregateFunction {
     /// Whether it can be computed in two steps, from states of parts of a group. Otherwise all
     /// rows of a group have to meet in one place.
-    pub fn is_mergeable(self) -> bool {
-        self != AggregateFunction::CountDistinct
+    pub fn is_mergeable(&self) -> bool {
+        *self != AggregateFunction::CountDistinct
     }
 }
 

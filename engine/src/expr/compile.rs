@@ -15,7 +15,7 @@ use super::exact::Exact;
 use super::in_list::Set;
 use super::typing::unknown_column;
 use super::unify::{self, unify};
-use super::{Expr, Literal, binary, coerce, function, literal, text};
+use super::{Expr, Literal, binary, coerce, function, literal, text, user};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -149,7 +149,9 @@ impl Typed {
     fn folded(self) -> Self {
         let operands = self.node.operands();
         let constant = |node: &&Node| matches!(node.step, Step::Constant(_));
-        if operands.is_empty() || !operands.iter().all(constant) {
+        // User code runs with rows only, and where it is watched over.
+        let is_user = matches!(self.node.step, Step::Udf(..));
+        if is_user || operands.is_empty() || !operands.iter().all(constant) {
             return self;
         }
         let value = self.node.run(&Rows::one());
@@ -217,6 +219,10 @@ impl Compiler<'_> {
                     .map(|arg| self.expr(arg))
                     .collect::<Result<Vec<_>>>()?;
                 function::compile(expr, *function, args)
+            }
+            Expr::Udf { function, args } => {
+                let args = args.iter().map(|arg| self.expr(arg));
+                user::compile(expr, function, args.collect::<Result<_>>()?)
             }
         }
     }

@@ -25,6 +25,7 @@ use super::choose::Choice;
 use super::decimal::{self, Exactly};
 use super::function::Call;
 use super::in_list::Set;
+use super::user::UserCall;
 use super::{BinaryOp, Expr, Literal, literal};
 use crate::error::{Error, Result};
 
@@ -187,6 +188,7 @@ pub(super) enum Step {
     Case(Choice),
     InList(Box<Node>, Set),
     Call(Call, Vec<Node>),
+    Udf(UserCall, Vec<Node>),
 }
 
 /// What a step yields: a value for each row, or one for all of them.
@@ -306,6 +308,10 @@ impl Node {
                     .map_err(|error| error.context(&self.text))?;
                 Ok(Value::of(result, constant))
             }
+            Step::Udf(call, args) => {
+                let values = args.iter().map(|arg| arg.run(rows));
+                call.run(values.collect::<Result<_>>()?, rows)
+            }
         }
     }
 
@@ -336,7 +342,7 @@ impl Node {
             | Step::Compare(_, sides)
             | Step::Logic(_, sides) => sides.iter().collect(),
             Step::Case(choice) => choice.parts().collect(),
-            Step::Call(_, args) => args.iter().collect(),
+            Step::Call(_, args) | Step::Udf(_, args) => args.iter().collect(),
         }
     }
 
@@ -354,7 +360,7 @@ impl Node {
         let itself = match &self.step {
             Step::Arithmetic { can_fail, .. } => *can_fail,
             Step::Decimal(exactly, _) => exactly.can_fail(),
-            Step::Quotient(_) | Step::Negate(_) => true,
+            Step::Quotient(_) | Step::Negate(_) | Step::Udf(..) => true,
             Step::Cast { fits, .. } => !fits,
             Step::Call(call, _) => call.can_fail(),
             _ => false,
@@ -364,7 +370,7 @@ impl Node {
 
     /// Whether it takes much longer than picking rows does.
     fn is_costly(&self) -> bool {
-        matches!(self.step, Step::Call(..) | Step::Case(_))
+        matches!(self.step, Step::Call(..) | Step::Udf(..) | Step::Case(_))
             || self.operands().into_iter().any(Node::is_costly)
     }
 

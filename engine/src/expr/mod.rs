@@ -8,6 +8,8 @@ use std::fmt;
 
 use arrow::datatypes::DataType;
 
+use crate::udf::{AggregateUdf, ScalarUdf};
+
 mod build;
 mod build_aggregate;
 mod build_function;
@@ -27,6 +29,7 @@ pub mod eval;
 mod function;
 mod in_list;
 mod unify;
+mod user;
 
 pub mod typing;
 
@@ -99,6 +102,13 @@ pub enum Expr {
     Function {
         /// Which one.
         function: Function,
+        /// Its arguments, in order.
+        args: Vec<Expr>,
+    },
+    /// A function of a user's program.
+    Udf {
+        /// Which one.
+        function: ScalarUdf,
         /// Its arguments, in order.
         args: Vec<Expr>,
     },
@@ -175,7 +185,7 @@ pub enum BinaryOp {
 }
 
 /// What an aggregate computes from the rows of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum AggregateFunction {
     /// Rows, or rows where the argument is not null.
     Count,
@@ -205,6 +215,8 @@ pub enum AggregateFunction {
     Any,
     /// Whether a boolean is true for all rows that have one; null if none has.
     All,
+    /// A function of a user's program.
+    Udf(AggregateUdf),
 }
 
 /// One aggregate in a group-by.
@@ -212,12 +224,20 @@ pub enum AggregateFunction {
 pub struct AggregateExpr {
     /// What to compute.
     pub function: AggregateFunction,
-    /// What of; none only for `count` of all rows.
-    pub argument: Option<Expr>,
+    /// What of: one value; none for `count` of all rows, any number for a user's function.
+    pub arguments: Vec<Expr>,
     /// Only rows for which this is true count; all rows where there is none.
     pub filter: Option<Expr>,
     /// Name of the resulting column.
     pub name: String,
+}
+
+impl AggregateExpr {
+    /// Whether it is a function of a user's program, or calls one.
+    pub fn calls_functions(&self) -> bool {
+        let mut operands = self.arguments.iter().chain(&self.filter);
+        matches!(self.function, AggregateFunction::Udf(_)) || operands.any(Expr::calls_functions)
+    }
 }
 
 /// One key of an order.

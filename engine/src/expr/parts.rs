@@ -22,8 +22,36 @@ impl Expr {
                 pairs.chain(otherwise.as_deref()).collect()
             }
             Expr::InList { expr, list } => std::iter::once(expr.as_ref()).chain(list).collect(),
-            Expr::Function { args, .. } => args.iter().collect(),
+            Expr::Function { args, .. } | Expr::Udf { args, .. } => args.iter().collect(),
         }
+    }
+
+    /// The expressions that this one is directly computed from, to be changed.
+    pub fn operands_mut(&mut self) -> Vec<&mut Expr> {
+        match self {
+            Expr::Column(_) | Expr::Literal(_) => Vec::new(),
+            Expr::Binary { left, right, .. } => vec![left, right],
+            Expr::Not(expr)
+            | Expr::Negate(expr)
+            | Expr::IsNull(expr)
+            | Expr::Cast { expr, .. }
+            | Expr::Alias { expr, .. } => vec![expr],
+            Expr::Case {
+                branches,
+                otherwise,
+            } => {
+                let pairs = branches.iter_mut();
+                let parts = pairs.flat_map(|(condition, value)| [condition, value]);
+                parts.chain(otherwise.as_deref_mut()).collect()
+            }
+            Expr::InList { expr, list } => [&mut **expr].into_iter().chain(list).collect(),
+            Expr::Function { args, .. } | Expr::Udf { args, .. } => args.iter_mut().collect(),
+        }
+    }
+
+    /// Whether a function of a user's program is called somewhere in it.
+    pub fn calls_functions(&self) -> bool {
+        matches!(self, Expr::Udf { .. }) || self.operands().into_iter().any(Expr::calls_functions)
     }
 
     /// The parts of `a AND b AND …`, without names that they have been given.

@@ -49,7 +49,8 @@ impl Binding {
             | Expr::Literal(_)
             | Expr::Cast { .. }
             | Expr::Case { .. }
-            | Expr::Function { .. } => Binding::Primary,
+            | Expr::Function { .. }
+            | Expr::Udf { .. } => Binding::Primary,
         }
     }
 
@@ -140,6 +141,10 @@ pub(super) fn write(expr: &Expr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(function.name())?;
             write_list(args, f)
         }
+        Expr::Udf { function, args } => {
+            write!(f, "{}", Name(function.name()))?;
+            write_list(args, f)
+        }
         Expr::Alias { expr, name } => {
             write_at(expr, Binding::Or, f)?;
             write!(f, " AS {}", Name(name))
@@ -167,9 +172,10 @@ fn write_at(expr: &Expr, least: Binding, f: &mut fmt::Formatter<'_>) -> fmt::Res
 /// `sum(price)`: an aggregate without its name.
 pub(super) fn aggregate_call(aggregate: &AggregateExpr) -> String {
     let function = aggregate.function.name();
-    let call = match &aggregate.argument {
-        Some(argument) => format!("{function}({argument})"),
-        None => format!("{function}(*)"),
+    let arguments: Vec<String> = aggregate.arguments.iter().map(Expr::to_string).collect();
+    let call = match arguments.as_slice() {
+        [] => format!("{function}(*)"),
+        arguments => format!("{function}({})", arguments.join(", ")),
     };
     match &aggregate.filter {
         Some(filter) => format!("{call} FILTER (WHERE {filter})"),
@@ -266,7 +272,7 @@ impl fmt::Display for BinaryOp {
 
 impl AggregateFunction {
     /// The name that it is called by.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             AggregateFunction::Count => "count",
             AggregateFunction::Sum => "sum",
@@ -282,6 +288,7 @@ impl AggregateFunction {
             AggregateFunction::Last => "last",
             AggregateFunction::Any => "any",
             AggregateFunction::All => "all",
+            AggregateFunction::Udf(function) => function.name(),
         }
     }
 }

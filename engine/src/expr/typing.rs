@@ -8,6 +8,7 @@ use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema};
 use super::compile::compile;
 use super::{AggregateExpr, AggregateFunction, Expr, coerce};
 use crate::error::{Error, Result};
+use crate::udf::AggregateUdf;
 
 /// Names listed in full when a column is unknown; more are counted.
 const COLUMNS_SHOWN: usize = 20;
@@ -39,7 +40,7 @@ pub fn field(expr: &Expr, schema: &Schema) -> Result<Field> {
 pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Field> {
     let AggregateExpr {
         function,
-        argument,
+        arguments,
         filter,
         name,
     } = aggregate;
@@ -50,13 +51,17 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
             "{aggregate}: the filter has to be a boolean"
         )));
     }
-    let argument = match (function, argument) {
-        (AggregateFunction::Count, None) => return Ok(Field::new(name, DataType::Int64, false)),
-        (_, Some(argument)) => data_type(argument, schema)?,
-        (_, None) => {
+    if let AggregateFunction::Udf(function) = function {
+        return user_field(aggregate, function, schema);
+    }
+    let argument = match (function, arguments.as_slice()) {
+        (AggregateFunction::Count, []) => return Ok(Field::new(name, DataType::Int64, false)),
+        (_, [argument]) => data_type(argument, schema)?,
+        (_, arguments) => {
             return Err(Error::invalid(format!(
-                "{} needs an argument",
-                function.name()
+                "{}: wrong number of arguments expected=1 found={}",
+                function.name(),
+                arguments.len()
             )));
         }
     };
@@ -82,6 +87,7 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
         | AggregateFunction::Max
         | AggregateFunction::First
         | AggregateFunction::Last => is_kept(&plain).then_some(plain),
+        AggregateFunction::Udf(_) => None,
     };
     let Some(result) = result else {
         return Err(Error::invalid(format!(
@@ -90,6 +96,37 @@ pub fn aggregate_field(aggregate: &AggregateExpr, schema: &Schema) -> Result<Fie
         )));
     };
     Ok(Field::new(name, result, true))
+}
+
+/// The column that a user's function makes.
+fn user_field(
+    aggregate: &AggregateExpr,
+    function: &AggregateUdf,
+    schema: &Schema,
+) -> Result<Field> {
+    let wanted = &function.output().arguments;
+    if wanted.len() != aggregate.arguments.len() {
+        return Err(Error::invalid(format!(
+            "{aggregate}: wrong number of arguments expected={} found={}",
+            wanted.len(),
+            aggregate.arguments.len()
+        )));
+    }
+    for (argument, to) in aggregate.arguments.iter().zip(wanted) {
+        let found = data_type(argument, schema)?;
+        if found != *to && !coerce::widens(&found, to) {
+            return Err(Error::invalid(format!(
+                "{aggregate}: an argument has another type expected={to} found={found}"
+            )));
+        }
+    }
+    let returns = function.output().returns.clone();
+    Ok(Field::new(&aggregate.name, returns, true))
+}
+
+/// Whether every value of type `from` has an equal one of type `to`.
+pub fn widens(from: &DataType, to: &DataType) -> bool {
+    coerce::widens(from, to)
 }
 
 /// The type of the sum of values of this type; none if they have none.

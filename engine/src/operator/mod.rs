@@ -9,12 +9,14 @@
 //! collected and hands back morsels, which the lanes take and push into the chain behind it.
 
 pub mod aggregate;
+pub mod apply;
 pub mod explode;
 pub mod filter;
 pub mod join;
 pub mod limit;
 mod order;
 pub mod project;
+pub mod reduce;
 pub mod sort;
 pub mod top_k;
 

@@ -3,7 +3,9 @@
 //! The bytes are arrow's row format: one `memcmp` orders two rows by all keys at once, with each
 //! key's direction and place of nulls built in.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Schema};
 use arrow::record_batch::RecordBatch;
@@ -168,29 +170,7 @@ fn prefix(key: &[u8]) -> [u64; 2] {
 
 /// The batch with strings of its own, where it holds on to buffers that are mostly not its rows'.
 pub(super) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
-    let sparse = |used: usize, buffers: &[arrow::buffer::Buffer]| {
-        let held: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        held > 2 * used
-    };
-    let column = |column: &ArrayRef| -> ArrayRef {
-        match column.data_type() {
-            DataType::Utf8View => {
-                let array = column.as_string_view();
-                if sparse(array.total_buffer_bytes_used(), array.data_buffers()) {
-                    return std::sync::Arc::new(array.gc());
-                }
-            }
-            DataType::BinaryView => {
-                let array = column.as_binary_view();
-                if sparse(array.total_buffer_bytes_used(), array.data_buffers()) {
-                    return std::sync::Arc::new(array.gc());
-                }
-            }
-            _ => {}
-        }
-        column.clone()
-    };
-    let columns = batch.columns().iter().map(column).collect();
+    let columns = batch.columns().iter().map(compact_column).collect();
     let options =
         arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(
@@ -198,4 +178,36 @@ pub(super) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
         columns,
         &options,
     )?)
+}
+
+fn compact_column(column: &ArrayRef) -> ArrayRef {
+    let sparse = |used: usize, buffers: &[arrow::buffer::Buffer]| {
+        let held: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        held > 2 * used
+    };
+    match column.data_type() {
+        DataType::Utf8View => {
+            let array = column.as_string_view();
+            if sparse(array.total_buffer_bytes_used(), array.data_buffers()) {
+                return Arc::new(array.gc());
+            }
+        }
+        DataType::BinaryView => {
+            let array = column.as_binary_view();
+            if sparse(array.total_buffer_bytes_used(), array.data_buffers()) {
+                return Arc::new(array.gc());
+            }
+        }
+        DataType::Struct(fields) if !fields.is_empty() => {
+            let array = column.as_struct();
+            let parts = array.columns().iter().map(compact_column).collect();
+            return Arc::new(StructArray::new(
+                fields.clone(),
+                parts,
+                array.nulls().cloned(),
+            ));
+        }
+        _ => {}
+    }
+    Arc::clone(column)
 }

@@ -11,6 +11,7 @@ use crate::plan::{
     AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Output, Partitioning, Scan,
     ScanFormat, ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
 };
+use crate::udf::GroupUdf;
 
 /// Locations of a scan that are printed before the rest is only counted.
 const LOCATIONS_SHOWN: usize = 3;
@@ -61,7 +62,10 @@ pub fn describe_stage(stage: &Stage) -> String {
         OperatorSpec::TopK { limit, .. } => format!("top {limit}"),
         OperatorSpec::Join(join) => format!("join {}", step_word(join.kind)),
         OperatorSpec::Sort { .. } => "sort".to_owned(),
-        OperatorSpec::Explode { .. } | OperatorSpec::Limit { .. } => operator_line(operator),
+        OperatorSpec::Explode { .. }
+        | OperatorSpec::Apply { .. }
+        | OperatorSpec::Reduce { .. }
+        | OperatorSpec::Limit { .. } => operator_line(operator),
     }));
     steps.push(match &stage.sink {
         SinkSpec::Files { output } => format!("write {}", output.extension()),
@@ -91,6 +95,14 @@ fn logical_line(plan: &LogicalPlan) -> String {
         LogicalPlan::Project { exprs, .. } => format!("project {}", List(exprs)),
         LogicalPlan::Filter { predicate, .. } => format!("filter {predicate}"),
         LogicalPlan::Explode { column, .. } => format!("explode {column}"),
+        LogicalPlan::Apply { function, .. } => format!("apply {function}"),
+        LogicalPlan::Reduce {
+            keys,
+            order,
+            function,
+            local,
+            ..
+        } => reduce_line(keys, order, function, *local),
         LogicalPlan::Aggregate {
             group_by,
             aggregates,
@@ -157,6 +169,15 @@ fn condition(predicate: Option<&Expr>) -> String {
     predicate.map_or(String::new(), |predicate| format!(" where {predicate}"))
 }
 
+fn reduce_line(keys: &[String], order: &[SortKey], function: &GroupUdf, local: bool) -> String {
+    let word = if local { "combine" } else { "reduce" };
+    let order = match order {
+        [] => String::new(),
+        order => format!(" in order of {}", List(order)),
+    };
+    format!("{word} by {}{order}: {function}", List(keys))
+}
+
 fn side_line(side: &Side) -> String {
     let how = if side.broadcast {
         "broadcast"
@@ -179,6 +200,13 @@ fn operator_line(operator: &OperatorSpec) -> String {
         OperatorSpec::Project { exprs } => format!("project {}", List(exprs)),
         OperatorSpec::Filter { predicate } => format!("filter {predicate}"),
         OperatorSpec::Explode { column } => format!("explode {column}"),
+        OperatorSpec::Apply { function } => format!("apply {function}"),
+        OperatorSpec::Reduce {
+            keys,
+            order,
+            function,
+            local,
+        } => reduce_line(keys, order, function, *local),
         OperatorSpec::Aggregate {
             mode,
             group_by,
@@ -245,7 +273,12 @@ fn write_line(output: &Output) -> String {
             format!(" sorted by {}", List(&keys))
         }
     };
-    format!("write {} to {}{order}", output.extension(), output.url)
+    let directories = match &output.options.directories {
+        None => String::new(),
+        Some(column) => format!(" in directories by {column}"),
+    };
+    let (extension, url) = (output.extension(), &output.url);
+    format!("write {extension} to {url}{directories}{order}")
 }
 
 /// How much a stage reads and in how many tasks, as far as that is known before it runs.

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::plan::Output;
+use crate::udf::{GroupUdf, TableUdf};
 
 /// What a user asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,27 @@ pub enum LogicalPlan {
         input: Arc<LogicalPlan>,
         /// The list column; the output column of that name has the element type.
         column: String,
+    },
+    /// The rows that a function of a user's program makes of those of its input.
+    Apply {
+        /// Where rows come from. The function is given all of its columns.
+        input: Arc<LogicalPlan>,
+        /// The function.
+        function: TableUdf,
+    },
+    /// The rows that a function of a user's program makes of those of its input, group by group.
+    Reduce {
+        /// Where rows come from. The function is given all of its columns.
+        input: Arc<LogicalPlan>,
+        /// The columns whose values make a group. Null is a value like any other.
+        keys: Vec<String>,
+        /// The order of the rows of a group; any where there is none.
+        order: Vec<SortKey>,
+        /// The function.
+        function: GroupUdf,
+        /// Whether the groups are those of the rows that happen to be in one place, so that one
+        /// key may come several times: a combiner, which only makes less of rows.
+        local: bool,
     },
     /// One row per distinct combination of the keys; with no keys, exactly one row.
     Aggregate {
@@ -185,6 +207,8 @@ impl LogicalPlan {
             LogicalPlan::Project { input, .. }
             | LogicalPlan::Filter { input, .. }
             | LogicalPlan::Explode { input, .. }
+            | LogicalPlan::Apply { input, .. }
+            | LogicalPlan::Reduce { input, .. }
             | LogicalPlan::Aggregate { input, .. }
             | LogicalPlan::Sort { input, .. }
             | LogicalPlan::Limit { input, .. }

@@ -5,15 +5,20 @@
 //! `explain` prints every level in one text form ([`explain`]).
 
 mod explain;
+mod functions;
 mod logical;
 mod output;
+mod program;
 mod schema;
 mod stage;
 mod task;
 
 pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{CsvOptions, JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, TextRecord};
-pub use output::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
+pub use output::{
+    ColumnOrder, FileCompression, FileFormat, Output, OutputOptions, is_directory_name,
+};
+pub use program::{Binary, Program, Sha256};
 pub use schema::{check_size, schema_of, schema_over};
 pub use stage::{
     AggregateMode, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec, Partitioning, ScanSpec,

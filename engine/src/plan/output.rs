@@ -3,10 +3,13 @@
 //! What a user asks of the files is checked with the plan ([`schema_of`](super::schema_of)), so
 //! that no task has to refuse it.
 
-use arrow::datatypes::Schema;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::expr::{Expr, SortKey, typing};
+use crate::limits;
 
 /// Where result rows go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,9 @@ pub struct OutputOptions {
     /// is given, each thread that writes makes one file, or, with an order, several of
     /// [`SORTED_FILE_BYTES`](crate::limits::SORTED_FILE_BYTES).
     pub file_bytes: Option<u64>,
+    /// A column of texts that name directories: every row is written to a file in that of its
+    /// value, without the value. Where none is given all files are in one directory.
+    pub directories: Option<String>,
 }
 
 /// How the bytes of an output file are compressed.
@@ -106,6 +112,27 @@ impl Output {
     }
 }
 
+impl Output {
+    /// The columns that files have, of those of rows.
+    pub fn file_schema(&self, schema: &SchemaRef) -> SchemaRef {
+        let Some(directories) = &self.options.directories else {
+            return Arc::clone(schema);
+        };
+        let fields = schema.fields().iter();
+        let kept = fields.filter(|field| field.name() != directories);
+        Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()))
+    }
+}
+
+/// Whether a directory of an output may be called `name`: letters, digits, `-`, `=`, `.` and `_`,
+/// of which the last two not first, because readers pass over such names.
+pub fn is_directory_name(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-=._".contains(c);
+    (1..=limits::OUTPUT_DIRECTORY_BYTES_MAX).contains(&name.len())
+        && !name.starts_with(['.', '_'])
+        && name.chars().all(is_plain)
+}
+
 impl From<&ColumnOrder> for SortKey {
     fn from(order: &ColumnOrder) -> SortKey {
         SortKey {
@@ -127,6 +154,7 @@ pub(super) fn check(output: &Output, schema: &Schema) -> Result<()> {
         compression,
         sort_by,
         file_bytes,
+        directories,
     } = &output.options;
     let format = output.format.name();
     if output.format != FileFormat::Parquet && row_group_rows.is_some() {
@@ -153,9 +181,35 @@ pub(super) fn check(output: &Output, schema: &Schema) -> Result<()> {
         }
         _ => {}
     }
+    if let Some(column) = directories {
+        check_directories(column, schema)?;
+        if sort_by.iter().any(|order| order.column == *column) {
+            return Err(Error::invalid(format!(
+                "the column that names directories is in no file to be sorted by column={column:?}"
+            )));
+        }
+    }
     sort_by
         .iter()
         .try_for_each(|order| check_order(order, schema))
+}
+
+fn check_directories(column: &str, schema: &Schema) -> Result<()> {
+    let Ok(field) = schema.field_with_name(column) else {
+        return Err(typing::unknown_column(column, schema));
+    };
+    if *field.data_type() != DataType::Utf8View {
+        return Err(Error::invalid(format!(
+            "directories are named by texts column={column:?} found={}",
+            field.data_type()
+        )));
+    }
+    if schema.fields().len() == 1 {
+        return Err(Error::invalid(format!(
+            "beside the column that names directories there is none to be written column={column:?}"
+        )));
+    }
+    Ok(())
 }
 
 fn check_order(order: &ColumnOrder, schema: &Schema) -> Result<()> {
@@ -184,6 +238,7 @@ mod tests {
         let list = DataType::new_list(DataType::Int64, true);
         let schema = Schema::new(vec![
             Field::new("price", DataType::Decimal64(15, 2), true),
+            Field::new("kind", DataType::Utf8View, true),
             Field::new("words", list, true),
         ]);
         let by = |column: &str| ColumnOrder {
@@ -215,6 +270,11 @@ mod tests {
             file_bytes: Some(0),
             ..Default::default()
         };
+        let directories = |column: &str, sorted: &[&str]| OutputOptions {
+            directories: Some(column.to_owned()),
+            sort_by: sorted.iter().map(|column| by(column)).collect(),
+            ..Default::default()
+        };
         use FileFormat::{Csv, Json, Parquet};
         let cases = [
             (Parquet, row_groups(1000), "fine"),
@@ -233,11 +293,27 @@ mod tests {
                 compressed(FileCompression::Zstd(23)),
                 "ZSTD has levels from 1 to 22 level=23",
             ),
+            (Json, directories("kind", &["price"]), "fine"),
+            (
+                Json,
+                directories("kin", &[]),
+                "unknown column \"kin\": did you mean \"kind\"? columns=price, kind, words",
+            ),
+            (
+                Csv,
+                directories("price", &[]),
+                "directories are named by texts column=\"price\" found=Decimal64(15, 2)",
+            ),
+            (
+                Csv,
+                directories("kind", &["kind"]),
+                "the column that names directories is in no file to be sorted by column=\"kind\"",
+            ),
             (Csv, sorted("price"), "fine"),
             (
                 Parquet,
                 sorted("prize"),
-                "unknown column \"prize\": did you mean \"price\"? columns=price, words",
+                "unknown column \"prize\": did you mean \"price\"? columns=price, kind, words",
             ),
             (
                 Parquet,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
-use crate::expr::{AggregateExpr, Expr, SortKey, typing};
+use crate::expr::{AggregateExpr, Expr, SortKey, col, typing};
 use crate::limits;
 use crate::plan::{JoinKind, LogicalPlan, Scan, output};
 
@@ -110,6 +110,23 @@ fn schema_over_one(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
             Ok(input)
         }
         LogicalPlan::Explode { column, .. } => explode_schema(column, &input),
+        LogicalPlan::Apply { function, .. } => {
+            unique(function.output().fields().iter().map(own).collect())
+        }
+        LogicalPlan::Reduce {
+            keys,
+            order,
+            function,
+            ..
+        } => {
+            for key in keys {
+                check_sort_keys(&[col(key).asc()], &input)?;
+            }
+            if !order.is_empty() {
+                check_sort_keys(order, &input)?;
+            }
+            unique(function.output().fields().iter().map(own).collect())
+        }
         LogicalPlan::Aggregate {
             group_by,
             aggregates,

@@ -7,6 +7,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::id::StageId;
 use crate::plan::{Output, ScanFormat};
+use crate::udf::{GroupUdf, TableUdf};
 
 /// What can be scheduled of a job: stages in an order in which producers come before consumers.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,6 +161,22 @@ pub enum OperatorSpec {
         /// The list column.
         column: String,
     },
+    /// What a function of a user's program makes of rows.
+    Apply {
+        /// The function.
+        function: TableUdf,
+    },
+    /// What a function of a user's program makes of rows, group by group.
+    Reduce {
+        /// The columns whose values make a group.
+        keys: Vec<String>,
+        /// The order of the rows of a group.
+        order: Vec<SortKey>,
+        /// The function.
+        function: GroupUdf,
+        /// Whether the rows of a group may also be in other tasks.
+        local: bool,
+    },
     /// Grouping.
     Aggregate {
         /// Which part of it happens here.
@@ -190,6 +207,89 @@ pub enum OperatorSpec {
         /// Rows to keep at most.
         limit: u64,
     },
+}
+
+impl Stage {
+    /// Whether a function of a user's program is called in it.
+    pub fn calls_functions(&self) -> bool {
+        let predicate = match &self.source {
+            StageSource::Scan(scan) => scan.predicate.as_ref(),
+            StageSource::Shuffle { .. } => None,
+        };
+        let applies = |operator: &OperatorSpec| {
+            let aggregates = match operator {
+                OperatorSpec::Aggregate { aggregates, .. } => aggregates.as_slice(),
+                _ => &[],
+            };
+            matches!(
+                operator,
+                OperatorSpec::Apply { .. } | OperatorSpec::Reduce { .. }
+            ) || aggregates.iter().any(AggregateExpr::calls_functions)
+                || operator.exprs().into_iter().any(Expr::calls_functions)
+        };
+        predicate.is_some_and(Expr::calls_functions) || self.operators.iter().any(applies)
+    }
+}
+
+impl OperatorSpec {
+    /// The expressions of this operator.
+    pub fn exprs(&self) -> Vec<&Expr> {
+        match self {
+            OperatorSpec::Project { exprs } => exprs.iter().collect(),
+            OperatorSpec::Filter { predicate } => vec![predicate],
+            OperatorSpec::Aggregate {
+                group_by,
+                aggregates,
+                ..
+            } => {
+                let parts = aggregates.iter();
+                let parts = parts.flat_map(|part| part.arguments.iter().chain(&part.filter));
+                group_by.iter().chain(parts).collect()
+            }
+            OperatorSpec::Join(step) => {
+                let keys = step.probe_keys.iter().chain(&step.build_keys);
+                keys.chain(&step.filter).collect()
+            }
+            OperatorSpec::TopK { keys, .. }
+            | OperatorSpec::Sort { keys }
+            | OperatorSpec::Reduce { order: keys, .. } => {
+                keys.iter().map(|key| &key.expr).collect()
+            }
+            OperatorSpec::Explode { .. }
+            | OperatorSpec::Apply { .. }
+            | OperatorSpec::Limit { .. } => Vec::new(),
+        }
+    }
+
+    /// The expressions of this operator, to be changed.
+    pub fn exprs_mut(&mut self) -> Vec<&mut Expr> {
+        match self {
+            OperatorSpec::Project { exprs } => exprs.iter_mut().collect(),
+            OperatorSpec::Filter { predicate } => vec![predicate],
+            OperatorSpec::Aggregate {
+                group_by,
+                aggregates,
+                ..
+            } => {
+                let parts = aggregates.iter_mut();
+                let parts =
+                    parts.flat_map(|part| part.arguments.iter_mut().chain(&mut part.filter));
+                group_by.iter_mut().chain(parts).collect()
+            }
+            OperatorSpec::Join(step) => {
+                let keys = step.probe_keys.iter_mut().chain(&mut step.build_keys);
+                keys.chain(&mut step.filter).collect()
+            }
+            OperatorSpec::TopK { keys, .. }
+            | OperatorSpec::Sort { keys }
+            | OperatorSpec::Reduce { order: keys, .. } => {
+                keys.iter_mut().map(|key| &mut key.expr).collect()
+            }
+            OperatorSpec::Explode { .. }
+            | OperatorSpec::Apply { .. }
+            | OperatorSpec::Limit { .. } => Vec::new(),
+        }
+    }
 }
 
 /// A join as a step of a stage. The rows that flow through the stage are the *probe* rows, those

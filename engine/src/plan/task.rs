@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, LostOutput};
 use crate::id::{StageId, TaskId};
 use crate::metrics::{Counts, Warning};
-use crate::plan::{Split, Stage};
+use crate::plan::{Program, Split, Stage};
 
 /// One attempt at one task, complete: whoever holds it can run it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,8 @@ pub struct TaskSpec {
     pub input: TaskInput,
     /// What it reads of each of the stage's sides.
     pub sides: Vec<ShuffleInput>,
+    /// The program whose functions the stage calls, if a process of it is needed to run the task.
+    pub program: Option<Arc<Program>>,
 }
 
 /// The part of a stage's input that a task covers.

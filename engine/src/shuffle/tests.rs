@@ -41,6 +41,7 @@ pub(super) fn context(shuffle: ShuffleStore, memory: u64) -> TaskContext {
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
         shared: Arc::default(),
+        functions: Arc::default(),
     }
 }
 

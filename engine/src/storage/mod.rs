@@ -10,6 +10,7 @@ mod listing;
 mod location;
 mod overflow;
 mod pattern;
+mod programs;
 mod shuffle_store;
 mod stores;
 
@@ -18,6 +19,7 @@ pub use footers::FooterCache;
 pub use listing::list_files;
 pub use location::{local_path, local_url, parse_location, staging_url};
 pub use overflow::OverflowStore;
+pub use programs::{ProgramStore, Staging, sha256_of_file};
 pub use shuffle_store::{Compression, ShuffleStore};
 pub use stores::Stores;
 

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
 use crate::id::{JobId, StageId};
-use crate::storage::{OverflowStore, Stores, file_error, local_path, storage_error};
+use crate::storage::{OverflowStore, ProgramStore, Stores, file_error, local_path, storage_error};
 
 /// How the buffers of a block are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,11 @@ impl ShuffleStore {
     /// Objects in memory, uncompressed, so that they are read where they lie.
     pub fn in_memory(store: Arc<OverflowStore>) -> Self {
         ShuffleStore::new(store, Path::ROOT, Compression::None)
+    }
+
+    /// The place for programs, beside these objects.
+    pub fn programs(&self) -> ProgramStore {
+        ProgramStore::new(Arc::clone(&self.store), self.root.clone().join("programs"))
     }
 
     /// The name of what an attempt writes. It begins with four digits of a hash, because stores

@@ -17,12 +17,14 @@ use crate::metrics::{OperatorCounts, TaskMetrics};
 use crate::operator::aggregate;
 use crate::operator::join::Join;
 use crate::operator::limit::LimitState;
+use crate::operator::reduce::Reduce;
 use crate::operator::sort::Sort;
 use crate::operator::top_k::TopK;
-use crate::operator::{Breaker, Emit, Morsel, Operator, explode, filter, join, project};
+use crate::operator::{Breaker, Emit, Morsel, Operator, apply, explode, filter, join, project};
 use crate::plan::{OperatorSpec, Side};
 use crate::sink::Sink;
 use crate::task::sides::SideTable;
+use crate::udf::UdfContext;
 
 /// The operators of a task, from which every lane gets its own.
 pub(super) struct Blueprint {
@@ -59,7 +61,7 @@ impl Blueprint {
         operators: &[OperatorSpec],
         schema: &SchemaRef,
         tables: &[SideTable],
-        ctx: &TaskContext,
+        (ctx, user): (&TaskContext, &UdfContext),
         lanes: usize,
     ) -> Result<Self> {
         let mut blueprint = Blueprint {
@@ -73,7 +75,7 @@ impl Blueprint {
                 blueprint.join(position, tables)?;
                 continue;
             }
-            let step = blueprint.step(spec, ctx, lanes)?;
+            let step = blueprint.step(spec, ctx, user, lanes)?;
             blueprint.steps.push(step);
             blueprint.schema = output_schema(spec, &blueprint.schema, &[])?;
         }
@@ -99,7 +101,13 @@ impl Blueprint {
         Ok(())
     }
 
-    fn step(&self, spec: &OperatorSpec, ctx: &TaskContext, lanes: usize) -> Result<Step> {
+    fn step(
+        &self,
+        spec: &OperatorSpec,
+        ctx: &TaskContext,
+        user: &UdfContext,
+        lanes: usize,
+    ) -> Result<Step> {
         let schema = Arc::clone(&self.schema);
         Ok(match spec.clone() {
             OperatorSpec::Project { exprs } => {
@@ -111,6 +119,16 @@ impl Blueprint {
             OperatorSpec::Explode { column } => {
                 Step::Streaming(Box::new(move || explode::new(&column, &schema)))
             }
+            OperatorSpec::Apply { function } => {
+                let user = user.clone();
+                Step::Streaming(Box::new(move || apply::new(&function, &user)))
+            }
+            OperatorSpec::Reduce {
+                keys,
+                order,
+                function,
+                local: _,
+            } => Step::Breaker(Reduce::new(&keys, &order, &function, &schema, (ctx, user))?),
             OperatorSpec::Aggregate {
                 mode,
                 group_by,
@@ -323,6 +341,8 @@ pub fn output_schema(spec: &OperatorSpec, schema: &SchemaRef, sides: &[Side]) ->
                 .collect();
             Arc::new(Schema::new(fields))
         }
+        OperatorSpec::Apply { function } => Arc::clone(function.output()),
+        OperatorSpec::Reduce { function, .. } => Arc::clone(function.output()),
         OperatorSpec::Aggregate {
             mode,
             group_by,

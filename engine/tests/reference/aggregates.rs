@@ -33,6 +33,7 @@ pub(crate) fn context(memory: u64) -> TaskContext {
         metrics: Arc::new(TaskMetrics::default()),
         cancel: CancelToken::default(),
         shared: Arc::default(),
+        functions: Arc::default(),
     }
 }
 

@@ -94,6 +94,7 @@ fn task(
         stage: Arc::new(stage),
         input,
         sides: sides.iter().map(|(_, input)| input.clone()).collect(),
+        program: None,
     }
 }
 

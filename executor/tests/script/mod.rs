@@ -120,6 +120,7 @@ pub(crate) fn launch(epoch: u64, number: u32, attempt: u32) -> ToExecutor {
             stage,
             input,
             sides: Vec::new(),
+            program: None,
         },
     }
 }
@@ -180,7 +181,7 @@ impl Driver {
     pub(crate) async fn welcome(&mut self, epoch: u64) {
         assert_eq!(
             self.hear().await.as_deref(),
-            Some("register host:1 protocol=2")
+            Some("register host:1 protocol=3")
         );
         self.say(welcome(epoch)).await;
     }

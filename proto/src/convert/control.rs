@@ -4,8 +4,8 @@ use kiln_engine::Result;
 use kiln_engine::id::{ExecutorId, TaskId};
 
 use crate::convert::task::{
-    decode_counts, decode_failure, decode_spec, decode_success, decode_task_id, encode_counts,
-    encode_failure, encode_spec, encode_success, encode_task_id,
+    decode_counts, decode_failure, decode_job_id, decode_spec, decode_success, decode_task_id,
+    encode_counts, encode_failure, encode_spec, encode_success, encode_task_id,
 };
 use crate::convert::{malformed, need};
 use crate::message::{FromExecutor, Registration, Report, RunningAttempt, ToExecutor, Welcome};
@@ -87,6 +87,7 @@ pub fn encode_to_executor(message: ToExecutor) -> Result<wire::DriverMessage> {
         ToExecutor::Cancel { task, attempt } => Message::Cancel(encode_attempt(task, attempt)),
         ToExecutor::Acknowledge { sequence } => Message::Acknowledge(sequence),
         ToExecutor::Drain => Message::Drain(wire::Drain {}),
+        ToExecutor::JobEnded { job } => Message::JobEnded(job.value()),
     };
     Ok(wire::DriverMessage {
         message: Some(message),
@@ -128,6 +129,9 @@ pub fn decode_to_executor(message: wire::DriverMessage) -> Result<ToExecutor> {
         }
         Message::Acknowledge(sequence) => ToExecutor::Acknowledge { sequence },
         Message::Drain(wire::Drain {}) => ToExecutor::Drain,
+        Message::JobEnded(job) => ToExecutor::JobEnded {
+            job: decode_job_id(job)?,
+        },
     })
 }
 

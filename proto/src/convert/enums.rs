@@ -2,7 +2,7 @@
 //!
 //! Zero is what a missing field decodes to; no enum gives it a meaning, so it is refused.
 
-use kiln_engine::expr::{AggregateFunction, BinaryOp, Function};
+use kiln_engine::expr::{BinaryOp, Function};
 use kiln_engine::plan::{AggregateMode, Deal, FileFormat, JoinKind, StepKind, TextRecord};
 use kiln_engine::{ErrorKind, Result};
 
@@ -45,14 +45,12 @@ macro_rules! twins {
 }
 
 twins! {
-    AggregateFunction: Count, Sum, Min, Max, Avg, CountDistinct, Variance, VariancePopulation,
-        StdDev, StdDevPopulation, First, Last, Any, All;
     AggregateMode: Single, Partial, Final;
     AttemptState: Running, Won, Failed, Lost, Cancelled;
     BinaryOp: Add, Subtract, Multiply, Divide, Modulo, Equal, NotEqual, Less, LessOrEqual, Greater,
         GreaterOrEqual, And, Or;
     Deal: Gather, Partitions, Producers;
-    ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal;
+    ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal, Program;
     FileFormat: Parquet, Csv, Json;
     Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike,
         Concat, Coalesce, Abs, Ltrim, Rtrim, Substring, Left, Right, Replace, Reverse, Repeat,

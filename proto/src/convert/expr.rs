@@ -12,7 +12,7 @@ use kiln_engine::expr::{
 use kiln_engine::{Error, Result, limits};
 
 use crate::convert::enums::Twin;
-use crate::convert::{index, malformed, need, schema};
+use crate::convert::{index, malformed, need, schema, udf};
 use crate::wire;
 use crate::wire::expr_node::Node;
 use crate::wire::literal::Value;
@@ -74,14 +74,15 @@ impl ExprWriter {
     ) -> Result<wire::Group> {
         let keys = self.write_all(keys)?;
         let aggregates = aggregates.iter().map(|aggregate| {
-            let argument = self.write_some(aggregate.argument.as_ref())?;
+            let arguments = self.write_all(&aggregate.arguments)?;
             let filter = self.write_some(aggregate.filter.as_ref())?;
-            let function = aggregate.function.encode();
+            let (function, udf) = udf::encode_aggregate(&aggregate.function);
             Ok(wire::Aggregate {
-                function,
-                argument,
+                function: function.into(),
+                arguments,
                 name: aggregate.name.clone(),
                 filter,
+                udf,
             })
         });
         Ok(wire::Group {
@@ -169,6 +170,10 @@ impl ExprWriter {
                     args,
                 })
             }
+            Expr::Udf { function, args } => {
+                let args = args.iter().map(operand).collect::<Result<_>>()?;
+                Node::Udf(udf::encode_call(function, args))
+            }
             Expr::Alias { expr, name } => Node::Alias(wire::Alias {
                 expr: operand(expr)?,
                 name: name.clone(),
@@ -253,15 +258,23 @@ impl ExprReader {
     ) -> Result<(Vec<Expr>, Vec<AggregateExpr>)> {
         let keys = self.take_all(group.keys)?;
         let aggregates = group.aggregates.into_iter().map(|aggregate| {
-            let function = AggregateFunction::decode(aggregate.function)?;
-            let argument = self.take_some(aggregate.argument)?;
+            let function = udf::decode_aggregate(aggregate.function, aggregate.udf)?;
+            let arguments = self.take_all(aggregate.arguments)?;
             let filter = self.take_some(aggregate.filter)?;
-            if argument.is_none() && function != AggregateFunction::Count {
-                return Err(malformed(format_args!("{function:?} without an argument")));
+            let fits = match &function {
+                AggregateFunction::Udf(function) => {
+                    arguments.len() == function.output().arguments.len()
+                }
+                AggregateFunction::Count => arguments.len() <= 1,
+                _ => arguments.len() == 1,
+            };
+            if !fits {
+                let found = arguments.len();
+                return Err(malformed(format_args!("{function:?} of {found} arguments")));
             }
             Ok(AggregateExpr {
                 function,
-                argument,
+                arguments,
                 filter,
                 name: aggregate.name,
             })
@@ -355,6 +368,12 @@ impl ExprReader {
                 function: Function::decode(function)?,
                 args: args.into_iter().map(operand).collect::<Result<_>>()?,
             },
+            Node::Udf(mut call) => {
+                let args = std::mem::take(&mut call.args).into_iter();
+                let args = args.map(operand).collect::<Result<_>>()?;
+                let function = udf::decode_call(call)?;
+                Expr::Udf { function, args }
+            }
             Node::Alias(wire::Alias { expr, name }) => Expr::Alias {
                 expr: Box::new(operand(expr)?),
                 name,

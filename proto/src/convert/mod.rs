@@ -11,6 +11,9 @@ use kiln_engine::{Error, Result};
 mod enums;
 pub mod schema;
 
+pub mod program;
+mod udf;
+
 mod expr;
 mod output;
 pub mod plan;
@@ -21,6 +24,7 @@ pub mod task;
 pub mod control;
 pub mod job;
 pub mod status;
+pub mod worker;
 
 /// The error of whoever sent something that no encoder makes.
 fn malformed(what: impl fmt::Display) -> Error {

@@ -14,6 +14,7 @@ pub(super) fn encode_output(output: &Output) -> wire::Output {
         compression,
         sort_by,
         file_bytes,
+        directories,
     } = &output.options;
     wire::Output {
         url: output.url.clone(),
@@ -22,6 +23,7 @@ pub(super) fn encode_output(output: &Output) -> wire::Output {
         compression: compression.map(encode_compression),
         sort_by: sort_by.iter().map(encode_order).collect(),
         file_bytes: *file_bytes,
+        directories: directories.clone(),
     }
 }
 
@@ -32,6 +34,7 @@ pub(super) fn decode_output(output: wire::Output) -> Result<Output> {
         compression: output.compression.map(decode_compression).transpose()?,
         sort_by: output.sort_by.into_iter().map(decode_order).collect(),
         file_bytes: output.file_bytes,
+        directories: output.directories,
     };
     Ok(Output {
         url: output.url,

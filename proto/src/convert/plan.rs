@@ -14,7 +14,7 @@ use prost::Message;
 use crate::convert::enums::Twin;
 use crate::convert::expr::{ExprReader, ExprWriter};
 use crate::convert::output::{decode_output, encode_output};
-use crate::convert::{index, malformed, need, schema};
+use crate::convert::{index, malformed, need, schema, udf};
 use crate::wire;
 use crate::wire::plan_node::Node;
 use crate::wire::scan_format::Format;
@@ -171,6 +171,17 @@ fn encode_node(plan: &LogicalPlan, exprs: &mut ExprWriter) -> Result<Node> {
         }),
         LogicalPlan::Filter { predicate, .. } => Node::Filter(exprs.write(predicate)?),
         LogicalPlan::Explode { column, .. } => Node::Explode(column.clone()),
+        LogicalPlan::Apply { function, .. } => Node::Apply(udf::encode_apply(function)),
+        LogicalPlan::Reduce {
+            keys,
+            order,
+            function,
+            local,
+            ..
+        } => {
+            let order = exprs.write_sort(order, None)?.keys;
+            Node::Reduce(udf::encode_reduce(function, keys, order, *local))
+        }
         LogicalPlan::Aggregate {
             group_by,
             aggregates,
@@ -244,6 +255,17 @@ fn decode_over_one(
             predicate: exprs.take(predicate)?,
         },
         Node::Explode(column) => LogicalPlan::Explode { input, column },
+        Node::Apply(apply) => LogicalPlan::Apply {
+            input,
+            function: udf::decode_apply(apply)?,
+        },
+        Node::Reduce(reduce) => LogicalPlan::Reduce {
+            input,
+            keys: reduce.keys,
+            order: exprs.take_sort(reduce.order)?,
+            function: udf::decode_reduce(reduce.function, &reduce.schema)?,
+            local: reduce.local,
+        },
         Node::Group(group) => {
             let (group_by, aggregates) = exprs.take_group(group)?;
             LogicalPlan::Aggregate {

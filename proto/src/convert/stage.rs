@@ -12,7 +12,7 @@ use crate::convert::enums::Twin;
 use crate::convert::expr::{ExprReader, ExprWriter};
 use crate::convert::output::{decode_output, encode_output};
 use crate::convert::plan::{decode_format, encode_format};
-use crate::convert::{index, malformed, need, schema};
+use crate::convert::{index, malformed, need, schema, udf};
 use crate::wire;
 use crate::wire::operator::Operator;
 use crate::wire::sink::Sink;
@@ -224,6 +224,16 @@ fn encode_operator(operator: &OperatorSpec, exprs: &mut ExprWriter) -> Result<Op
         }),
         OperatorSpec::Filter { predicate } => Operator::Filter(exprs.write(predicate)?),
         OperatorSpec::Explode { column } => Operator::Explode(column.clone()),
+        OperatorSpec::Apply { function } => Operator::Apply(udf::encode_apply(function)),
+        OperatorSpec::Reduce {
+            keys,
+            order,
+            function,
+            local,
+        } => {
+            let order = exprs.write_sort(order, None)?.keys;
+            Operator::Reduce(udf::encode_reduce(function, keys, order, *local))
+        }
         OperatorSpec::Aggregate {
             mode,
             group_by,
@@ -254,6 +264,15 @@ fn decode_operator(operator: Operator, exprs: &mut ExprReader) -> Result<Operato
             predicate: exprs.take(predicate)?,
         },
         Operator::Explode(column) => OperatorSpec::Explode { column },
+        Operator::Apply(apply) => OperatorSpec::Apply {
+            function: udf::decode_apply(apply)?,
+        },
+        Operator::Reduce(reduce) => OperatorSpec::Reduce {
+            keys: reduce.keys,
+            order: exprs.take_sort(reduce.order)?,
+            function: udf::decode_reduce(reduce.function, &reduce.schema)?,
+            local: reduce.local,
+        },
         Operator::Group(step) => {
             let mode = AggregateMode::decode(step.mode)?;
             let (group_by, aggregates) = exprs.take_group(need(step.group, "group of a step")?)?;

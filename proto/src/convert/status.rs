@@ -31,6 +31,7 @@ pub fn status_from(error: &Error) -> Status {
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Internal => Code::Internal,
+        ErrorKind::Program => Code::Aborted,
     };
     shorten(&mut failure.message, SUMMARY_BYTES_MAX);
     Status::with_details(code, failure.message, details.into())

@@ -16,7 +16,7 @@ use kiln_engine::plan::{
 use kiln_engine::{ErrorKind, Result, limits};
 
 use crate::convert::enums::Twin;
-use crate::convert::{malformed, need, stage};
+use crate::convert::{malformed, need, program, stage};
 use crate::wire;
 use crate::wire::task_spec::Input;
 use crate::wire::task_success::Output;
@@ -73,6 +73,7 @@ pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
         stage: Some(stage::encode(&spec.stage)?),
         input: Some(input),
         sides: spec.sides.iter().map(encode_shuffle).collect(),
+        program: spec.program.as_deref().map(program::encode),
     })
 }
 
@@ -99,6 +100,7 @@ pub fn decode_spec(spec: wire::TaskSpec) -> Result<TaskSpec> {
         stage: Arc::new(stage),
         input,
         sides,
+        program: spec.program.map(program::decode).transpose()?.map(Arc::new),
     })
 }
 
@@ -356,6 +358,7 @@ pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
         build_rows,
         build_bytes,
         operators,
+        user,
     } = counts.clone();
     wire::Counts {
         rows_in,
@@ -375,11 +378,16 @@ pub(super) fn encode_counts(counts: &Counts) -> wire::Counts {
         build_rows,
         build_bytes,
         operators: encode_operators(&operators),
+        user: *user,
     }
 }
 
 pub(super) fn decode_counts(counts: Option<wire::Counts>) -> Result<Counts> {
     let counts = need(counts, "counts")?;
+    if counts.user.len() > limits::USER_COUNTERS_MAX {
+        let found = counts.user.len();
+        return Err(malformed(format_args!("{found} counters of a program")));
+    }
     Ok(Counts {
         rows_in: counts.rows_in,
         bytes_in: counts.bytes_in,
@@ -398,6 +406,7 @@ pub(super) fn decode_counts(counts: Option<wire::Counts>) -> Result<Counts> {
         build_rows: counts.build_rows,
         build_bytes: counts.build_bytes,
         operators: counts.operators.map_or(Ok(Vec::new()), decode_operators)?,
+        user: Box::new(counts.user),
     })
 }
 

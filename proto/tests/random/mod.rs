@@ -1,5 +1,7 @@
 //! Random values of everything that travels, from a seed.
 
+mod messages;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use kiln_engine::expr::{
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::*;
+use kiln_engine::udf::{AggregateType, AggregateUdf, GroupUdf, ScalarType, ScalarUdf, TableUdf};
 use kiln_proto::message::*;
 
 /// A stream of random values.
@@ -142,7 +145,7 @@ impl Random {
 
     pub(crate) fn expr(&mut self, depth: usize) -> Expr {
         let below = |random: &mut Self| Box::new(random.expr(depth - 1));
-        match self.below(if depth == 0 { 2 } else { 12 }) {
+        match self.below(if depth == 0 { 2 } else { 13 }) {
             0 => Expr::Column(self.text()),
             1 => Expr::Literal(self.literal()),
             2 => Expr::Not(below(self)),
@@ -167,6 +170,10 @@ impl Random {
                     .collect(),
                 otherwise: self.maybe(below),
             },
+            10 => Expr::Udf {
+                function: self.scalar_function(),
+                args: self.several(4, |random| random.expr(depth - 1)),
+            },
             9 => Expr::InList {
                 expr: below(self),
                 list: self.several(4, |random| random.expr(depth - 1)),
@@ -183,16 +190,39 @@ impl Random {
         self.several(4, |random| random.expr(4))
     }
 
+    fn aggregate_function(&mut self) -> AggregateFunction {
+        if self.below(8) > 0 {
+            let chosen = self.below(AGGREGATES.len());
+            return AGGREGATES[chosen].clone();
+        }
+        let output = AggregateType {
+            arguments: self.several(3, |random| random.data_type(1)),
+            state: self.data_type(2),
+            returns: self.data_type(1),
+        };
+        let function = AggregateUdf::new(self.text(), self.text(), output, None);
+        AggregateFunction::Udf(function)
+    }
+
+    fn scalar_function(&mut self) -> ScalarUdf {
+        let output = ScalarType {
+            arguments: self.maybe(|random| random.several(3, |random| random.data_type(1))),
+            returns: self.data_type(2),
+        };
+        ScalarUdf::new(self.text(), self.text(), output, None)
+    }
+
     fn aggregates(&mut self) -> Vec<AggregateExpr> {
         self.several(4, |random| {
-            let function = random.one(&AGGREGATES);
-            let argument = match function == AggregateFunction::Count && random.bool() {
-                true => None,
-                false => Some(random.expr(3)),
+            let function = random.aggregate_function();
+            let count = match &function {
+                AggregateFunction::Count if random.bool() => 0,
+                AggregateFunction::Udf(function) => function.output().arguments.len(),
+                _ => 1,
             };
             AggregateExpr {
+                arguments: (0..count).map(|_| random.expr(3)).collect(),
                 function,
-                argument,
                 filter: random.maybe(|random| random.expr(2)),
                 name: random.text(),
             }
@@ -236,6 +266,7 @@ impl Random {
                     nulls_first: random.bool(),
                 }),
                 file_bytes: self.maybe(Self::u64),
+                directories: self.maybe(Self::text),
             },
         }
     }
@@ -325,6 +356,17 @@ impl Random {
                 keys: self.sort_keys(),
                 limit: self.maybe(Self::u64),
             },
+            6 => LogicalPlan::Apply {
+                input,
+                function: self.table_function(),
+            },
+            7 => LogicalPlan::Reduce {
+                input,
+                keys: self.texts(),
+                order: self.sort_keys(),
+                function: self.group_function(),
+                local: self.bool(),
+            },
             5 => LogicalPlan::Limit {
                 input,
                 offset: self.u64(),
@@ -337,10 +379,18 @@ impl Random {
         }
     }
 
+    fn table_function(&mut self) -> TableUdf {
+        TableUdf::new(self.text(), self.text(), self.schema(), None)
+    }
+
+    fn group_function(&mut self) -> GroupUdf {
+        GroupUdf::new(self.text(), self.text(), self.schema(), None)
+    }
+
     /// A step of a stage that has this many sides.
     fn operator(&mut self, sides: usize) -> OperatorSpec {
         use AggregateMode::*;
-        match self.below(if sides == 0 { 7 } else { 10 }) {
+        match self.below(if sides == 0 { 9 } else { 12 }) {
             0 => OperatorSpec::Project {
                 exprs: self.exprs(),
             },
@@ -365,6 +415,15 @@ impl Random {
             6 => OperatorSpec::Limit {
                 offset: self.u64(),
                 limit: self.u64(),
+            },
+            7 => OperatorSpec::Apply {
+                function: self.table_function(),
+            },
+            8 => OperatorSpec::Reduce {
+                keys: self.texts(),
+                order: self.sort_keys(),
+                function: self.group_function(),
+                local: self.bool(),
             },
             _ => OperatorSpec::Join(self.join_step(sides)),
         }
@@ -433,6 +492,34 @@ impl Random {
             stage: Arc::new(stage),
             input,
             sides,
+            program: self.maybe(Self::program).map(Arc::new),
+        }
+    }
+
+    pub(crate) fn program(&mut self) -> Program {
+        let environment = self.several(3, |random| (random.text(), random.text()));
+        let mut sha256 = Sha256([0; 32]);
+        self.0.fill(&mut sha256.0);
+        Program {
+            binary: match self.bool() {
+                true => Binary::Kiln,
+                false => Binary::Staged {
+                    sha256,
+                    bytes: self.u64(),
+                },
+            },
+            memory: self.u64(),
+            call_ms: self.u64(),
+            environment: environment.into_iter().collect(),
+        }
+    }
+
+    pub(crate) fn offered(&mut self) -> OfferedProgram {
+        OfferedProgram {
+            program: self.program(),
+            platform: self.text(),
+            protocol: self.u32(),
+            functions: self.texts(),
         }
     }
 
@@ -542,6 +629,11 @@ impl Random {
                 batches: random.u64(),
                 nanos: random.u64(),
             }),
+            user: Box::new(
+                self.several(3, |random| (random.text(), random.u64()))
+                    .into_iter()
+                    .collect(),
+            ),
         }
     }
 
@@ -591,58 +683,6 @@ impl Random {
             threads: self.u32().max(1),
             slots: self.u32().max(1),
             memory: self.u64(),
-        }
-    }
-
-    pub(crate) fn message_up(&mut self) -> FromExecutor {
-        match self.below(4) {
-            0 => FromExecutor::Register(self.registration()),
-            1 => {
-                let running = self.several(4, |random| RunningAttempt {
-                    task: random.task(),
-                    attempt: random.u32(),
-                    counts: random.counts(),
-                });
-                FromExecutor::Heartbeat {
-                    memory_used: self.u64(),
-                    running,
-                }
-            }
-            2 => FromExecutor::Draining,
-            _ => FromExecutor::Report(Report {
-                sequence: self.u64().max(1),
-                task: self.task(),
-                attempt: self.u32(),
-                outcome: match self.bool() {
-                    true => Ok(self.success()),
-                    false => Err(self.failure()),
-                },
-            }),
-        }
-    }
-
-    pub(crate) fn message_down(&mut self) -> ToExecutor {
-        match self.below(6) {
-            0 => ToExecutor::Welcome(Welcome {
-                epoch: self.u64(),
-                storage: self.text(),
-                heartbeat_ms: self.u64().max(1),
-            }),
-            1 => ToExecutor::Refused {
-                message: self.text(),
-            },
-            2 => ToExecutor::Launch {
-                epoch: self.u64(),
-                spec: self.spec(),
-            },
-            3 => ToExecutor::Cancel {
-                task: self.task(),
-                attempt: self.u32(),
-            },
-            4 => ToExecutor::Acknowledge {
-                sequence: self.u64(),
-            },
-            _ => ToExecutor::Drain,
         }
     }
 

@@ -17,6 +17,10 @@ pub(crate) struct DriverArgs {
     /// Listen on other than loopback addresses though nothing authenticates who connects
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Take jobs that bring code of their own: executors run it, confined only by what the system
+    /// allows their user
+    #[arg(long)]
+    pub(crate) allow_programs: bool,
     /// How long things may take.
     #[command(flatten)]
     pub(crate) timing: TimingArgs,

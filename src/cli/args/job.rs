@@ -12,6 +12,8 @@ pub(crate) enum Job {
     Grep(GrepArgs),
     /// Count the rows of Parquet or CSV files by the values of columns
     Count(CountArgs),
+    /// Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
+    External(ExternalArgs),
 }
 
 /// `wordcount`.
@@ -72,6 +74,37 @@ pub(crate) struct CountArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
+
+/// `external`.
+#[derive(Debug, Args)]
+#[command(after_help = EXTERNAL)]
+pub(crate) struct ExternalArgs {
+    /// Given the lines of the inputs, prints lines KEY<TAB>VALUE
+    #[arg(long, value_name = "CMD")]
+    pub(crate) map: String,
+    /// Given some of these sorted by key before they are shuffled, prints fewer of them
+    #[arg(long, value_name = "CMD")]
+    pub(crate) combine: Option<String>,
+    /// Given all lines of some keys sorted by key, prints the result as lines KEY<TAB>VALUE
+    #[arg(long, value_name = "CMD")]
+    pub(crate) reduce: String,
+    /// Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
+    #[arg(value_name = "INPUT", required = true)]
+    pub(crate) inputs: Vec<String>,
+    /// Keep the first N lines in the order of keys [default: 20 as a table, all in files]
+    #[arg(long, value_name = "N", value_parser = parse_top)]
+    pub(crate) top: Option<u64>,
+    /// Fail on invalid UTF-8 instead of replacing it
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+const EXTERNAL: &str = "\
+Each CMD is run with `sh -c`, several times side by side. It fails the job if it ends with another
+exit code than 0; what it said last on stderr is shown.";
 
 /// Where the result of a job goes, if not to stdout.
 #[derive(Debug, Args)]

@@ -47,7 +47,7 @@ fn prune(plan: &LogicalPlan, needed: &Needed) -> LogicalPlan {
             let aggregates = prune_aggregates(group_by, aggregates, needed);
             let arguments = aggregates
                 .iter()
-                .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+                .flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
             let below = Some(columns(group_by.iter().chain(arguments)));
             LogicalPlan::Aggregate {
                 input: prune_joined(input, &below).into(),
@@ -76,6 +76,10 @@ fn prune(plan: &LogicalPlan, needed: &Needed) -> LogicalPlan {
             }
         }
         LogicalPlan::Filter { input, predicate } => pass(plan, input, needed, columns([predicate])),
+        // A function is given all columns.
+        LogicalPlan::Apply { input, .. } | LogicalPlan::Reduce { input, .. } => {
+            with_inputs(plan, vec![Arc::new(prune(input, &None))])
+        }
         LogicalPlan::Explode { input, column } => {
             pass(plan, input, needed, [column.clone()].into())
         }
@@ -154,7 +158,7 @@ fn prune_aggregates(
     if group_by.is_empty() {
         let name = |aggregate: &AggregateExpr| aggregate.name.clone();
         return keep(aggregates, needed, name, |aggregate| {
-            aggregate.argument.is_none()
+            aggregate.arguments.is_empty()
         });
     }
     let is_needed = |name: &String| needed.as_ref().is_none_or(|needed| needed.contains(name));

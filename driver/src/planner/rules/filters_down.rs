@@ -97,6 +97,8 @@ fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
         LogicalPlan::Scan(_)
         | LogicalPlan::Sort { .. }
         | LogicalPlan::Limit { .. }
+        | LogicalPlan::Apply { .. }
+        | LogicalPlan::Reduce { .. }
         | LogicalPlan::Write { .. } => filtered(plan, parts),
     }
 }
@@ -184,6 +186,7 @@ fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
         LogicalPlan::Sort { input, .. }
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => is_asked(input, part),
+        LogicalPlan::Apply { .. } | LogicalPlan::Reduce { .. } => false,
         LogicalPlan::Union { inputs } => inputs.iter().all(|input| is_asked(input, part)),
         LogicalPlan::Join {
             left,

@@ -33,13 +33,13 @@ fn split(
     let mut exprs = group_by;
     let arguments = aggregates
         .iter()
-        .flat_map(|aggregate| aggregate.argument.iter().chain(&aggregate.filter));
+        .flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
     let read = columns(arguments);
     let hidden = |name: &String| keys.contains(name) && !exprs.contains(&col(name));
     if read.iter().any(hidden) {
         // An argument reads a column whose name a key has taken: it is computed below, too.
         let mut below = |expr: Expr, mut name: String| {
-            while keys.contains(&name) {
+            while keys.contains(&name) || exprs.iter().any(|expr| output_name(expr) == name) {
                 name.push(':');
             }
             exprs.push(expr.alias(&name));
@@ -55,8 +55,14 @@ fn split(
                 }
                 _ => expr,
             };
-            let value = aggregate.argument.take().map(needed);
-            aggregate.argument = value.map(|expr| below(expr, argument));
+            let arguments = std::mem::take(&mut aggregate.arguments)
+                .into_iter()
+                .map(needed);
+            let arguments: Vec<Expr> = arguments.collect();
+            let arguments = arguments.into_iter();
+            aggregate.arguments = arguments
+                .map(|expr| below(expr, argument.clone()))
+                .collect();
             aggregate.filter = aggregate.filter.take().map(|expr| below(expr, filter));
         }
     } else {

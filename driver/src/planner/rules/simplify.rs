@@ -94,14 +94,16 @@ fn fold_named(expr: &Expr, schema: &SchemaRef) -> Expr {
 
 fn fold_aggregate(aggregate: AggregateExpr, schema: &SchemaRef) -> AggregateExpr {
     let mut folded = aggregate.clone();
-    folded.argument = folded.argument.map(|argument| fold(&argument, schema));
+    for argument in &mut folded.arguments {
+        *argument = fold(argument, schema);
+    }
     folded.filter = folded.filter.and_then(|filter| kept(fold(&filter, schema)));
-    if let (AggregateFunction::Count, Some(argument @ Expr::Column(_))) =
-        (folded.function, &folded.argument)
+    if let (AggregateFunction::Count, [argument @ Expr::Column(_)]) =
+        (&folded.function, folded.arguments.as_slice())
     {
         let field = typing::field(argument, schema);
         if field.is_ok_and(|field| !field.is_nullable()) {
-            folded.argument = None;
+            folded.arguments.clear();
         }
     }
     let made = |aggregate: &AggregateExpr| -> Option<DataType> {

@@ -37,7 +37,9 @@ fn bound(plan: &LogicalPlan, statistics: Statistics) -> Bound {
     let mut inputs = inputs.map(|input| bound(input, statistics));
     let first = inputs.next().unwrap_or(UNBOUNDED);
     match plan {
-        LogicalPlan::Explode { .. } => UNBOUNDED,
+        LogicalPlan::Explode { .. } | LogicalPlan::Apply { .. } | LogicalPlan::Reduce { .. } => {
+            UNBOUNDED
+        }
         LogicalPlan::Project { exprs, .. } => {
             let computed = exprs.iter().filter(|expr| !matches!(expr, Expr::Column(_)));
             Bound {

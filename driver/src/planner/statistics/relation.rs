@@ -203,6 +203,8 @@ fn over_one(node: &LogicalPlan, mut input: Relation) -> Relation {
         LogicalPlan::Filter { predicate, .. } => {
             keep_parts(&predicate.conjuncts(), &mut input);
         }
+        LogicalPlan::Apply { function, .. } => made_by_user(function.output(), &mut input),
+        LogicalPlan::Reduce { function, .. } => made_by_user(function.output(), &mut input),
         LogicalPlan::Explode { column, .. } => {
             input.rows *= LIST_ELEMENTS;
             input.base *= LIST_ELEMENTS;
@@ -243,6 +245,17 @@ fn over_one(node: &LogicalPlan, mut input: Relation) -> Relation {
         | LogicalPlan::Union { .. } => {}
     }
     input
+}
+
+/// Nobody knows what a user's function makes of rows; as many of them is a guess.
+fn made_by_user(schema: &Schema, relation: &mut Relation) {
+    relation.known = false;
+    let fields = schema.fields().iter();
+    let columns = fields.map(|field| {
+        let column = Column::unknown(bytes_of(field.data_type()));
+        (field.name().clone(), column)
+    });
+    relation.columns = columns.collect();
 }
 
 fn limit_rows(relation: &mut Relation, limit: Option<u64>) {

@@ -153,7 +153,7 @@ pub(in crate::planner) fn share_of(predicate: &Expr, relation: &Relation) -> f64
             Function::Like | Function::Ilike => SEARCH_SHARE,
             _ => SHARE,
         },
-        Expr::Negate(_) | Expr::Cast { .. } | Expr::Case { .. } => SHARE,
+        Expr::Negate(_) | Expr::Cast { .. } | Expr::Case { .. } | Expr::Udf { .. } => SHARE,
     };
     share.clamp(0.0, 1.0)
 }

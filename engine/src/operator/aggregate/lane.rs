@@ -18,7 +18,7 @@ use crate::operator::aggregate::rows;
 use crate::operator::aggregate::spec::{Spec, StateKind};
 use crate::operator::aggregate::state::States;
 use crate::operator::aggregate::table::Table;
-use crate::operator::aggregate::{OWNER, Shared};
+use crate::operator::aggregate::{OWNER, Shared, user};
 use crate::operator::{Emit, Operator};
 use crate::plan::AggregateMode;
 
@@ -118,7 +118,7 @@ impl Lane {
         for (states, state) in states.iter_mut().zip(&spec.states) {
             if states.needs_groups() {
                 let mask = state.mask(&inputs, &filters);
-                states.resize(table, mask.is_some());
+                states.resize(table, mask.is_some())?;
                 let inputs: Vec<&ArrayRef> = state.inputs.iter().map(|n| &inputs[*n]).collect();
                 states.update(&rows, mask.as_ref(), &inputs)?;
             }
@@ -234,6 +234,15 @@ fn states_of_rows(spec: &Spec, keys: Vec<ArrayRef>, batch: &RecordBatch) -> Resu
             let counts = (0..rows).map(|row| i64::from(valid(row)));
             Arc::new(Int64Array::from_iter_values(counts))
         };
+        if let Some(function) = &state.user {
+            let args: Vec<ArrayRef> = state
+                .inputs
+                .iter()
+                .map(|n| Arc::clone(&inputs[*n]))
+                .collect();
+            columns.push(user::states_of_rows(function, rows, mask.as_ref(), &args)?);
+            continue;
+        }
         match (state.kind, state.inputs.first()) {
             (StateKind::Rows | StateKind::Count, _) | (_, None) => columns.push(counts()),
             (StateKind::Moments, Some(input)) => {

@@ -99,7 +99,7 @@ fn group_of_nothing(shared: &Shared) -> Result<Groups> {
     };
     groups.table.update(keys, None);
     for states in &mut groups.states {
-        states.resize(&groups.table, true);
+        states.resize(&groups.table, true)?;
     }
     Ok(groups)
 }
@@ -170,7 +170,7 @@ fn absorb(shared: &Shared, base: &mut Groups, number: usize, mut other: LanePart
     }
     for (states, others) in base.states.iter_mut().zip(&other.states) {
         if states.needs_groups() {
-            states.resize(&base.table, others.is_masked());
+            states.resize(&base.table, others.is_masked())?;
             states.merge(others, number, &refs)?;
         }
     }
@@ -235,7 +235,9 @@ fn result_columns(
         return Ok(columns.into_iter().flatten().collect());
     }
     let result = |result: &ResultSpec| match result {
-        ResultSpec::State(state) => Ok(Arc::clone(&columns[*state][0])),
+        ResultSpec::State(state) | ResultSpec::User(state, _) => {
+            Ok(Arc::clone(&columns[*state][0]))
+        }
         ResultSpec::Whole(sum, data_type) => {
             whole(&columns[*sum][0], data_type, &spec.states[*sum].aggregate)
         }

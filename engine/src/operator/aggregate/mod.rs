@@ -22,6 +22,7 @@ mod strings;
 mod table;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::expr::eval::{Compiled, compile};
 use crate::expr::{AggregateExpr, AggregateFunction, Expr, case_when, typing};
 use crate::plan::AggregateMode;
+use crate::udf::AggregateUdf;
 
 /// An aggregation, ready to run.
 pub(super) struct Spec {
@@ -51,6 +52,10 @@ pub(super) struct StateSpec {
     pub(super) columns: Vec<Field>,
     /// The aggregate it was first needed for, for errors.
     pub(super) aggregate: String,
+    /// The user's function that keeps it.
+    pub(super) user: Option<AggregateUdf>,
+    /// What such a function is asked for in the end are results, not states.
+    pub(super) results: bool,
     identity: Identity,
 }
 
@@ -58,8 +63,9 @@ pub(super) struct StateSpec {
 #[derive(Clone, PartialEq)]
 struct Identity {
     step: Step,
-    argument: Option<Expr>,
+    arguments: Vec<Expr>,
     filter: Option<Expr>,
+    user: Option<AggregateUdf>,
 }
 
 /// What an aggregate needs, whatever the mode.
@@ -73,6 +79,7 @@ enum Step {
     First,
     Moments,
     Distinct,
+    User,
 }
 
 /// How a state is updated.
@@ -98,6 +105,10 @@ pub(super) enum StateKind {
     AddMoments,
     /// Different values.
     Distinct,
+    /// What a user's function keeps of rows.
+    User,
+    /// The same from states that come as input.
+    MergeUser,
 }
 
 /// How a result comes from states, which are given by number.
@@ -106,6 +117,8 @@ pub(super) enum ResultSpec {
     State(usize),
     /// A sum that was kept wide, as a whole number of this type.
     Whole(usize, DataType),
+    /// What a user's function makes of a state, of this type.
+    User(usize, DataType),
     /// Sum over count.
     Mean { sum: usize, count: usize },
     /// Variance of a sample or a population, or its root.
@@ -174,8 +187,8 @@ impl Spec {
             sample,
             root,
         };
-        Ok(match aggregate.function {
-            F::Count if aggregate.argument.is_none() && aggregate.filter.is_none() => {
+        Ok(match &aggregate.function {
+            F::Count if aggregate.arguments.is_empty() && aggregate.filter.is_none() => {
                 ResultSpec::State(state(Step::Rows)?)
             }
             F::Count => ResultSpec::State(state(Step::Count)?),
@@ -195,6 +208,9 @@ impl Spec {
             F::VariancePopulation => variance(state(Step::Moments)?, false, false),
             F::StdDev => variance(state(Step::Moments)?, true, true),
             F::StdDevPopulation => variance(state(Step::Moments)?, false, true),
+            F::Udf(function) => {
+                ResultSpec::User(state(Step::User)?, function.output().returns.clone())
+            }
         })
     }
 
@@ -208,15 +224,22 @@ impl Spec {
     ) -> Result<usize> {
         let mut identity = Identity {
             step,
-            argument: aggregate.argument.clone(),
+            arguments: aggregate.arguments.clone(),
             filter: aggregate.filter.clone(),
+            user: match &aggregate.function {
+                AggregateFunction::Udf(function) => Some(function.clone()),
+                _ => None,
+            },
         };
-        if let (AggregateMode::Single, Step::Count, Some(argument), None) =
-            (self.mode, step, &identity.argument, &identity.filter)
-            && !typing::field(argument, input)?.is_nullable()
+        if let (AggregateMode::Single, Step::Count, [argument], None) = (
+            self.mode,
+            step,
+            identity.arguments.as_slice(),
+            &identity.filter,
+        ) && !typing::field(argument, input)?.is_nullable()
         {
             // What is never null is counted by the table.
-            (identity.step, identity.argument) = (Step::Rows, None);
+            (identity.step, identity.arguments) = (Step::Rows, Vec::new());
         }
         let known = self.states.iter().position(|s| s.identity == identity);
         if let Some(known) = known {
@@ -247,11 +270,20 @@ impl Spec {
             Step::First => StateKind::First,
             Step::Moments => StateKind::Moments,
             Step::Distinct => StateKind::Distinct,
+            Step::User => StateKind::User,
         };
         let mut inputs = Vec::new();
         let mut data_type = DataType::Int64;
         let mut suffix = "";
-        if let Some(argument) = &identity.argument {
+        let filter_expr = identity.filter.as_ref();
+        if let Some(function) = &identity.user {
+            data_type = function.output().state.clone();
+            for (argument, to) in identity.arguments.iter().zip(&function.output().arguments) {
+                let found = typing::data_type(argument, input)?;
+                let convert = (*to != found).then(|| to.clone());
+                inputs.push(self.argument(argument, filter_expr, convert, input, exprs)?);
+            }
+        } else if let Some(argument) = identity.arguments.first() {
             let found = typing::data_type(argument, input)?;
             let convert = converted(kind, &found).ok_or_else(|| {
                 Error::invalid(format!(
@@ -260,8 +292,7 @@ impl Spec {
             })?;
             (data_type, suffix) = state_type(kind, &found, &convert);
             let convert = (convert != found).then_some(convert);
-            let filter = identity.filter.as_ref();
-            inputs.push(self.argument(argument, filter, convert, input, exprs)?);
+            inputs.push(self.argument(argument, filter_expr, convert, input, exprs)?);
         }
         let filter = match &identity.filter {
             Some(filter) => Some(self.filter(filter, input)?),
@@ -273,6 +304,8 @@ impl Spec {
             filter,
             columns: columns(&aggregate.name, identity.step, data_type, suffix),
             aggregate: aggregate.name.clone(),
+            user: identity.user.clone(),
+            results: self.mode != AggregateMode::Partial,
             identity,
         })
     }
@@ -294,6 +327,7 @@ impl Spec {
             Step::First => StateKind::First,
             Step::Moments => StateKind::AddMoments,
             Step::Distinct => StateKind::Distinct,
+            Step::User => StateKind::MergeUser,
         };
         let name = &aggregate.name;
         let suffix = |suffix: &&str| {
@@ -314,6 +348,8 @@ impl Spec {
             filter: None,
             columns,
             aggregate: name.clone(),
+            user: identity.user.clone(),
+            results: true,
             identity,
         })
     }
@@ -403,7 +439,9 @@ impl Spec {
                 let column = &self.states[*state].columns[0];
                 (column.data_type().clone(), column.is_nullable())
             }
-            ResultSpec::Whole(_, data_type) => (data_type.clone(), true),
+            ResultSpec::Whole(_, data_type) | ResultSpec::User(_, data_type) => {
+                (data_type.clone(), true)
+            }
             ResultSpec::Mean { .. } | ResultSpec::Variance { .. } => (DataType::Float64, true),
         };
         Field::new(&aggregate.name, data_type, nullable)
@@ -464,6 +502,7 @@ impl Step {
             Step::Max => ":max",
             Step::First => ":first",
             Step::Moments => ":moments",
+            Step::User => ":state",
         }
     }
 }
@@ -471,7 +510,9 @@ impl Step {
 impl StateSpec {
     /// Which rows of a batch count for the state: none where all do.
     pub(super) fn mask(&self, inputs: &[ArrayRef], filters: &[NullBuffer]) -> Option<NullBuffer> {
-        let nulls = self.inputs.first().and_then(|n| inputs[*n].logical_nulls());
+        // A user's function sees nulls itself.
+        let first = self.inputs.first().filter(|_| self.user.is_none());
+        let nulls = first.and_then(|n| inputs[*n].logical_nulls());
         let kept = self.filter.map(|filter| &filters[filter]);
         NullBuffer::union(nulls.as_ref(), kept).filter(|mask| mask.null_count() > 0)
     }

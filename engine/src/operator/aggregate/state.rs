@@ -1,8 +1,9 @@
 //! The states of groups, in columns beside the grouping table.
 //!
-//! There are six layouts, whatever the types: counts, whole numbers (everything that is one
-//! underneath: integers, dates, times, decimals, booleans) in 128 bits, floats, moments, bytes, and
-//! sets of values. A state is found by part and row as the group is.
+//! There are seven layouts, whatever the types: counts, whole numbers (everything that is one
+//! underneath: integers, dates, times, decimals, booleans) in 128 bits, floats, moments, bytes,
+//! sets of values, and what users' functions keep. A state is found by part and row, as the group
+//! is.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -24,6 +25,7 @@ use crate::operator::aggregate::rows::Rows;
 use crate::operator::aggregate::spec::{StateKind, StateSpec};
 use crate::operator::aggregate::strings::Strings;
 use crate::operator::aggregate::table::{GroupRef, Table};
+use crate::operator::aggregate::user::UserStates;
 
 /// Runs `$body` with `$native` as the arrow type of a `$data_type` that is a whole number
 /// underneath, and `$other` for any other type.
@@ -74,6 +76,8 @@ pub(super) struct States {
     data_type: DataType,
     aggregate: String,
     layout: Layout,
+    /// What is wanted of a user's function in the end are results, not states.
+    results: bool,
 }
 
 enum Layout {
@@ -85,12 +89,21 @@ enum Layout {
     Moments(Column<Moments>),
     Strings(Strings),
     Distinct(Distinct),
+    /// Boxed: few aggregations have one.
+    User(Box<UserStates>),
 }
 
 impl States {
     pub(super) fn new(spec: &StateSpec) -> Self {
         let (kind, data_type) = (spec.kind, spec.columns[0].data_type());
         let layout = match (kind, data_type) {
+            (StateKind::User | StateKind::MergeUser, _) => match &spec.user {
+                Some(function) => {
+                    let merging = kind == StateKind::MergeUser;
+                    Layout::User(Box::new(UserStates::new(function, merging)))
+                }
+                None => Layout::InTable,
+            },
             (StateKind::Rows, _) => Layout::InTable,
             (StateKind::Count | StateKind::AddCounts, _) => Layout::Counts(Column::new(0)),
             (StateKind::Moments | StateKind::AddMoments, _) => {
@@ -108,6 +121,7 @@ impl States {
             data_type: data_type.clone(),
             aggregate: spec.aggregate.clone(),
             layout,
+            results: spec.results,
         }
     }
 
@@ -119,7 +133,7 @@ impl States {
     /// Bytes for each group, as far as that is fixed.
     pub(super) fn group_bytes(&self) -> usize {
         match &self.layout {
-            Layout::InTable | Layout::Distinct(_) => 0,
+            Layout::InTable | Layout::Distinct(_) | Layout::User(_) => 0,
             Layout::Counts(_) => size_of::<i64>(),
             Layout::Integers(column) => size_of::<i128>() + usize::from(column.is_tracked()),
             Layout::Floats(column) => size_of::<f64>() + usize::from(column.is_tracked()),
@@ -133,6 +147,7 @@ impl States {
         match &self.layout {
             Layout::Strings(strings) => strings.bytes(),
             Layout::Distinct(distinct) => distinct.bytes(),
+            Layout::User(states) => states.bytes(),
             _ => 0,
         }
     }
@@ -146,7 +161,10 @@ impl States {
     }
 
     /// Makes room for the groups of `table`. `masked` says that some of them may get no value.
-    pub(super) fn resize(&mut self, table: &Table, masked: bool) {
+    ///
+    /// # Errors
+    /// `Invalid` if this process does not have the code of a user's function.
+    pub(super) fn resize(&mut self, table: &Table, masked: bool) -> Result<()> {
         match &mut self.layout {
             Layout::InTable | Layout::Distinct(_) => {}
             Layout::Counts(column) => column.resize(table, false),
@@ -154,7 +172,9 @@ impl States {
             Layout::Floats(column) => column.resize(table, masked),
             Layout::Moments(column) => column.resize(table, false),
             Layout::Strings(strings) => strings.resize(table),
+            Layout::User(states) => states.resize(table)?,
         }
+        Ok(())
     }
 
     /// Adds the values of the rows that `mask` lets through, after [`Self::resize`].
@@ -200,6 +220,7 @@ impl States {
             }
             Layout::Strings(strings) => strings.update(rows, mask, inputs[0]),
             Layout::Distinct(distinct) => distinct.update(rows, mask, inputs[0]),
+            Layout::User(states) => states.update(rows, mask, inputs)?,
         }
         if overflow {
             Err(self.overflow())
@@ -218,12 +239,14 @@ impl States {
             Layout::Moments(column) => Layout::Moments(column.take_part(part)),
             Layout::Strings(strings) => Layout::Strings(strings.take_part(part)),
             Layout::Distinct(distinct) => Layout::Distinct(distinct.take_part(part)),
+            Layout::User(states) => Layout::User(Box::new(states.take_part(part))),
         };
         States {
             kind: self.kind,
             data_type: self.data_type.clone(),
             aggregate: self.aggregate.clone(),
             layout,
+            results: self.results,
         }
     }
 
@@ -251,6 +274,7 @@ impl States {
             }
             (Layout::Strings(into), Layout::Strings(from)) => into.merge(from, part, groups),
             (Layout::Distinct(into), Layout::Distinct(from)) => into.merge(from, part, groups),
+            (Layout::User(into), Layout::User(from)) => into.merge(from, part, groups)?,
             _ => {}
         }
         if overflow.get() {
@@ -295,6 +319,7 @@ impl States {
                 let values = column.values(part, range).to_vec();
                 cast(&Float64Array::new(values.into(), nulls), &self.data_type)?
             }
+            Layout::User(states) => states.column(part, range, self.results)?,
             Layout::Moments(column) => return Ok(moments::columns(column.values(part, range))),
             Layout::Strings(strings) => {
                 let array = BinaryViewArray::from_iter(strings.values(part, range));

@@ -32,6 +32,7 @@ fn context(memory: u64) -> TaskContext {
         metrics: Arc::default(),
         cancel: CancelToken::default(),
         shared: Arc::default(),
+        functions: Arc::default(),
     }
 }
 
@@ -62,7 +63,7 @@ fn aggregates(calls: &str) -> Vec<AggregateExpr> {
         let argument = (!argument.is_empty()).then(|| Expr::Column(argument.to_owned()));
         AggregateExpr {
             function,
-            argument,
+            arguments: argument.into_iter().collect(),
             filter,
             name,
         }
@@ -698,7 +699,7 @@ fn arguments_that_do_not_fit_are_refused() {
     };
     expect!["sum(s) AS `sum s`: sum does not take this type found=Utf8View"]
         .assert_eq(&refused("sum s"));
-    expect!["sum needs an argument"].assert_eq(&refused("sum"));
+    expect!["sum: wrong number of arguments expected=1 found=0"].assert_eq(&refused("sum"));
     expect![[r#"unknown column "nothing" columns=s, i, f, d, t, b, day"#]]
         .assert_eq(&refused("max nothing"));
 }

@@ -28,6 +28,8 @@ const SORTED_ROW_BYTES: u64 = 32;
 pub(super) struct Lane {
     files: Arc<Files>,
     lane: usize,
+    /// Where its files are, if not beside those of all.
+    directory: Option<String>,
     /// Files begun so far.
     begun: u32,
     open: Option<Open>,
@@ -47,10 +49,15 @@ struct Open {
 }
 
 impl Lane {
-    pub(super) fn new(files: &Arc<Files>, lane: usize, file_bytes: Option<u64>) -> Self {
+    pub(super) fn new(
+        files: &Arc<Files>,
+        (lane, directory): (usize, Option<String>),
+        file_bytes: Option<u64>,
+    ) -> Self {
         Lane {
             files: Arc::clone(files),
             lane,
+            directory,
             begun: 0,
             open: None,
             ended: Vec::new(),
@@ -66,7 +73,9 @@ impl Lane {
         let open = match &mut self.open {
             Some(open) => open,
             none => {
-                let slot = self.files.begin(self.lane, self.begun)?;
+                let slot = self
+                    .files
+                    .begin(self.directory.as_deref(), self.lane, self.begun)?;
                 self.begun += 1;
                 none.insert(Open {
                     encoder: Encoder::new(&self.files.output, &self.files.schema)?,
@@ -160,7 +169,7 @@ pub(super) struct SortedLane {
 }
 
 impl SortedLane {
-    pub(super) fn new(files: &Arc<Files>, lane: usize) -> Self {
+    pub(super) fn new(files: &Arc<Files>, lane: (usize, Option<String>)) -> Self {
         let options = &files.output.options;
         let file_bytes = options.file_bytes.unwrap_or(limits::SORTED_FILE_BYTES);
         SortedLane {

@@ -5,9 +5,12 @@
 //! morsels. What waits is bounded: a slot holds some parts at most before the lane has to wait for
 //! storage. A file that has grown to the size that was asked for ends, and the lane begins another.
 //!
+//! Where a column names directories, a lane has a lane for each ([`directories`]).
+//!
 //! Files have names of the attempt's own in the job's staging directory, so a second attempt
 //! never meets the first; the driver decides whose files become the output.
 
+mod directories;
 mod encode;
 mod lane;
 #[cfg(test)]
@@ -28,6 +31,7 @@ use crate::operator::Operator;
 use crate::plan::{Output, TaskOutput};
 use crate::sink::Sink;
 use crate::storage::staging_url;
+use directories::DirectoryLane;
 use encode::Encoder;
 use lane::{Lane, SortedLane};
 use upload::Slot;
@@ -38,6 +42,9 @@ pub struct FileSink(Arc<Files>);
 /// What the lanes share.
 struct Files {
     output: Output,
+    /// The columns of rows.
+    rows: SchemaRef,
+    /// Those of files.
     schema: SchemaRef,
     task: TaskId,
     attempt: u32,
@@ -49,8 +56,12 @@ struct Files {
     open: Mutex<Vec<Arc<Slot>>>,
 }
 
-/// A file that has been begun: the lane, and which of its files it is.
-type Begun = (usize, u32, Arc<Slot>);
+/// A file that has been begun.
+struct Begun {
+    /// Where it is: the directory, the lane, and which of its files it is.
+    place: (Option<String>, usize, u32),
+    slot: Arc<Slot>,
+}
 
 impl FileSink {
     /// A sink for the rows of `task`'s `attempt`, which have the columns of `schema`.
@@ -68,11 +79,14 @@ impl FileSink {
         attempt: u32,
         ctx: &TaskContext,
     ) -> Result<Arc<dyn Sink>> {
+        let rows = schema;
+        let schema = output.file_schema(&rows);
         encode::check(output, &schema)?;
         let staging = staging_url(&output.url, task.job)?;
         ctx.stores.get(&staging)?;
         Ok(Arc::new(FileSink(Arc::new(Files {
             output: output.clone(),
+            rows,
             schema,
             task,
             attempt,
@@ -85,27 +99,42 @@ impl FileSink {
 }
 
 impl Files {
+    /// What writes the files of `lane`, in a directory if it has a name.
+    fn lane(self: &Arc<Self>, lane: usize, directory: Option<String>) -> Box<dyn Operator> {
+        let options = &self.output.options;
+        match options.sort_by.is_empty() {
+            true => Box::new(Lane::new(self, (lane, directory), options.file_bytes)),
+            false => Box::new(SortedLane::new(self, (lane, directory))),
+        }
+    }
+
     /// Begins a file of `lane`, its first having the `number` 0.
-    fn begin(&self, lane: usize, number: u32) -> Result<Arc<Slot>> {
-        let name = format!(
+    fn begin(&self, directory: Option<&str>, lane: usize, number: u32) -> Result<Arc<Slot>> {
+        let mut name = format!(
             "t{:05}-a{}-l{lane}-{number:05}.{}",
             self.task.task,
             self.attempt,
             self.output.extension()
         );
+        if let Some(directory) = directory {
+            name = format!("{directory}/{name}");
+        }
         let url = format!("{}/{name}", self.staging);
         let (store, path) = self.ctx.stores.get(&url)?;
         let slot = Arc::new(Slot::new(name, url, store, path, &self.ctx.metrics));
-        locked(&self.begun).push((lane, number, Arc::clone(&slot)));
+        locked(&self.begun).push(Begun {
+            place: (directory.map(str::to_owned), lane, number),
+            slot: Arc::clone(&slot),
+        });
         locked(&self.open).push(Arc::clone(&slot));
         Ok(slot)
     }
 
-    /// The files so far, those of a lane together and in its order.
+    /// The files so far: by directory, and those of a lane together and in its order.
     fn slots(&self) -> Vec<Arc<Slot>> {
         let mut begun = locked(&self.begun);
-        begun.sort_unstable_by_key(|(lane, number, _)| (*lane, *number));
-        begun.iter().map(|(_, _, slot)| Arc::clone(slot)).collect()
+        begun.sort_unstable_by(|one, other| one.place.cmp(&other.place));
+        begun.iter().map(|file| Arc::clone(&file.slot)).collect()
     }
 }
 
@@ -116,11 +145,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[async_trait]
 impl Sink for FileSink {
     fn lane(&self, lane: usize) -> Result<Box<dyn Operator>> {
-        let options = &self.0.output.options;
-        Ok(match options.sort_by.is_empty() {
-            true => Box::new(Lane::new(&self.0, lane, options.file_bytes)),
-            false => Box::new(SortedLane::new(&self.0, lane)),
-        })
+        match &self.0.output.options.directories {
+            None => Ok(self.0.lane(lane, None)),
+            Some(column) => Ok(Box::new(DirectoryLane::new(&self.0, lane, column)?)),
+        }
     }
 
     async fn flush(&self) -> Result<()> {
@@ -136,7 +164,7 @@ impl Sink for FileSink {
         let mut slots = self.0.slots();
         if slots.is_empty() && self.0.task.task == 0 {
             // An empty result is a file too: it says what the columns would have been.
-            let slot = self.0.begin(0, 0)?;
+            let slot = self.0.begin(None, 0, 0)?;
             let encoder = Encoder::new(&self.0.output, &self.0.schema)?;
             slot.put(encoder.finish()?, 0);
             slots.push(slot);

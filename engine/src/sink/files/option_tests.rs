@@ -342,3 +342,54 @@ async fn decimals_dates_and_times_are_written_as_such() {
         {"ok":null,"d9":null,"d15":null,"d5":null,"d38":null,"day":null,"at":null,"zoned":null}
     "#]].assert_eq(&String::from_utf8_lossy(&files[0].1));
 }
+
+#[tokio::test]
+async fn rows_go_to_the_directories_that_they_name() {
+    let batch = |names: &[&str], from: i64| {
+        let numbers = Int64Array::from_iter_values(from..from + names.len() as i64);
+        let names = StringViewArray::from(names.to_vec());
+        let columns: [(&str, ArrayRef); 2] = [("to", Arc::new(names)), ("n", Arc::new(numbers))];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    };
+    let options = |sort_by| OutputOptions {
+        directories: Some("to".to_owned()),
+        sort_by,
+        ..Default::default()
+    };
+    let lanes = [
+        [batch(&["a", "b=1", "a"], 0), batch(&["a", "a"], 3)],
+        [batch(&["b=1", "a", "b=1"], 5), batch(&["c.d"], 8)],
+    ];
+    let lanes: Vec<&[RecordBatch]> = lanes.iter().map(|lane| &lane[..]).collect();
+    for sort_by in [vec![], vec![by("n", false, false)]] {
+        let output = with(FileFormat::Csv, options(sort_by));
+        let files = write(&output, &lanes).await;
+        let shown = files.iter().map(|(file, content)| {
+            let rows = String::from_utf8_lossy(content)
+                .trim_end()
+                .replace('\n', " ");
+            format!("{}: {rows}\n", file.name)
+        });
+        expect_test::expect![[r#"
+            a/t00000-a2-l0-00000.csv: n 0 2 3 4
+            a/t00000-a2-l1-00000.csv: n 6
+            b=1/t00000-a2-l0-00000.csv: n 1
+            b=1/t00000-a2-l1-00000.csv: n 5 7
+            c.d/t00000-a2-l1-00000.csv: n 8
+        "#]]
+        .assert_eq(&shown.collect::<String>());
+    }
+    let output = with(FileFormat::Csv, options(vec![]));
+    for (name, said) in [
+        ("", "not a name"),
+        ("../a", "not a name"),
+        ("_a", "not a name"),
+    ] {
+        let rows = [batch(&["a", name], 0)];
+        let ctx = testing::context();
+        let lanes: [&[RecordBatch]; 1] = [&rows];
+        let refused = write_rows(&ctx, &output, rows[0].schema(), 0, &lanes).await;
+        let error = refused.expect_err("no name of a directory");
+        assert!(error.message().starts_with(said), "{}", error.message());
+    }
+}

@@ -29,6 +29,7 @@ fn context() -> TaskContext {
         metrics: Arc::default(),
         cancel: crate::context::CancelToken::default(),
         shared: Arc::default(),
+        functions: Arc::default(),
     }
 }
 

@@ -1,0 +1,220 @@
+//! How often the binary of a program travels: into the storage once, to each executor once.
+//!
+//! Driver and executors are in this process, so that their requests can be counted; the program
+//! and its workers are processes.
+
+use std::fmt;
+use std::path::{Path as FilePath, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use kiln_driver::{Driver, DriverSettings, service};
+use kiln_engine::memory::MemoryBudget;
+use kiln_engine::storage::{Compression, ShuffleStore, Stores, local_url};
+use kiln_executor::{Components, ExecutorSettings};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+const PROGRAM_BYTES: u64 = 50 << 20;
+
+/// A store that counts the requests for whole programs.
+#[derive(Debug)]
+struct Counting {
+    store: LocalFileSystem,
+    uploads: AtomicUsize,
+    fetches: AtomicUsize,
+}
+
+impl Counting {
+    fn new(directory: &FilePath) -> Arc<Self> {
+        let store = LocalFileSystem::new_with_prefix(directory).expect("a directory");
+        Arc::new(Counting {
+            store,
+            uploads: AtomicUsize::new(0),
+            fetches: AtomicUsize::new(0),
+        })
+    }
+
+    fn shuffle(self: &Arc<Self>) -> ShuffleStore {
+        let store: Arc<dyn ObjectStore> = self.clone();
+        ShuffleStore::new(store, Path::ROOT, Compression::Lz4)
+    }
+
+    fn requests(&self) -> (usize, usize) {
+        let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (read(&self.uploads), read(&self.fetches))
+    }
+}
+
+fn is_program(location: &Path) -> bool {
+    location.as_ref().starts_with("programs/")
+}
+
+impl fmt::Display for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Counting")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Counting {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        if is_program(location) {
+            self.uploads.fetch_add(1, Ordering::Relaxed);
+        }
+        self.store.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        if is_program(location) {
+            self.uploads.fetch_add(1, Ordering::Relaxed);
+        }
+        self.store.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        if is_program(at) && !options.head {
+            self.fetches.fetch_add(1, Ordering::Relaxed);
+        }
+        self.store.get_opts(at, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.store.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.store.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.store.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.store.copy_opts(from, to, options).await
+    }
+}
+
+/// The test program, at least as large as is asked for: what is behind the end of an executable
+/// is not looked at.
+fn large_program(directory: &FilePath) -> PathBuf {
+    let tests = std::env::current_exe().expect("this is a process");
+    let built = tests
+        .parent()
+        .and_then(FilePath::parent)
+        .expect("cargo's folders");
+    let path = directory.join("program");
+    std::fs::copy(built.join("examples/test_program"), &path).expect("cargo builds examples");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .expect("a copy");
+    let bytes = file.metadata().expect("a file").len();
+    file.set_len(bytes.max(PROGRAM_BYTES))
+        .expect("room on the disk");
+    path
+}
+
+fn executor(url: &str, number: usize, store: &Arc<Counting>) -> tokio::task::JoinHandle<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let components = Components::new(
+        Arc::new(Stores::new()),
+        Arc::new(pool.expect("a thread")),
+        MemoryBudget::new(1 << 30),
+        Some(store.shuffle()),
+    );
+    let mut settings = ExecutorSettings::new(format!("executor-{number}"), 1, 1 << 30);
+    settings.driver = vec![url.to_owned()];
+    let served = kiln_executor::serve(settings, components, std::future::pending());
+    tokio::spawn(async move {
+        let _ = served.await;
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_is_uploaded_once_and_fetched_once_by_each_executor() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let storage = directory.path().join("storage");
+    std::fs::create_dir(&storage).expect("room for a directory");
+    let program = large_program(directory.path());
+    // Tasks enough for two at once on each of two executors.
+    let input = directory.path().join("naps.txt");
+    let lines = format!("{:01000}\n", 0).repeat(40_000);
+    std::fs::write(&input, lines).expect("room on the disk");
+
+    let counting = Counting::new(&storage);
+    let settings = DriverSettings {
+        allow_programs: true,
+        ..DriverSettings::default()
+    };
+    let components = kiln_driver::Components {
+        stores: Arc::new(Stores::new()),
+        shuffle: counting.shuffle(),
+        storage_url: local_url(&storage),
+    };
+    let driver = Driver::start(settings, components).expect("valid settings");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let served = tokio::spawn(service::serve(
+        driver.clone(),
+        listener,
+        std::future::pending(),
+    ));
+    let executors: Vec<_> = (0..2)
+        .map(|number| executor(&url, number, &counting))
+        .collect();
+
+    while driver.executors().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    for time in 0..2 {
+        let output = directory.path().join(format!("output-{time}"));
+        let mut command = Command::new(&program);
+        command.arg("nap").arg(&input).args(["--driver", &url]);
+        command.arg("--output").arg(&output);
+        command
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let said: Output = command.output().await.expect("the program starts");
+        assert!(
+            said.status.success(),
+            "{}",
+            String::from_utf8_lossy(&said.stderr)
+        );
+        // The second time everybody has it.
+        assert_eq!(counting.requests(), (1, 2));
+    }
+    let tasks = driver.list().iter().map(|job| job.stages[0].tasks).min();
+    assert!(tasks >= Some(4), "too few tasks for this test: {tasks:?}");
+    driver.shutdown().await;
+    served.abort();
+    executors.iter().for_each(tokio::task::JoinHandle::abort);
+}
