@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::Array as _;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use kiln_engine::Result;
 use kiln_engine::udf::{EmitRows, TableBody, UdfContext};
-use kiln_engine::{Error, Result};
 
 use super::bad::{self, BadRecords};
 use super::pairs::{Pair, Pairs};
@@ -15,7 +15,7 @@ use crate::udf::datum::Datum;
 use crate::udf::outcome::Outcome;
 use crate::udf::row::Row;
 use crate::udf::scalar::Argument;
-use crate::udf::table::{BatchFn, EachBatch};
+use crate::udf::table::{BatchFn, EachBatch, check_columns};
 
 /// A closure that is a map function: it takes the columns of a record, and then [`Pairs`] to put
 /// into what it makes. `M` says of what.
@@ -97,13 +97,7 @@ macro_rules! map_fn {
                 context: &UdfContext,
                 emit: EmitRows<'_>,
             ) -> Result<()> {
-                let wanted = [$(stringify!($name)),*].len();
-                if batch.num_columns() != wanted {
-                    return Err(Error::invalid(format!(
-                        "a function takes other columns expected={wanted} found={}",
-                        batch.num_columns()
-                    )));
-                }
+                check_columns(batch, [$(stringify!($name)),*].len())?;
                 $(
                     let array = batch.column($index);
                     let $column = (

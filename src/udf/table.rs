@@ -134,6 +134,20 @@ pub(crate) fn schema_of_rows<T: Row>(names: Vec<String>) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
+/// Whether a function of `wanted` arguments can be given the columns of `batch`.
+///
+/// # Errors
+/// `Invalid` if they are more or fewer.
+pub(crate) fn check_columns(batch: &RecordBatch, wanted: usize) -> Result<()> {
+    let found = batch.num_columns();
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a function takes other columns expected={wanted} found={found}"
+    )))
+}
+
 /// A closure that makes rows of a row; `M` says of what.
 pub trait FlatMapFn<M>: Send + Sync + 'static {
     /// The function under a name, with names for its columns.
@@ -191,13 +205,7 @@ macro_rules! flat_map_fn {
                 context: &UdfContext,
                 emit: EmitRows<'_>,
             ) -> Result<()> {
-                let wanted = [$(stringify!($name)),*].len();
-                if batch.num_columns() != wanted {
-                    return Err(Error::invalid(format!(
-                        "a function takes other columns expected={wanted} found={}",
-                        batch.num_columns()
-                    )));
-                }
+                check_columns(batch, [$(stringify!($name)),*].len())?;
                 $(
                     let array = batch.column($index);
                     let $column = (

@@ -233,10 +233,15 @@ pub struct AggregateExpr {
 }
 
 impl AggregateExpr {
+    /// The expressions that it is computed from.
+    pub fn operands(&self) -> impl Iterator<Item = &Expr> {
+        self.arguments.iter().chain(&self.filter)
+    }
+
     /// Whether it is a function of a user's program, or calls one.
     pub fn calls_functions(&self) -> bool {
-        let mut operands = self.arguments.iter().chain(&self.filter);
-        matches!(self.function, AggregateFunction::Udf(_)) || operands.any(Expr::calls_functions)
+        let is_one = matches!(self.function, AggregateFunction::Udf(_));
+        is_one || self.operands().any(Expr::calls_functions)
     }
 }
 

@@ -25,9 +25,8 @@ impl LogicalPlan {
                 aggregates,
                 ..
             } => {
-                let parts = aggregates.iter();
-                let parts = parts.flat_map(|part| part.arguments.iter().chain(&part.filter));
-                group_by.iter().chain(parts).collect()
+                let operands = aggregates.iter().flat_map(AggregateExpr::operands);
+                group_by.iter().chain(operands).collect()
             }
             LogicalPlan::Sort { keys, .. } | LogicalPlan::Reduce { order: keys, .. } => {
                 keys.iter().map(|key| &key.expr).collect()

@@ -242,9 +242,8 @@ impl OperatorSpec {
                 aggregates,
                 ..
             } => {
-                let parts = aggregates.iter();
-                let parts = parts.flat_map(|part| part.arguments.iter().chain(&part.filter));
-                group_by.iter().chain(parts).collect()
+                let operands = aggregates.iter().flat_map(AggregateExpr::operands);
+                group_by.iter().chain(operands).collect()
             }
             OperatorSpec::Join(step) => {
                 let keys = step.probe_keys.iter().chain(&step.build_keys);
