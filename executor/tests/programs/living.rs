@@ -9,7 +9,7 @@ use std::time::Duration;
 use expect_test::expect;
 use kiln_engine::plan::Program;
 use kiln_proto::message::{RunningAttempt, ToExecutor};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::stage::{Executor, components, directory, processes_in, settings, until};
 
@@ -120,7 +120,7 @@ async fn a_process_that_died_while_it_was_idle_is_replaced() {
     assert_eq!(workers.len(), 1);
     kill(workers[0]);
     // Dead, but not reaped: nobody has looked after it yet.
-    until(|| executor.processes().is_empty()).await;
+    until(|| is_dead(workers[0])).await;
     let spec = executor.task(1, 1, &program, "echoes");
     assert_eq!(executor.told(spec).await, "3 rows");
     executor.leave().await;
@@ -211,6 +211,14 @@ fn unreaped() -> usize {
         fields.next() == Some("Z") && fields.next() == Some(&of_this)
     });
     dead.count()
+}
+
+/// Whether a child of this process has ended, which it has not yet when its directory is closed.
+fn is_dead(pid: i32) -> bool {
+    let pid = Pid::from_raw(pid).expect("a process");
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::Pid(pid), options).expect("it is ours");
+    status.is_some()
 }
 
 fn kill(pid: i32) {
