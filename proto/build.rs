@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "control.proto",
         "jobs.proto",
         "worker.proto",
+        "journal.proto",
     ];
     let descriptors = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure()

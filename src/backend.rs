@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::StreamExt as _;
-use kiln_driver::client::Client;
+use kiln_driver::client::{Client, ClientSettings};
 use kiln_engine::Result;
 use kiln_engine::id::JobId;
 use kiln_engine::plan::LogicalPlan;
+use kiln_proto::address::Drivers;
 use kiln_proto::message::{ExecutorStatus, JobStatus, Submission};
 use tokio::sync::mpsc::Sender;
 
@@ -31,10 +32,10 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// The driver that listens at `url`.
-    pub(crate) async fn connect(url: &str, program: Option<Hosted>) -> Result<Self> {
+    /// The one of `drivers` that leads.
+    pub(crate) async fn connect(drivers: Drivers, program: Option<Hosted>) -> Result<Self> {
         Ok(Backend::Remote {
-            client: Client::connect(url).await?,
+            client: Client::connect_with(ClientSettings::new(drivers)).await?,
             program: program.map(Arc::new),
         })
     }
@@ -47,13 +48,19 @@ impl Backend {
         }
     }
 
-    pub(crate) async fn submit(&self, name: String, plan: Arc<LogicalPlan>) -> Result<JobId> {
+    pub(crate) async fn submit(
+        &self,
+        name: String,
+        plan: Arc<LogicalPlan>,
+        weight: u32,
+    ) -> Result<JobId> {
         // Sent again with the same key after a lost answer, it is the same job.
         let mut submission = Submission {
             name,
             key: fastrand::u64(..),
             plan: LogicalPlan::clone(&plan),
             program: None,
+            weight,
         };
         let (client, program) = match self {
             Backend::Local(local) => return local.driver.submit(submission).await,
@@ -97,7 +104,7 @@ impl Backend {
         match self {
             Backend::Local(local) => Ok(local
                 .driver
-                .list()
+                .list()?
                 .iter()
                 .map(|status| JobStatus::clone(status))
                 .collect()),
@@ -121,7 +128,7 @@ impl Backend {
 
     pub(crate) async fn executors(&self) -> Result<Vec<ExecutorStatus>> {
         match self {
-            Backend::Local(local) => Ok(local.driver.executors()),
+            Backend::Local(local) => local.driver.executors(),
             Backend::Remote { client, .. } => client.executors().await,
         }
     }

@@ -37,6 +37,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Connection {
     inner: Arc<Inner>,
+    /// The weight of jobs that are submitted over it.
+    weight: u32,
 }
 
 struct Inner {
@@ -70,7 +72,13 @@ impl Connection {
                 runtime,
                 submitted: Mutex::default(),
             }),
+            weight: 1,
         }
+    }
+
+    /// The same connection, for jobs of that weight.
+    pub(crate) fn with_weight(self, weight: u32) -> Self {
+        Connection { weight, ..self }
     }
 
     /// Whether `other` is the same driver through the same threads.
@@ -100,8 +108,8 @@ impl Connection {
     }
 
     pub(crate) fn submit(&self, name: &str, plan: Arc<LogicalPlan>) -> Result<JobId> {
-        let (backend, name) = (self.inner.backend.clone(), name.to_owned());
-        let id = self.wait(async move { backend.submit(name, plan).await })?;
+        let (backend, name, weight) = (self.inner.backend.clone(), name.to_owned(), self.weight);
+        let id = self.wait(async move { backend.submit(name, plan, weight).await })?;
         let mut submitted = lock(&self.inner.submitted);
         if submitted.len() == SUBMITTED_MAX {
             submitted.pop_front();

@@ -80,8 +80,8 @@ pub use kiln_engine::expr::{
 };
 pub use kiln_engine::id::{JobId, StageId};
 pub use kiln_engine::plan::{
-    ColumnOrder, CsvOptions, FileCompression, FileFormat, JoinKind, LogicalPlan, OutputOptions,
-    TextOptions, TextRecord,
+    ColumnOrder, CsvOptions, FileCompression, FileFormat, JoinKind, LogicalPlan, OutputMode,
+    OutputOptions, TextOptions, TextRecord,
 };
 pub use kiln_engine::{Error, ErrorKind, Result};
 pub use kiln_proto::message::{

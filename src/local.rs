@@ -66,6 +66,7 @@ impl Local {
                 stores: Arc::clone(&stores),
                 shuffle: shuffle.clone(),
                 storage_url: STORAGE.to_owned(),
+                journal: None,
             },
         )?;
         let components =

@@ -149,7 +149,8 @@ async fn stage_this_process(client: &Client) -> Result<Binary> {
     let (sha256, bytes) = hashed
         .map_err(|error| Error::internal("hashing the program was cut off").with_source(error))??;
     tracing::debug!(%sha256, bytes, "staging the program");
-    client.stage_program(sha256, bytes, pieces(path)).await?;
+    let binary = || pieces(path.clone());
+    client.stage_program(sha256, bytes, binary).await?;
     Ok(Binary::Staged { sha256, bytes })
 }
 

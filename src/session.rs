@@ -12,6 +12,7 @@ use kiln_engine::id::JobId;
 use kiln_engine::plan::{CsvOptions, LogicalPlan, Scan, ScanFormat, TextOptions};
 use kiln_engine::storage::{Stores, parse_location};
 use kiln_engine::{Error, Result};
+use kiln_proto::address::Drivers;
 use kiln_proto::message::{ExecutorStatus, JobStatus};
 
 use crate::backend::Backend;
@@ -87,23 +88,35 @@ impl Session {
         SessionBuilder::default()
     }
 
-    /// Runs jobs on the cluster whose driver listens at `url`, e.g. `http://127.0.0.1:7440`.
+    /// Runs jobs on the cluster whose driver listens at `drivers`, e.g. `http://127.0.0.1:7440`;
+    /// where others stand by, at one of `http://one:7440,http://two:7440`.
+    ///
+    /// A session that is connected waits up to a minute for a driver that it has lost, and for
+    /// another to lead; jobs go on meanwhile.
     ///
     /// # Errors
-    /// `Invalid` if that is not an address, `Unavailable` if nobody answers there.
-    pub fn connect(url: &str) -> Result<Self> {
-        Session::connect_with(url, None)
+    /// `Invalid` if that is not a list of addresses, `Unavailable` if nobody answers there.
+    pub fn connect(drivers: &str) -> Result<Self> {
+        Session::connect_with(drivers.parse()?, None)
     }
 
     /// As [`Session::connect`], for a process that is `program`.
-    pub(crate) fn connect_with(url: &str, program: Option<Hosted>) -> Result<Self> {
+    pub(crate) fn connect_with(drivers: Drivers, program: Option<Hosted>) -> Result<Self> {
         let runtime = Runtime::start()?;
-        let url = url.to_owned();
-        let backend = runtime.wait(async move { Backend::connect(&url, program).await })?;
+        let backend = runtime.wait(async move { Backend::connect(drivers, program).await })?;
         let stores = Arc::new(Stores::new());
         Ok(Session {
             connection: Connection::new(backend, stores, runtime),
         })
+    }
+
+    /// The same session, in which jobs have `weight` shares of the slots where those of others have
+    /// one: 1 to 1000, and 1 unless it is said. A driver refuses jobs of any other weight.
+    #[must_use]
+    pub fn weight(self, weight: u32) -> Self {
+        Session {
+            connection: self.connection.with_weight(weight),
+        }
     }
 
     /// The lines of text files: columns `path`, `offset` (in bytes) and `line`.

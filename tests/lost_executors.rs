@@ -59,6 +59,7 @@ impl Cluster {
             stores: Arc::clone(&stores),
             shuffle: shuffle.clone(),
             storage_url: "memory:///shuffle".to_owned(),
+            journal: None,
         };
         let driver = Driver::start(settings, components).expect("valid settings");
         Cluster {
@@ -226,6 +227,7 @@ async fn a_job_outlives_the_executors_of_each_of_its_stages() {
         key: 1,
         plan,
         program: None,
+        weight: 1,
     };
     let submitted = cluster.driver.submit(submission).await;
     let job = submitted.expect("the job is taken");

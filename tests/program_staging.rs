@@ -3,123 +3,31 @@
 //! Driver and executors are in this process, so that their requests can be counted; the program
 //! and its workers are processes.
 
-use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use futures::stream::BoxStream;
 use kiln_driver::{Driver, DriverSettings, service};
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::storage::{Compression, ShuffleStore, Stores, local_url};
 use kiln_executor::{Components, ExecutorSettings};
+use kiln_testkit::{FaultyStore, Op};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
 const PROGRAM_BYTES: u64 = 50 << 20;
 
-/// A store that counts the requests for whole programs.
-#[derive(Debug)]
-struct Counting {
-    store: LocalFileSystem,
-    uploads: AtomicUsize,
-    fetches: AtomicUsize,
+/// Uploads and fetches of whole programs so far.
+fn transfers(store: &FaultyStore) -> (usize, usize) {
+    let uploads = [Op::Put, Op::PutIfAbsent, Op::CreateMultipart];
+    let count = |ops: &[Op]| store.count_at(ops, "^programs/");
+    (count(&uploads), count(&[Op::Get]))
 }
 
-impl Counting {
-    fn new(directory: &FilePath) -> Arc<Self> {
-        let store = LocalFileSystem::new_with_prefix(directory).expect("a directory");
-        Arc::new(Counting {
-            store,
-            uploads: AtomicUsize::new(0),
-            fetches: AtomicUsize::new(0),
-        })
-    }
-
-    fn shuffle(self: &Arc<Self>) -> ShuffleStore {
-        let store: Arc<dyn ObjectStore> = self.clone();
-        ShuffleStore::new(store, Path::ROOT, Compression::Lz4)
-    }
-
-    fn requests(&self) -> (usize, usize) {
-        let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-        (read(&self.uploads), read(&self.fetches))
-    }
-}
-
-fn is_program(location: &Path) -> bool {
-    location.as_ref().starts_with("programs/")
-}
-
-impl fmt::Display for Counting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Counting")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Counting {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        if is_program(location) {
-            self.uploads.fetch_add(1, Ordering::Relaxed);
-        }
-        self.store.put_opts(location, payload, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        if is_program(location) {
-            self.uploads.fetch_add(1, Ordering::Relaxed);
-        }
-        self.store.put_multipart_opts(location, options).await
-    }
-
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        if is_program(at) && !options.head {
-            self.fetches.fetch_add(1, Ordering::Relaxed);
-        }
-        self.store.get_opts(at, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.store.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.store.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.store.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.store.copy_opts(from, to, options).await
-    }
+fn shuffle(store: &Arc<FaultyStore>) -> ShuffleStore {
+    ShuffleStore::new(store.clone(), Path::ROOT, Compression::Lz4)
 }
 
 /// The test program, at least as large as is asked for: what is behind the end of an executable
@@ -142,13 +50,13 @@ fn large_program(directory: &FilePath) -> PathBuf {
     path
 }
 
-fn executor(url: &str, number: usize, store: &Arc<Counting>) -> tokio::task::JoinHandle<()> {
+fn executor(url: &str, number: usize, store: &Arc<FaultyStore>) -> tokio::task::JoinHandle<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let components = Components::new(
         Arc::new(Stores::new()),
         Arc::new(pool.expect("a thread")),
         MemoryBudget::new(1 << 30),
-        Some(store.shuffle()),
+        Some(shuffle(store)),
     );
     let mut settings = ExecutorSettings::new(format!("executor-{number}"), 1, 1 << 30);
     settings.driver = vec![url.to_owned()];
@@ -169,15 +77,17 @@ async fn a_program_is_uploaded_once_and_fetched_once_by_each_executor() {
     let lines = format!("{:01000}\n", 0).repeat(40_000);
     std::fs::write(&input, lines).expect("room on the disk");
 
-    let counting = Counting::new(&storage);
+    let files = LocalFileSystem::new_with_prefix(&storage).expect("a directory");
+    let store = FaultyStore::new(Arc::new(files));
     let settings = DriverSettings {
         allow_programs: true,
         ..DriverSettings::default()
     };
     let components = kiln_driver::Components {
         stores: Arc::new(Stores::new()),
-        shuffle: counting.shuffle(),
+        shuffle: shuffle(&store),
         storage_url: local_url(&storage),
+        journal: None,
     };
     let driver = Driver::start(settings, components).expect("valid settings");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -188,10 +98,10 @@ async fn a_program_is_uploaded_once_and_fetched_once_by_each_executor() {
         std::future::pending(),
     ));
     let executors: Vec<_> = (0..2)
-        .map(|number| executor(&url, number, &counting))
+        .map(|number| executor(&url, number, &store))
         .collect();
 
-    while driver.executors().len() < 2 {
+    while driver.executors().expect("it leads").len() < 2 {
         tokio::task::yield_now().await;
     }
     for time in 0..2 {
@@ -210,9 +120,14 @@ async fn a_program_is_uploaded_once_and_fetched_once_by_each_executor() {
             String::from_utf8_lossy(&said.stderr)
         );
         // The second time everybody has it.
-        assert_eq!(counting.requests(), (1, 2));
+        assert_eq!(transfers(&store), (1, 2));
     }
-    let tasks = driver.list().iter().map(|job| job.stages[0].tasks).min();
+    let tasks = driver
+        .list()
+        .expect("it leads")
+        .iter()
+        .map(|job| job.stages[0].tasks)
+        .min();
     assert!(tasks >= Some(4), "too few tasks for this test: {tasks:?}");
     driver.shutdown().await;
     served.abort();

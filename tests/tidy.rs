@@ -17,14 +17,29 @@ const LINES_MAX: usize = 800;
 
 /// Crates in the order of their layers, and the crates of ours that each may depend on.
 const CRATES: &[(&str, &str, &[&str])] = &[
-    ("engine", "kiln-engine", &[]),
+    ("tests/kit", "kiln-testkit", &[]),
+    ("engine", "kiln-engine", &["kiln-testkit"]),
     ("proto", "kiln-proto", &["kiln-engine"]),
-    ("driver", "kiln-driver", &["kiln-engine", "kiln-proto"]),
-    ("executor", "kiln-executor", &["kiln-engine", "kiln-proto"]),
+    (
+        "driver",
+        "kiln-driver",
+        &["kiln-engine", "kiln-proto", "kiln-testkit"],
+    ),
+    (
+        "executor",
+        "kiln-executor",
+        &["kiln-engine", "kiln-proto", "kiln-testkit"],
+    ),
     (
         ".",
         "kiln",
-        &["kiln-engine", "kiln-proto", "kiln-driver", "kiln-executor"],
+        &[
+            "kiln-engine",
+            "kiln-proto",
+            "kiln-driver",
+            "kiln-executor",
+            "kiln-testkit",
+        ],
     ),
     (
         "benches",
@@ -43,9 +58,12 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 const SOCKET_OWNERS: &[&str] = &[
     "driver/src/service.rs",
     "driver/src/client.rs",
+    "driver/src/client/leader.rs",
+    "driver/src/client/rows.rs",
     "driver/tests/service.rs",
     "executor/src/session.rs",
     "executor/tests/session.rs",
+    "tests/lost_messages.rs",
 ];
 
 /// What must not be left in code, spelled so that this file does not contain it.

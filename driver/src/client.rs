@@ -1,37 +1,35 @@
-//! A driver from afar: its requests as methods, its errors as ours.
+//! The drivers of a cluster from afar: their requests as methods, their errors as ours.
+//!
+//! A client that was connected once waits for drivers that are lost: every request goes to the one
+//! that leads, whichever that is by then, and what had begun to arrive is taken up where it broke.
 
-use std::time::Duration;
+mod leader;
+mod rows;
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::TryStreamExt as _;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
 use kiln_engine::id::JobId;
 use kiln_engine::plan::{LogicalPlan, Sha256};
-use kiln_engine::shuffle::decode_blocks;
-use kiln_engine::{Error, ErrorKind, Result, limits};
-use kiln_proto::convert::status::error_from;
-use kiln_proto::convert::{job, plan, program, schema, task};
+use kiln_engine::{Error, Result, limits};
+use kiln_proto::convert::{job, plan, program, task};
 use kiln_proto::message::{ExecutorStatus, JobStatus, PROTOCOL_VERSION, Submission};
 use kiln_proto::wire;
 use kiln_proto::wire::jobs_client::JobsClient;
 use kiln_proto::wire::program_piece::Piece as ProgramPart;
-use kiln_proto::wire::result_message::Message as ResultPart;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
-/// How long a driver may take to accept a connection and to answer a first question.
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
-
-/// How often a job is submitted, under the same key, when the answer does not come.
-const SUBMITS_MAX: u32 = 3;
-
-/// Pause between two of them.
-const SUBMIT_PAUSE: Duration = Duration::from_millis(500);
+pub use leader::ClientSettings;
+use leader::{Absence, Leader, Leaders};
+use rows::Rows;
 
 /// Bytes of a program that are sent at once.
 pub const PROGRAM_PIECE_BYTES: usize = wire::PIECE_BYTES_MAX;
@@ -39,40 +37,42 @@ pub const PROGRAM_PIECE_BYTES: usize = wire::PIECE_BYTES_MAX;
 /// Pieces of a program that wait to be sent.
 const PROGRAM_PARTS_MAX: usize = 4;
 
-/// A connection to a driver; clones share it.
+/// A way to the drivers of a cluster; clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    url: String,
-    jobs: JobsClient<Channel>,
+    leaders: Arc<Leaders>,
 }
 
 impl Client {
-    /// Connects to the driver at `url`, `http://host:port`, and makes sure that it answers.
+    /// Finds the driver that leads among those at `drivers`, which is a list as
+    /// [`Drivers`](kiln_proto::address::Drivers) reads it.
     ///
     /// # Errors
-    /// `Unavailable` if it does not; `Invalid` if that is no URL, or if the driver speaks another
-    /// version of the protocol.
-    pub async fn connect(url: &str) -> Result<Client> {
-        Self::connect_within(url, CONNECT_WAIT).await
+    /// `Unavailable` if none does; `Invalid` if that is no list of URLs, or if a driver speaks
+    /// another version of the protocol.
+    pub async fn connect(drivers: &str) -> Result<Client> {
+        Self::connect_with(ClientSettings::new(drivers.parse()?)).await
     }
 
-    async fn connect_within(url: &str, wait: Duration) -> Result<Client> {
-        let connected = timeout(wait, async {
-            let channel = wire::connect(url, wait).await?;
-            let client = Client {
-                url: url.to_owned(),
-                jobs: wire::jobs_client(channel),
-            };
-            client.executors().await?;
-            Ok(client)
-        });
-        connected.await.unwrap_or_else(|_| {
-            let silence = Error::unavailable(format!("no answer in {wait:?}"));
-            Err(wire::unreachable_driver(url).with_source(silence))
-        })
+    /// As [`Self::connect`], with settings of one's own.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub async fn connect_with(settings: ClientSettings) -> Result<Client> {
+        let leaders = Arc::new(Leaders::find(settings).await?);
+        Ok(Client { leaders })
     }
 
-    /// Submits a job. The driver makes one job of a `key`, however often it is submitted, so this
+    async fn ask<T, A>(&self, question: impl Fn(JobsClient<Channel>) -> A) -> Result<T>
+    where
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut absence = self.leaders.absence();
+        let (answer, _) = self.leaders.ask(&mut absence, question).await?;
+        Ok(answer)
+    }
+
+    /// Submits a job. The drivers make one job of a `key`, however often it is submitted, so this
     /// asks again when it does not hear the answer; draw a key at random for each new job.
     ///
     /// # Errors
@@ -83,6 +83,7 @@ impl Client {
             key,
             plan,
             program,
+            weight,
         } = submission;
         let request = wire::SubmitRequest {
             protocol: PROTOCOL_VERSION,
@@ -90,23 +91,17 @@ impl Client {
             key: *key,
             plan: Some(plan::encode(plan)?),
             program: program.as_ref().map(program::encode_offered),
+            weight: Some(*weight),
         };
-        for _ in 1..SUBMITS_MAX {
-            match self.submit_once(request.clone()).await {
-                Err(error) if error.kind() == ErrorKind::Unavailable => sleep(SUBMIT_PAUSE).await,
-                answer => return answer,
-            }
-        }
-        self.submit_once(request).await
-    }
-
-    async fn submit_once(&self, request: wire::SubmitRequest) -> Result<JobId> {
-        let reply = self.answer(self.jobs.clone().submit(request).await)?;
-        task::decode_job_id(reply.job)
+        let submit = |mut jobs: JobsClient<_>| {
+            let request = request.clone();
+            async move { jobs.submit(request).await }
+        };
+        task::decode_job_id(self.ask(submit).await?.job)
     }
 
     /// Puts a program into the cluster's storage, unless it is there already: `bytes` bytes that
-    /// `pieces` brings.
+    /// `pieces` brings, from their beginning every time that it is called.
     ///
     /// # Errors
     /// `Invalid` if the driver takes no programs, or the bytes are not what `sha256` says; what
@@ -115,43 +110,58 @@ impl Client {
         &self,
         sha256: Sha256,
         bytes: u64,
-        pieces: BoxStream<'static, Result<Bytes>>,
+        pieces: impl Fn() -> BoxStream<'static, Result<Bytes>>,
     ) -> Result<()> {
         let digest = Bytes::copy_from_slice(&sha256.0);
-        let question = wire::FindProgramRequest {
-            protocol: PROTOCOL_VERSION,
-            sha256: digest.clone(),
-        };
-        let found = self.jobs.clone().find_program(question).await;
-        if self.answer(found)?.staged {
-            return Ok(());
+        let mut absence = self.leaders.absence();
+        loop {
+            let find = |mut jobs: JobsClient<_>| {
+                let question = wire::FindProgramRequest {
+                    protocol: PROTOCOL_VERSION,
+                    sha256: digest.clone(),
+                };
+                async move { jobs.find_program(question).await }
+            };
+            let (found, leader) = self.leaders.ask(&mut absence, find).await?;
+            if found.staged {
+                return Ok(());
+            }
+            let head = ProgramPart::Head(wire::ProgramHead {
+                protocol: PROTOCOL_VERSION,
+                sha256: digest.clone(),
+                bytes,
+            });
+            let (parts, sent) = mpsc::channel(PROGRAM_PARTS_MAX);
+            let mut jobs = leader.jobs.clone();
+            let (brought, staged) = tokio::join!(
+                bring_program(head, pieces(), parts),
+                jobs.stage_program(ReceiverStream::new(sent))
+            );
+            // What could not be read is why the driver did not get it all.
+            brought?;
+            match staged {
+                Ok(_) => return Ok(()),
+                Err(status) => self.leaders.lost(&leader, &status, &mut absence).await?,
+            }
         }
-        let head = ProgramPart::Head(wire::ProgramHead {
-            protocol: PROTOCOL_VERSION,
-            sha256: digest,
-            bytes,
-        });
-        let (parts, sent) = mpsc::channel(PROGRAM_PARTS_MAX);
-        let mut jobs = self.jobs.clone();
-        let (brought, staged) = tokio::join!(
-            bring_program(head, pieces, parts),
-            jobs.stage_program(ReceiverStream::new(sent))
-        );
-        // What could not be read is why the driver did not get it all.
-        brought?;
-        self.answer(staged).map(drop)
     }
 
-    /// The job's status now and whenever it has changed, ending with the final one.
+    /// The job's status now and whenever it has changed, ending with the final one. A driver that
+    /// is lost meanwhile is waited for; what happened in that time shows in the next status.
     ///
     /// # Errors
     /// `Invalid` if there is no such job.
     pub async fn watch(&self, id: JobId) -> Result<BoxStream<'static, Result<JobStatus>>> {
-        let statuses = self.answer(self.jobs.clone().watch(request(id)).await)?;
-        Ok(self
-            .stream(statuses)
-            .and_then(async |status| job::decode(status))
-            .boxed())
+        let watching = Watching::open(Arc::clone(&self.leaders), id).await?;
+        let statuses = stream::try_unfold(Some(watching), async |watching| {
+            let Some(mut watching) = watching else {
+                return Ok(None);
+            };
+            let status = watching.next().await?;
+            let is_over = status.state.is_final();
+            Ok::<_, Error>(Some((status, (!is_over).then_some(watching))))
+        });
+        Ok(statuses.boxed())
     }
 
     /// The job's status now.
@@ -159,22 +169,24 @@ impl Client {
     /// # Errors
     /// `Invalid` if there is no such job.
     pub async fn get(&self, id: JobId) -> Result<JobStatus> {
-        job::decode(self.answer(self.jobs.clone().get(request(id)).await)?)
+        let get = |mut jobs: JobsClient<_>| async move { jobs.get(request(id)).await };
+        job::decode(self.ask(get).await?)
     }
 
     /// The status of every job that the driver knows.
     ///
     /// # Errors
-    /// `Unavailable` if the driver is gone.
+    /// `Unavailable` if the drivers are gone.
     pub async fn list(&self) -> Result<Vec<JobStatus>> {
-        let list = wire::ListRequest {
-            protocol: PROTOCOL_VERSION,
-        };
-        let statuses = self.answer(self.jobs.clone().list(list).await)?;
-        self.stream(statuses)
-            .and_then(async |status| job::decode(status))
-            .try_collect()
-            .await
+        let mut absence = self.leaders.absence();
+        loop {
+            let list = |mut jobs: JobsClient<_>| async move { jobs.list(everything()).await };
+            let (statuses, leader) = self.leaders.ask(&mut absence, list).await?;
+            match statuses.try_collect::<Vec<_>>().await {
+                Ok(all) => return all.into_iter().map(job::decode).collect(),
+                Err(status) => self.leaders.lost(&leader, &status, &mut absence).await?,
+            }
+        }
     }
 
     /// Asks for a job to stop.
@@ -182,8 +194,8 @@ impl Client {
     /// # Errors
     /// `Invalid` if there is no such job.
     pub async fn cancel(&self, id: JobId) -> Result<()> {
-        let reply = self.answer(self.jobs.clone().cancel(request(id)).await)?;
-        let wire::CancelReply {} = reply;
+        let cancel = |mut jobs: JobsClient<_>| async move { jobs.cancel(request(id)).await };
+        let wire::CancelReply {} = self.ask(cancel).await?;
         Ok(())
     }
 
@@ -194,18 +206,20 @@ impl Client {
     pub async fn explain(&self, plan: &LogicalPlan) -> Result<String> {
         let (protocol, plan) = (PROTOCOL_VERSION, Some(plan::encode(plan)?));
         let request = wire::ExplainRequest { protocol, plan };
-        Ok(self.answer(self.jobs.clone().explain(request).await)?.text)
+        let explain = |mut jobs: JobsClient<_>| {
+            let request = request.clone();
+            async move { jobs.explain(request).await }
+        };
+        Ok(self.ask(explain).await?.text)
     }
 
     /// The executors that are attached.
     ///
     /// # Errors
-    /// `Unavailable` if the driver is gone.
+    /// `Unavailable` if the drivers are gone.
     pub async fn executors(&self) -> Result<Vec<ExecutorStatus>> {
-        let request = wire::ListRequest {
-            protocol: PROTOCOL_VERSION,
-        };
-        let reply = self.answer(self.jobs.clone().executors(request).await)?;
+        let executors = |mut jobs: JobsClient<_>| async move { jobs.executors(everything()).await };
+        let reply = self.ask(executors).await?;
         reply
             .executors
             .into_iter()
@@ -221,28 +235,8 @@ impl Client {
         &self,
         id: JobId,
     ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch>>)> {
-        let messages = self.answer(self.jobs.clone().result(request(id)).await)?;
-        let mut messages = self.stream(messages);
-        let first = messages
-            .next()
-            .await
-            .transpose()?
-            .and_then(|first| first.message);
-        let Some(ResultPart::Schema(bytes)) = first else {
-            return Err(malformed("does not begin with a schema"));
-        };
-        let schema = schema::decode(&bytes)?;
-        let columns = SchemaRef::clone(&schema);
-        let mut assembly = Assembly::default();
-        let batches = messages.map(move |message| match message?.message {
-            Some(ResultPart::Piece(piece)) => match assembly.push(piece) {
-                Some(blocks) => decode(blocks, &columns),
-                None => Ok(Vec::new()),
-            },
-            Some(ResultPart::Schema(_)) | None => Err(malformed("has a part that is no piece")),
-        });
-        let batches = batches.map_ok(|batches| stream::iter(batches.into_iter().map(Ok)));
-        Ok((schema, batches.try_flatten().boxed()))
+        let rows = Rows::open(Arc::clone(&self.leaders), id).await?;
+        Ok((rows.schema(), rows.stream()))
     }
 
     /// All rows of a job: at least one batch, which is empty where there are no rows.
@@ -267,18 +261,6 @@ impl Client {
         }
         Ok(batches)
     }
-
-    fn answer<T>(&self, answer: Result<Response<T>, Status>) -> Result<T> {
-        match answer {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(failed(&self.url, &status)),
-        }
-    }
-
-    fn stream<T: Send + 'static>(&self, stream: Streaming<T>) -> BoxStream<'static, Result<T>> {
-        let url = self.url.clone();
-        stream.map_err(move |status| failed(&url, &status)).boxed()
-    }
 }
 
 fn request(id: JobId) -> wire::JobRequest {
@@ -288,42 +270,58 @@ fn request(id: JobId) -> wire::JobRequest {
     }
 }
 
-/// The driver's own error, or that it could not be reached.
-fn failed(url: &str, status: &Status) -> Error {
-    let error = error_from(status);
-    let from_driver = !status.details().is_empty();
-    if from_driver || error.kind() != ErrorKind::Unavailable {
-        return error;
+fn everything() -> wire::ListRequest {
+    wire::ListRequest {
+        protocol: PROTOCOL_VERSION,
     }
-    wire::unreachable_driver(url).with_source(error)
 }
 
-fn malformed(what: &str) -> Error {
-    Error::invalid(format!("malformed message: a result {what}"))
+/// A job that is watched, over one driver after the other.
+struct Watching {
+    leaders: Arc<Leaders>,
+    job: JobId,
+    absence: Absence,
+    statuses: Streaming<wire::JobStatus>,
+    leader: Leader,
 }
 
-fn decode(blocks: Bytes, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    let mut batches = Vec::new();
-    decode_blocks(blocks, Some(schema), &mut |batch| {
-        batches.push(batch);
-        Ok(())
-    })?;
-    Ok(batches)
-}
+impl Watching {
+    async fn open(leaders: Arc<Leaders>, job: JobId) -> Result<Self> {
+        let mut absence = leaders.absence();
+        let (statuses, leader) = watch(&leaders, job, &mut absence).await?;
+        Ok(Watching {
+            leaders,
+            job,
+            absence,
+            statuses,
+            leader,
+        })
+    }
 
-/// Puts the pieces of a run of blocks together again.
-#[derive(Default)]
-struct Assembly(BytesMut);
-
-impl Assembly {
-    /// The run of blocks, when its last piece has arrived. A run of one piece is not copied.
-    fn push(&mut self, piece: wire::Piece) -> Option<Bytes> {
-        if piece.last && self.0.is_empty() {
-            return Some(piece.data);
+    async fn next(&mut self) -> Result<JobStatus> {
+        loop {
+            let absence = &mut self.absence;
+            match self.statuses.message().await {
+                Ok(Some(status)) => {
+                    absence.end();
+                    return job::decode(status);
+                }
+                Err(status) => self.leaders.lost(&self.leader, &status, absence).await?,
+                // The driver leaves, and the job is not over.
+                Ok(None) => self.leaders.left(&self.leader, absence).await?,
+            }
+            (self.statuses, self.leader) = watch(&self.leaders, self.job, absence).await?;
         }
-        self.0.extend_from_slice(&piece.data);
-        piece.last.then(|| self.0.split().freeze())
     }
+}
+
+async fn watch(
+    leaders: &Leaders,
+    id: JobId,
+    absence: &mut Absence,
+) -> Result<(Streaming<wire::JobStatus>, Leader)> {
+    let watch = |mut jobs: JobsClient<_>| async move { jobs.watch(request(id)).await };
+    leaders.ask(absence, watch).await
 }
 
 /// Sends a program, until the driver wants no more of it.
@@ -345,45 +343,27 @@ async fn bring_program(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use kiln_engine::ErrorKind;
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::service::pieces;
 
     #[tokio::test]
     async fn a_driver_that_accepts_and_says_nothing_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        let silence = Client::connect_within(&url, Duration::from_millis(50)).await;
+        let settings = ClientSettings {
+            answer_wait: Duration::from_millis(50),
+            ..ClientSettings::new(url.parse().expect("a URL"))
+        };
+        let silence = Client::connect_with(settings).await;
         let error = silence.expect_err("nobody answers");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(
             error.report(),
             format!("cannot reach driver url={url}: no answer in 50ms")
         );
-    }
-
-    #[test]
-    fn pieces_fit_into_messages_and_are_put_together_again() {
-        let most = wire::PIECE_BYTES_MAX;
-        let mut assembly = Assembly::default();
-        for (len, count) in [
-            (0, 1),
-            (1, 1),
-            (most, 1),
-            (most + 1, 2),
-            (2 * most, 2),
-            (9, 1),
-        ] {
-            let chunk: Bytes = (0..len).map(|i| (i % 251) as u8).collect();
-            let pieces = pieces(chunk.clone());
-            assert_eq!(pieces.len(), count, "len={len}");
-            assert!(pieces.iter().all(|piece| piece.data.len() <= most));
-            let runs: Vec<_> = pieces
-                .into_iter()
-                .filter_map(|p| assembly.push(p))
-                .collect();
-            assert!(runs == [chunk], "len={len}");
-        }
     }
 }

@@ -4,6 +4,9 @@
 //! to executors are put into their channels or, where a channel is full, the executor counts as
 //! gone; everything slow runs beside it ([`crate::work`]). It wakes when something happens or is
 //! due, so it uses no time while it is idle, and nothing waits for a tick to be launched.
+//!
+//! A loop is one leadership. Where there is a journal, what has happened goes there first and what
+//! follows from it waits ([`crate::ledger`]); the loop ends when somebody else leads.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,18 +14,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::metrics::Counts;
+use kiln_engine::storage::{Created, ShuffleObject};
 use kiln_engine::{Error, Result, limits};
 use kiln_proto::message::{
-    FromExecutor, JobStatus, PROTOCOL_VERSION, Registration, Submission, ToExecutor, Welcome,
+    self, FromExecutor, JobState, JobStatus, PROTOCOL_VERSION, Record, Registration, Submission,
+    ToExecutor, Welcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::board::{SharedBoard, unknown};
+use crate::journal::JournalStore;
+use crate::leader::Leader;
 use crate::scheduler::{Action, Detail, Event, Millis, Submitted};
 use crate::settings::DriverSettings;
 use crate::work::{self, Components, JobPlanner};
+
+mod journaled;
 
 /// Inputs that wait for the loop; senders wait when there are more.
 pub(crate) const INBOX_MAX: usize = 1024;
@@ -35,6 +44,16 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long stopping waits for work that is under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a loop that ends waits for what it has still to write down.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long renewing the lease may take: it is tried again soon.
+const LEASE_WAIT: Duration = Duration::from_secs(2);
+
+/// How long after a leadership has begun nothing is launched for jobs of earlier ones: executors
+/// come back meanwhile, and say what they run and what they have done.
+pub(crate) const SETTLE_MS: Millis = 2_000;
 
 /// What the loop is told.
 pub(crate) enum Input {
@@ -70,6 +89,32 @@ pub(crate) enum Input {
 
 /// Where the answer to an input goes.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// How a leadership ended.
+pub(crate) enum End {
+    /// The driver is to stop; perhaps somebody wants to know when it has.
+    Stopped(Option<oneshot::Sender<()>>),
+    /// Somebody else leads.
+    Deposed,
+}
+
+/// What came of work beside the loop.
+enum Done {
+    /// What follows from it.
+    Event(Option<Event>),
+    /// The output of a job is in place, or not.
+    Committed(JobId, Option<Event>),
+    /// Something that a job left behind is removed, or at least a part of it.
+    Tidied(JobId, bool),
+    /// An entry of the journal was written, or not.
+    Wrote(Result<Created>),
+    /// Whether the lease is ours still.
+    Renewed(Result<bool>),
+    /// The journal was replaced by a snapshot of so many bytes.
+    Compacted(Result<u64>),
+    /// The shuffle objects that there are.
+    Listed(Result<Vec<ShuffleObject>>),
+}
 
 /// Wall-clock milliseconds that never run backwards: read once, then counted.
 #[derive(Clone, Copy)]
@@ -108,14 +153,15 @@ pub(crate) struct EventLoop {
     components: Components,
     board: SharedBoard,
     clock: Clock,
-    inbox: mpsc::Receiver<Input>,
-    /// Ends when the last handle has been dropped.
-    handles: oneshot::Receiver<()>,
+    /// What leads, where there is a journal, and that journal.
+    leader: Option<(Leader<Answer<JobId>>, JournalStore)>,
+    /// Somebody else leads.
+    deposed: bool,
     attachments: BTreeMap<ExecutorId, Attached>,
     attachments_made: u64,
     /// Planners of jobs that have not ended.
     planners: BTreeMap<JobId, JobPlanner>,
-    work: JoinSet<Option<Event>>,
+    work: JoinSet<Done>,
     /// Jobs that have not ended, as far as the loop has noticed.
     active: BTreeSet<JobId>,
     /// Jobs whose progress has not been published, and when it will be.
@@ -134,16 +180,14 @@ impl EventLoop {
         settings: DriverSettings,
         components: Components,
         board: SharedBoard,
-        inbox: mpsc::Receiver<Input>,
-        handles: oneshot::Receiver<()>,
     ) -> Self {
         EventLoop {
             settings,
             components,
             board,
             clock: Clock::start(),
-            inbox,
-            handles,
+            leader: None,
+            deposed: false,
             attachments: BTreeMap::new(),
             attachments_made: 0,
             planners: BTreeMap::new(),
@@ -154,10 +198,15 @@ impl EventLoop {
         }
     }
 
-    /// Runs until it is told to stop or until nobody holds a handle any more.
-    pub(crate) async fn run(mut self) {
-        // However the loop ends, nobody waits for it any longer.
-        let _closing = Closing(self.board.clone());
+    /// Runs until it is told to stop, until nobody holds a handle any more, or until somebody else
+    /// leads.
+    pub(crate) async fn run(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Input>,
+        handles: &mut oneshot::Receiver<()>,
+    ) -> End {
+        self.step(Event::Tick);
+        self.write();
         let answer = loop {
             let due = self.due();
             let wait = async {
@@ -167,8 +216,8 @@ impl EventLoop {
                 }
             };
             let stop = tokio::select! {
-                input = self.inbox.recv() => match input {
-                    Some(input) => self.take_batch(Some(input)),
+                input = inbox.recv() => match input {
+                    Some(input) => self.take_batch(Some(input), inbox),
                     None => Some(None),
                 },
                 Some(outcome) = self.work.join_next(), if !self.work.is_empty() => {
@@ -178,34 +227,44 @@ impl EventLoop {
                 () = wait => {
                     // What has arrived already counts before time does: after a stall of this
                     // process the heartbeats that wait here must not come too late.
-                    let waiting = self.inbox.try_recv().ok();
-                    let stop = self.take_batch(waiting);
+                    let waiting = inbox.try_recv().ok();
+                    let stop = self.take_batch(waiting, inbox);
                     self.step(Event::Tick);
                     stop
                 }
-                _ = &mut self.handles => Some(None),
+                _ = &mut *handles => Some(None),
             };
+            if self.deposed {
+                tracing::warn!("somebody else leads");
+                return End::Deposed;
+            }
             if let Some(answer) = stop {
                 break answer;
             }
+            self.write();
             self.publish();
         };
-        self.stop().await;
-        if let Some(answer) = answer {
-            // Whoever asked may have gone.
-            let _ = answer.send(());
-        }
+        self.stop(inbox).await;
+        End::Stopped(answer)
     }
 
     /// When to wake though nothing happens.
     fn due(&self) -> Option<Instant> {
         let deadline = self.board.lock().scheduler.deadline();
         let deadline = deadline.map(|at| self.clock.instant(at));
-        deadline.into_iter().chain(self.publish_at).min()
+        let leader = self.leader.as_ref();
+        let write = leader.and_then(|(leader, _)| leader.deadline());
+        let write = write.map(|at| self.clock.instant(at));
+        let others = self.publish_at.into_iter().chain(write);
+        deadline.into_iter().chain(others).min()
     }
 
     /// Takes an input and those behind it; gives whom to tell if the loop is to stop.
-    fn take_batch(&mut self, first: Option<Input>) -> Option<Option<oneshot::Sender<()>>> {
+    fn take_batch(
+        &mut self,
+        first: Option<Input>,
+        inbox: &mut mpsc::Receiver<Input>,
+    ) -> Option<Option<oneshot::Sender<()>>> {
         let mut next = first;
         for _ in 0..BATCH_MAX {
             match next {
@@ -213,7 +272,7 @@ impl EventLoop {
                 Some(input) => self.take(input),
                 None => break,
             }
-            next = self.inbox.try_recv().ok();
+            next = inbox.try_recv().ok();
         }
         // One may have been taken out of the inbox after the last that fitted the batch.
         match next {
@@ -227,9 +286,10 @@ impl EventLoop {
     fn take(&mut self, input: Input) {
         // Whoever asked may have gone; then nobody needs the answer.
         match input {
-            Input::Submit { submission, answer } => {
-                let _ = answer.send(self.submit(*submission));
-            }
+            Input::Submit { submission, answer } => match self.submit(*submission) {
+                Ok(job) => self.accepted(job, answer),
+                Err(error) => drop(answer.send(Err(error))),
+            },
             Input::Cancel { job, answer } => {
                 let known = self
                     .board
@@ -280,28 +340,31 @@ impl EventLoop {
     }
 
     fn submit(&mut self, submission: Submission) -> Result<JobId> {
-        let Submission {
-            name,
-            key,
-            plan,
-            program,
-        } = submission;
+        let weight = submission.weight;
         let job = {
-            let mut board = self.board.lock();
-            if let Some(job) = board.keyed(key) {
+            let board = self.board.lock();
+            if let Some(job) = board.keyed(submission.key) {
                 return Ok(job);
             }
-            if name.len() > limits::JOB_NAME_BYTES_MAX {
+            if submission.name.len() > limits::JOB_NAME_BYTES_MAX {
                 return Err(Error::invalid(format!(
                     "a job's name is too long bytes={} bytes_max={}",
-                    name.len(),
+                    submission.name.len(),
                     limits::JOB_NAME_BYTES_MAX
                 )));
             }
-            let active = board.scheduler.active_jobs();
-            if active >= limits::JOBS_ACTIVE_MAX {
+            if !(1..=limits::JOB_WEIGHT_MAX).contains(&weight) {
+                return Err(Error::invalid(format!(
+                    "a job's weight is out of range weight={weight} weight_min=1 weight_max={}",
+                    limits::JOB_WEIGHT_MAX
+                )));
+            }
+            let (active, most) = (board.scheduler.active_jobs(), self.settings.jobs_max);
+            if active >= most {
                 return Err(Error::exhausted(format!(
-                    "too many jobs at once jobs={active}"
+                    "the driver has as many jobs as it takes: submit again when one has ended, \
+                     cancel one, or start the driver with a larger --max-jobs jobs={active} \
+                     jobs_max={most}"
                 )));
             }
             let fresh = || JobId::new(fastrand::u64(..) ^ self.clock.now());
@@ -309,14 +372,36 @@ impl EventLoop {
             while board.scheduler.state(job).is_some() {
                 job = fresh();
             }
-            board.remember(key, job);
             job
         };
+        if let Some((leader, _)) = &mut self.leader {
+            leader.submitted(&Record::Submitted(Box::new(message::Submitted {
+                job,
+                at_ms: self.clock.now(),
+                term: leader.term(),
+                submission: submission.clone(),
+            })))?;
+        }
+        let Submission {
+            name,
+            key,
+            plan,
+            program,
+            ..
+        } = submission;
+        self.board.lock().remember(key, job);
         tracing::info!(%job, name, "submitted");
+        let output = plan.output().cloned();
         self.planners.insert(job, JobPlanner::new(plan));
         self.active.insert(job);
         let program = program.map(|offered| Arc::new(offered.program));
-        self.step(Event::Submitted(Submitted { job, name, program }));
+        self.step(Event::Submitted(Submitted {
+            job,
+            name,
+            program,
+            weight,
+            output,
+        }));
         Ok(job)
     }
 
@@ -347,9 +432,11 @@ impl EventLoop {
         Ok(attachment)
     }
 
-    /// The number of this life of the driver: later ones have higher numbers.
+    /// The number of this leadership, or of this life of the driver: later ones have higher
+    /// numbers.
     fn epoch(&self) -> u64 {
-        self.clock.started_ms
+        let leader = self.leader.as_ref();
+        leader.map_or(self.clock.started_ms, |(leader, _)| leader.term())
     }
 
     fn hear(&mut self, executor: ExecutorId, message: FromExecutor) {
@@ -371,11 +458,24 @@ impl EventLoop {
         }
     }
 
-    fn finished(&mut self, outcome: Result<Option<Event>, tokio::task::JoinError>) {
-        match outcome {
-            Ok(Some(event)) => self.step(event),
-            Ok(None) => {}
-            Err(error) => tracing::error!(%error, "work of the driver was cut off"),
+    fn finished(&mut self, outcome: Result<Done, tokio::task::JoinError>) {
+        let done = match outcome {
+            Ok(done) => done,
+            Err(error) => return tracing::error!(%error, "work of the driver was cut off"),
+        };
+        match done {
+            Done::Event(event) => self.follow(event),
+            Done::Committed(job, event) => {
+                self.follow(event);
+                self.led(Done::Tidied(job, true));
+            }
+            done => self.led(done),
+        }
+    }
+
+    fn follow(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.step(event);
         }
     }
 
@@ -386,7 +486,7 @@ impl EventLoop {
             let actions = self.board.lock().scheduler.step(self.clock.now(), event);
             for action in actions {
                 tracing::debug!(%action);
-                events.extend(self.perform(action));
+                events.extend(self.admit(action));
             }
         }
     }
@@ -395,14 +495,13 @@ impl EventLoop {
     fn perform(&mut self, action: Action) -> Option<Event> {
         let components = self.components.clone();
         match action {
-            Action::Plan { job, done } => {
+            Action::Plan { job, cluster, done } => {
                 let Some(planner) = self.planners.get(&job).cloned() else {
                     // Without an answer the job would wait for ever.
                     return Some(work::plan_failed(job, &unplanned(job)));
                 };
-                let capacity = self.board.lock().scheduler.capacity();
-                self.work
-                    .spawn(work::plan(components, job, planner, done, capacity));
+                let plan = work::plan(components, job, planner, done, cluster);
+                self.work.spawn(async move { Done::Event(plan.await) });
             }
             Action::Launch { executor, spec } => {
                 return self.send(
@@ -427,20 +526,27 @@ impl EventLoop {
                 return self.send(executor, ToExecutor::JobEnded { job });
             }
             Action::Commit { job, output, files } => {
+                let commit = work::commit(components, job, output, files);
                 self.work
-                    .spawn(work::commit(components, job, output, files));
+                    .spawn(async move { Done::Committed(job, commit.await) });
             }
             Action::Discard { job, output } => {
-                self.work.spawn(work::discard(components, job, output));
+                let discard = work::discard(components, job, output);
+                self.work
+                    .spawn(async move { Done::Tidied(job, discard.await) });
             }
             Action::Cleanup { job, objects } => {
-                self.work.spawn(work::clean(components, job, objects));
+                let clean = work::clean(components, job, objects);
+                self.work
+                    .spawn(async move { Done::Tidied(job, clean.await) });
             }
             Action::Forget { executor } => {
                 tracing::info!(%executor, "executor is not counted on any more");
                 self.attachments.remove(&executor);
             }
             Action::Drop { job } => self.board.lock().forget(job),
+            // The scheduler of this driver has nothing written down.
+            Action::Record(_) => {}
         }
         None
     }
@@ -457,7 +563,7 @@ impl EventLoop {
     /// Tells those who watch jobs what has changed: states at once, progress now and then.
     fn publish(&mut self) {
         let mut board = self.board.lock();
-        let changed = board.scheduler.take_changed();
+        let changed = board.take_changed();
         let urgent: BTreeSet<JobId> = changed
             .iter()
             .copied()
@@ -474,21 +580,25 @@ impl EventLoop {
         }
         drop(board);
         for job in changed {
-            let status = self.board.lock().scheduler.status(job, Detail::Stages);
-            let ended = status.filter(|status| status.state.is_final());
-            if let Some(status) = ended.filter(|_| self.active.remove(&job)) {
+            let state = self.board.lock().scheduler.state(job);
+            if state.is_some_and(JobState::is_final) && self.active.remove(&job) {
                 self.planners.remove(&job);
-                log_ended(&status);
+                let status = self.board.lock().scheduler.status(job, Detail::Stages);
+                status.iter().for_each(log_ended);
             }
         }
     }
 
-    /// Cancels what runs, removes what is kept, and waits for that a while.
-    async fn stop(&mut self) {
-        self.inbox.close();
+    /// Cancels what runs, removes what is kept, and waits for that a while. Where there is a
+    /// journal it leaves everything to the next driver instead.
+    async fn stop(&mut self, inbox: &mut mpsc::Receiver<Input>) {
+        inbox.close();
+        if self.leader.is_some() {
+            return self.resign().await;
+        }
         self.step(Event::Stopping);
         // What executors have reported meanwhile names objects that have to go as well.
-        while let Ok(input) = self.inbox.try_recv() {
+        while let Ok(input) = inbox.try_recv() {
             if matches!(input, Input::Heard { .. }) {
                 self.take(input);
             }
@@ -506,15 +616,6 @@ impl EventLoop {
             }
             self.publish();
         }
-    }
-}
-
-/// Tells those who watch jobs, when it is dropped, that there is no more to come.
-struct Closing(SharedBoard);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.lock().close();
     }
 }
 
@@ -568,10 +669,9 @@ mod tests {
             stores: Arc::new(Stores::new()),
             shuffle: ShuffleStore::new(store, "shuffle".into(), Compression::None),
             storage_url: "memory:///shuffle".to_owned(),
+            journal: None,
         };
-        let (_inbox, inputs) = mpsc::channel(1);
-        let (_alive, handles) = oneshot::channel();
-        let mut driver = EventLoop::new(settings, components, board.clone(), inputs, handles);
+        let mut driver = EventLoop::new(settings, components, board.clone());
         driver.step(Event::ExecutorJoined(Registration {
             executor: ExecutorId(7),
             name: "host-7".to_owned(),
@@ -587,6 +687,8 @@ mod tests {
             job,
             name,
             program: None,
+            weight: 1,
+            output: None,
         }));
         let status = board.lock().scheduler.status(job, Detail::Stages);
         let status = status.expect("the job is known");

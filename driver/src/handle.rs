@@ -20,7 +20,8 @@ use kiln_proto::message::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::board::{SharedBoard, stopped};
-use crate::event_loop::{EventLoop, INBOX_MAX, Input};
+use crate::event_loop::{INBOX_MAX, Input};
+use crate::node::Node;
 use crate::programs::Admission;
 use crate::scheduler::{Detail, ResultLocation, Scheduler};
 use crate::settings::DriverSettings;
@@ -78,8 +79,8 @@ impl Driver {
         let (alive, handles) = oneshot::channel();
         let parts = components.clone();
         let programs = Admission::new(&settings, &components.shuffle);
-        let driver = EventLoop::new(settings, parts, board.clone(), inputs, handles);
-        tokio::spawn(driver.run());
+        let node = Node::new(settings, parts, board.clone());
+        tokio::spawn(node.run(inputs, handles));
         Ok(DriverHandle {
             inbox,
             board,
@@ -142,11 +143,18 @@ impl DriverHandle {
     }
 
     /// All jobs that are known, in the order of submission, without their attempts.
-    pub fn list(&self) -> Vec<Arc<JobStatus>> {
-        let board = self.board.lock();
-        let jobs = board.scheduler.jobs().into_iter();
-        jobs.filter_map(|job| board.status(job, Detail::Stages).ok())
-            .collect()
+    ///
+    /// # Errors
+    /// `Unavailable` if another driver leads.
+    pub fn list(&self) -> Result<Vec<Arc<JobStatus>>> {
+        let jobs = {
+            let board = self.board.lock();
+            board.check_leads()?;
+            board.scheduler.jobs()
+        };
+        // There may be thousands: whoever else waits for the board gets it in between.
+        let status = |job| self.board.lock().status(job, Detail::Stages).ok();
+        Ok(jobs.into_iter().filter_map(status).collect())
     }
 
     /// How far a job is, with all of its attempts.
@@ -170,8 +178,12 @@ impl DriverHandle {
     /// # Errors
     /// What is wrong with the plan or its inputs.
     pub async fn explain(&self, plan: LogicalPlan) -> Result<String> {
-        let capacity = self.board.lock().scheduler.capacity();
-        work::explain(&self.components, plan, capacity).await
+        let cluster = {
+            let board = self.board.lock();
+            board.check_leads()?;
+            board.scheduler.cluster()
+        };
+        work::explain(&self.components, plan, cluster).await
     }
 
     /// Waits until a job has ended and gives its result.
@@ -182,13 +194,19 @@ impl DriverHandle {
     pub async fn result(&self, job: JobId) -> Result<JobResult> {
         let mut status = self.watch(job)?;
         let ended = status.wait_for(|status| status.state.is_final()).await;
-        let status = ended.map_err(|_| stopped())?.clone();
+        let status = match ended {
+            Ok(status) => status.clone(),
+            Err(_) => {
+                self.board.lock().check_leads()?;
+                return Err(stopped());
+            }
+        };
         match (status.state, &status.failure) {
             (JobState::Done, _) => {}
             (_, Some(failure)) => return Err(failure.clone().into()),
             _ => return Err(Error::cancelled(format!("the job was cancelled job={job}"))),
         }
-        let location = self.board.lock().scheduler.result(job);
+        let location = self.board.lock().result(job)?;
         let location = location.ok_or_else(|| {
             Error::invalid(format!(
                 "the job wrote files, or its result is not kept any more job={job}"
@@ -216,11 +234,10 @@ impl DriverHandle {
             .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
             .map_err(move |error| {
                 note.store(true, Ordering::Relaxed);
-                let is_kept = board.lock().scheduler.result(job).is_some();
-                if is_kept {
-                    error
-                } else {
-                    dropped(job).with_source(error)
+                match board.lock().result(job) {
+                    Ok(Some(_)) => error,
+                    Ok(None) => dropped(job).with_source(error),
+                    Err(elsewhere) => elsewhere,
                 }
             });
         // The handle goes with the stream, so that the driver does not stop while it is read.
@@ -237,8 +254,13 @@ impl DriverHandle {
     }
 
     /// The executors that are known.
-    pub fn executors(&self) -> Vec<ExecutorStatus> {
-        self.board.lock().scheduler.executors()
+    ///
+    /// # Errors
+    /// `Unavailable` if another driver leads.
+    pub fn executors(&self) -> Result<Vec<ExecutorStatus>> {
+        let board = self.board.lock();
+        board.check_leads()?;
+        Ok(board.scheduler.executors())
     }
 
     /// Opens the stream of an executor: messages for it go to `to_executor`, a `Welcome` first.
@@ -272,7 +294,8 @@ impl DriverHandle {
         })
     }
 
-    /// Stops the driver: jobs that run are cancelled, results are removed.
+    /// Stops the driver. Jobs that run are cancelled and results are removed, unless there is a
+    /// journal: then the next driver goes on with both.
     pub async fn shutdown(&self) {
         let (answer, stopped) = oneshot::channel();
         if self.inbox.send(Input::Stop { answer }).await.is_ok() {
@@ -375,6 +398,7 @@ mod tests {
             stores: Arc::new(Stores::new()),
             shuffle: ShuffleStore::new(store, "shuffle".into(), Compression::None),
             storage_url: "memory:///shuffle".to_owned(),
+            journal: None,
         };
         Driver::start(settings, components).expect("the settings are valid")
     }
@@ -412,6 +436,7 @@ mod tests {
             key,
             plan: plan(),
             program: None,
+            weight: 1,
         }
     }
 
@@ -428,7 +453,7 @@ mod tests {
         let (attachment, mut from_driver) = attach(&driver).await;
         let welcome = from_driver.recv().await;
         assert!(matches!(welcome, Some(ToExecutor::Welcome(w)) if w.heartbeat_ms == 1_000));
-        assert_eq!(driver.executors().len(), 1);
+        assert_eq!(driver.executors().expect("it leads").len(), 1);
         // A clone of the sender does not hold the stream open.
         let sender = attachment.from_executor.clone();
         drop(attachment);
@@ -454,7 +479,7 @@ mod tests {
             "{}",
             refused.message()
         );
-        assert!(driver.executors().is_empty());
+        assert!(driver.executors().expect("it leads").is_empty());
     }
 
     #[tokio::test]
@@ -479,7 +504,12 @@ mod tests {
         let job = submit(&driver, 1).await;
         let other = submit(&driver, 2).await;
         assert_eq!(submit(&driver, 1).await, job);
-        let listed: Vec<_> = driver.list().iter().map(|status| status.id).collect();
+        let listed: Vec<_> = driver
+            .list()
+            .expect("it leads")
+            .iter()
+            .map(|status| status.id)
+            .collect();
         assert_eq!(listed, [job, other]);
     }
 

@@ -14,11 +14,23 @@ pub mod scheduler;
 
 pub mod commit;
 
+pub mod journal;
+
 mod board;
 mod programs;
 mod work;
 
+mod restored;
+
+pub mod garbage;
+
+mod ledger;
+
+mod leader;
+
 mod event_loop;
+
+mod node;
 
 pub mod handle;
 
@@ -26,6 +38,10 @@ pub mod service;
 
 pub mod client;
 
+#[cfg(test)]
+mod simulation;
+
 pub use handle::{Attachment, Driver, DriverHandle, JobResult};
+pub use journal::JournalStore;
 pub use settings::DriverSettings;
 pub use work::Components;

@@ -24,6 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::board::stopped;
 use crate::handle::{Attachment, DriverHandle};
 
 /// Messages for one executor that wait for its socket; the driver gives up an executor that has
@@ -83,14 +84,16 @@ type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = BoxStream<'static, Result<T, Status>>;
 
 impl Service {
-    /// A stream that ends with the driver.
-    fn stream<T: 'static>(
+    /// A stream that ends with the driver, and says so: half a result is not a whole one.
+    fn stream<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Answer<Streamed<T>> {
-        Ok(Response::new(
-            stream.take_until(is_set(self.closed.clone())).boxed(),
-        ))
+        let closed = is_set(self.closed.clone());
+        let cut_off = stream::once(closed).map(|()| Some(Err(status_from(&stopped()))));
+        let whole = stream.map(Some).chain(stream::once(ready(None)));
+        let stream = stream::select(whole, cut_off).scan((), |(), item| ready(item));
+        Ok(Response::new(stream.boxed()))
     }
 }
 
@@ -189,6 +192,7 @@ impl wire::jobs_server::Jobs for Service {
             key,
             plan,
             program,
+            weight,
         } = request.into_inner();
         answer(async {
             check_protocol(protocol)?;
@@ -197,6 +201,7 @@ impl wire::jobs_server::Jobs for Service {
                 key,
                 plan: decode_plan(plan)?,
                 program: program.map(program::decode_offered).transpose()?,
+                weight: weight.unwrap_or(1),
             };
             let id = self.handle.submit(submission).await?;
             Ok(wire::SubmitReply { job: id.value() })
@@ -222,11 +227,8 @@ impl wire::jobs_server::Jobs for Service {
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Answer<Self::ListStream> {
         check_protocol(request.into_inner().protocol).map_err(|error| status_from(&error))?;
-        let statuses = self
-            .handle
-            .list()
-            .into_iter()
-            .map(|status| Ok(job::encode(&status)));
+        let statuses = self.handle.list().map_err(|error| status_from(&error))?;
+        let statuses = statuses.into_iter().map(|status| Ok(job::encode(&status)));
         self.stream(stream::iter(statuses))
     }
 
@@ -302,9 +304,8 @@ impl wire::jobs_server::Jobs for Service {
         let executors = self
             .handle
             .executors()
-            .into_iter()
-            .map(job::encode_executor)
-            .collect();
+            .map_err(|error| status_from(&error))?;
+        let executors = executors.into_iter().map(job::encode_executor).collect();
         Ok(Response::new(wire::ExecutorsReply { executors }))
     }
 }

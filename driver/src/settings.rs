@@ -1,6 +1,6 @@
 //! What a person may tune about a driver: data with defaults, checked once at the start.
 
-use kiln_engine::{Error, Result};
+use kiln_engine::{Error, Result, limits};
 
 /// The knobs of a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub struct DriverSettings {
     pub embedded: bool,
     /// Jobs may bring code of their own, which executors run.
     pub allow_programs: bool,
+    /// Where executors and clients reach this driver, as others are told that look for who leads.
+    pub url: String,
+    /// How long a lease may stay as it is before a standby tries to lead, in milliseconds.
+    pub leader_lease_ms: u64,
+    /// Entries of the journal after which a snapshot replaces them, however small they are.
+    pub snapshot_entries: u64,
+    /// Jobs that have not ended; more are refused.
+    pub jobs_max: usize,
 }
 
 impl Default for DriverSettings {
@@ -30,6 +38,10 @@ impl Default for DriverSettings {
             grace_ms: 60_000,
             embedded: false,
             allow_programs: false,
+            url: String::new(),
+            leader_lease_ms: 4_000,
+            snapshot_entries: 1_000,
+            jobs_max: limits::JOBS_ACTIVE_MAX,
         }
     }
 }
@@ -37,6 +49,8 @@ impl Default for DriverSettings {
 impl DriverSettings {
     /// Longest time that any setting may name: a day.
     const MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+    const LEADER_LEASE_MS_MIN: u64 = 2_000;
 
     /// For a driver whose one executor shares its process. Silence says nothing about that one: a
     /// process that was stopped for a while and goes on must not take itself for lost. An executor
@@ -50,6 +64,7 @@ impl DriverSettings {
             grace_ms: 5_000,
             embedded: true,
             allow_programs: true,
+            ..DriverSettings::default()
         }
     }
 
@@ -63,6 +78,7 @@ impl DriverSettings {
             ("lease_ms", self.lease_ms),
             ("reconnect_ms", self.reconnect_ms),
             ("grace_ms", self.grace_ms),
+            ("leader_lease_ms", self.leader_lease_ms),
         ];
         for (name, ms) in times {
             if ms > Self::MS_MAX {
@@ -74,6 +90,18 @@ impl DriverSettings {
         if self.heartbeat_ms == 0 {
             return Err(Error::invalid(
                 "the heartbeat interval must not be zero heartbeat_ms=0",
+            ));
+        }
+        if self.leader_lease_ms < Self::LEADER_LEASE_MS_MIN {
+            return Err(Error::invalid(format!(
+                "the lease of who leads is renewed every second, so it must last for two \
+                 leader_lease_ms={}",
+                self.leader_lease_ms
+            )));
+        }
+        if self.jobs_max == 0 {
+            return Err(Error::invalid(
+                "the driver must take at least one job jobs_max=0",
             ));
         }
         if self.lease_ms < 2 * self.heartbeat_ms {
@@ -115,6 +143,10 @@ mod tests {
         check(
             |s| s.lease_ms = 1_999,
             Err("the lease must cover at least two heartbeats lease_ms=1999 heartbeat_ms=1000"),
+        );
+        check(
+            |s| s.jobs_max = 0,
+            Err("the driver must take at least one job jobs_max=0"),
         );
         check(
             |s| s.grace_ms = 86_400_001,

@@ -8,16 +8,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{LogicalPlan, Output, OutputFile, StageGraph, TaskFailure};
 use kiln_engine::storage::{ShuffleStore, Stores};
 use kiln_engine::{Error, Result, limits};
+use kiln_proto::message::Planned;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::journal::JournalStore;
 use crate::planner::{ClusterShape, Planner, StageFacts};
-use crate::scheduler::{Capacity, Event};
+use crate::scheduler::Event;
 use crate::{commit, planner};
+
+/// Times that something is tried to be removed.
+const REMOVE_TRIES: u32 = 4;
+
+/// Pause before the second of these; four times as long each time.
+const REMOVE_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a driver works with; made by whoever starts it.
 #[derive(Clone)]
@@ -28,6 +37,9 @@ pub struct Components {
     pub shuffle: ShuffleStore,
     /// The same place as a URL, for executors in other processes.
     pub storage_url: String,
+    /// Where to write down what has happened, for the next driver; none for a driver whose jobs
+    /// end with it.
+    pub journal: Option<JournalStore>,
 }
 
 /// The planner of a job, between the times that it is asked.
@@ -37,6 +49,8 @@ pub(crate) struct JobPlanner(Arc<Mutex<State>>);
 enum State {
     /// Nobody has asked yet.
     Waiting(LogicalPlan),
+    /// An earlier driver has asked, for stages that are known.
+    Recovered(LogicalPlan, Vec<Planned>),
     /// Some stages are known.
     Going(Box<Planner>),
     /// It failed, or all stages are known.
@@ -48,13 +62,30 @@ impl JobPlanner {
         JobPlanner(Arc::new(Mutex::new(State::Waiting(plan))))
     }
 
+    /// Takes note of stages that the plan was cut into in an earlier leadership.
+    pub(crate) fn remember(&self, planned: &Planned) {
+        let state = match self.take() {
+            State::Waiting(plan) => State::Recovered(plan, vec![planned.clone()]),
+            State::Recovered(plan, mut before) => {
+                before.push(planned.clone());
+                State::Recovered(plan, before)
+            }
+            state => state,
+        };
+        self.put(state);
+    }
+
+    fn put(&self, state: State) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
     fn take(&self) -> State {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut state, State::Ended)
     }
 
     fn keep(&self, planner: Box<Planner>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::Going(planner);
+        self.put(State::Going(planner));
     }
 }
 
@@ -64,10 +95,11 @@ pub(crate) async fn plan(
     job: JobId,
     planner: JobPlanner,
     done: Vec<StageFacts>,
-    capacity: Capacity,
+    cluster: ClusterShape,
 ) -> Option<Event> {
     let advanced = match planner.take() {
-        State::Waiting(plan) => begin(&parts, job, plan, capacity).await,
+        State::Waiting(plan) => begin(&parts, job, plan, cluster).await,
+        State::Recovered(plan, before) => recover(&parts, plan, before, done).await,
         State::Going(planner) => {
             let next = aside(async move { advance(planner, &done) });
             contain("planning", next).await
@@ -90,18 +122,41 @@ fn advance(mut planner: Box<Planner>, done: &[StageFacts]) -> Result<(Box<Planne
     Ok((planner, graph))
 }
 
+/// Asks a new planner what an earlier one was asked, and goes on from there.
+async fn recover(
+    parts: &Components,
+    plan: LogicalPlan,
+    before: Vec<Planned>,
+    done: Vec<StageFacts>,
+) -> Result<(Box<Planner>, StageGraph)> {
+    let stores = Arc::clone(&parts.stores);
+    let next = aside(async move {
+        let Some(cluster) = before.first().map(|planned| planned.cluster) else {
+            return Err(Error::internal("a plan that nobody has begun"));
+        };
+        let mut planner = Planner::new(&plan, cluster, &stores).await?;
+        for planned in &before {
+            if planner.advance(&planned.done)? != planned.graph {
+                return Err(Error::invalid(
+                    "the input of the job has changed while no driver was there, so its plan \
+                     cannot go on",
+                ));
+            }
+        }
+        advance(Box::new(planner), &done)
+    });
+    contain("planning", next).await
+}
+
 /// Sees to it that the output of a job can be written, finds its input and makes its first
 /// stages. What that has made in storage is removed again if it does not come to a plan.
 async fn begin(
     parts: &Components,
     job: JobId,
     plan: LogicalPlan,
-    capacity: Capacity,
+    cluster: ClusterShape,
 ) -> Result<(Box<Planner>, StageGraph)> {
-    let output = match &plan {
-        LogicalPlan::Write { output, .. } => Some(output.clone()),
-        _ => None,
-    };
+    let output = plan.output().cloned();
     let made = async {
         if let Some(output) = &output {
             let prepared = commit::prepare(&parts.stores, job, output);
@@ -109,7 +164,7 @@ async fn begin(
         }
         let stores = Arc::clone(&parts.stores);
         let first = aside(async move {
-            let planner = Planner::new(&plan, shape(capacity), &stores).await?;
+            let planner = Planner::new(&plan, cluster, &stores).await?;
             advance(Box::new(planner), &[])
         });
         contain("planning", first).await
@@ -118,7 +173,8 @@ async fn begin(
     if made.is_err()
         && let Some(output) = output
     {
-        discard(parts.clone(), job, output).await;
+        // What is left is told there, and looked for later.
+        let _ = discard(parts.clone(), job, output).await;
     }
     made
 }
@@ -149,10 +205,10 @@ pub(crate) fn plan_failed(job: JobId, error: &Error) -> Event {
 pub(crate) async fn explain(
     parts: &Components,
     plan: LogicalPlan,
-    capacity: Capacity,
+    cluster: ClusterShape,
 ) -> Result<String> {
     let stores = Arc::clone(&parts.stores);
-    let text = async move { planner::explain(&plan, &shape(capacity), &stores).await };
+    let text = async move { planner::explain(&plan, &cluster, &stores).await };
     contain("explaining", aside(text)).await
 }
 
@@ -174,41 +230,48 @@ pub(crate) async fn commit(
     })
 }
 
-/// Removes what a job has staged. Nobody waits for it, so a failure is logged here.
-pub(crate) async fn discard(parts: Components, job: JobId, output: Output) -> Option<Event> {
-    let done = contain("discarding", commit::discard(&parts.stores, job, &output)).await;
-    if let Err(error) = done {
-        tracing::warn!(%job, output = output.url, error = error.report(), "files are left behind");
-    }
-    None
+/// Removes what a job has staged; answers whether nothing is left.
+pub(crate) async fn discard(parts: Components, job: JobId, output: Output) -> bool {
+    let again = move || {
+        let (stores, output) = (Arc::clone(&parts.stores), output.clone());
+        async move { commit::discard(&stores, job, &output).await }.boxed()
+    };
+    remove(job, "discarding", again).await
 }
 
-/// Removes shuffle objects. Nobody waits for it, so a failure is logged here.
+/// Removes shuffle objects; answers whether none is left.
 pub(crate) async fn clean(
     parts: Components,
     job: JobId,
     objects: Vec<(StageId, u32, u32)>,
-) -> Option<Event> {
-    let done = contain("cleaning", parts.shuffle.delete_job(job, &objects)).await;
-    if let Err(error) = done {
-        tracing::warn!(%job, error = error.report(), "shuffle objects are left behind");
-    }
-    None
+) -> bool {
+    let again = move || {
+        let (shuffle, objects) = (parts.shuffle.clone(), objects.clone());
+        async move { shuffle.delete_job(job, &objects).await }.boxed()
+    };
+    remove(job, "cleaning", again).await
 }
 
-fn shape(capacity: Capacity) -> ClusterShape {
-    let Capacity {
-        executors,
-        threads,
-        memory,
-        may_grow,
-    } = capacity;
-    ClusterShape {
-        executors,
-        threads,
-        memory,
-        may_grow,
+/// Removes something, if need be in several tries. Nobody waits for it, so a failure is logged
+/// here; what is left then is found by the next driver, or by who looks for it.
+async fn remove(
+    job: JobId,
+    what: &str,
+    remove: impl Fn() -> BoxFuture<'static, Result<()>>,
+) -> bool {
+    let mut pause = REMOVE_AGAIN;
+    for left in (0..REMOVE_TRIES).rev() {
+        let Err(error) = contain(what, remove()).await else {
+            return true;
+        };
+        if left == 0 {
+            tracing::warn!(%job, error = error.report(), "{what}: something is left behind");
+            break;
+        }
+        sleep(pause).await;
+        pause *= 4;
     }
+    false
 }
 
 /// Runs `work`, which ends whatever happens: a panic becomes an error that names it, and so does

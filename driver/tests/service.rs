@@ -21,7 +21,7 @@ use kiln_proto::convert::control::{decode_to_executor, encode_from_executor};
 use kiln_proto::convert::status::error_from;
 use kiln_proto::message::{
     FromExecutor, JobState, OfferedProgram, PROTOCOL_VERSION, Registration, Submission, ToExecutor,
-    platform,
+    is_absence, platform,
 };
 use kiln_proto::wire;
 use object_store::memory::InMemory;
@@ -49,6 +49,7 @@ async fn start_with(settings: DriverSettings) -> Stage {
         stores: Arc::new(Stores::new()),
         shuffle: ShuffleStore::new(store, "shuffle".into(), Compression::None),
         storage_url: "memory:///shuffle".to_owned(),
+        journal: None,
     };
     let driver = Driver::start(settings, components).expect("valid settings");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -77,6 +78,7 @@ fn submission(name: &str, key: u64, plan: LogicalPlan) -> Submission {
         key,
         plan,
         program: None,
+        weight: 1,
     }
 }
 
@@ -303,8 +305,19 @@ async fn streams_end_when_the_driver_shuts_down_and_nobody_listens_any_more() {
     let (_executor, stream) = attach(&stage, vec![register(PROTOCOL_VERSION)]).await;
     let mut stream = stream.expect("the driver takes executors");
     stage.stop.send(()).expect("the driver listens");
-    while stream.message().await.expect("a whole stream").is_some() {}
-    while statuses.next().await.is_some() {}
+    let cut_off = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            ended => break error_from(&ended.expect_err("the stream is cut off")),
+        }
+    };
+    assert!(is_absence(&cut_off), "{cut_off}");
+    let waited = async { while statuses.next().await.is_some() {} };
+    let waits = tokio::time::timeout(Duration::from_millis(100), waited).await;
+    assert!(
+        waits.is_err(),
+        "a client does not wait for its driver to come back"
+    );
     stage.served.await.expect("no panic").expect("a normal end");
     let error = Client::connect(&stage.url)
         .await
@@ -392,40 +405,43 @@ async fn programs_are_refused_before_their_jobs_begin() {
     let stage = client(&closed).await;
     say(
         "not taken",
-        stage.stage_program(sha256, bytes, pieces(BINARY)).await,
+        stage.stage_program(sha256, bytes, || pieces(BINARY)).await,
     );
     say("none", submit(&open, None).await);
     say("not staged", submit(&open, Some(offered(binary))).await);
     let client = client(&open).await;
     say(
         "other bytes",
-        client.stage_program(missing, bytes, pieces(BINARY)).await,
+        client
+            .stage_program(missing, bytes, || pieces(BINARY))
+            .await,
     );
     say(
         "too few",
         client
-            .stage_program(sha256, bytes + 1, pieces(BINARY))
+            .stage_program(sha256, bytes + 1, || pieces(BINARY))
             .await,
     );
     say(
         "too many",
         client
-            .stage_program(sha256, bytes - 1, pieces(BINARY))
+            .stage_program(sha256, bytes - 1, || pieces(BINARY))
             .await,
     );
-    let broken = pieces(BINARY).take(1).chain(stream::once(async {
-        Err(kiln_engine::Error::unavailable("the file is gone"))
-    }));
+    let broken = || {
+        let gone = async { Err(kiln_engine::Error::unavailable("the file is gone")) };
+        pieces(BINARY).take(1).chain(stream::once(gone)).boxed()
+    };
     say(
         "unreadable",
-        client.stage_program(sha256, bytes, broken.boxed()).await,
+        client.stage_program(sha256, bytes, broken).await,
     );
     client
-        .stage_program(sha256, bytes, pieces(BINARY))
+        .stage_program(sha256, bytes, || pieces(BINARY))
         .await
         .expect("these are its bytes");
     // What is there is not sent again.
-    let nothing = stream::pending().boxed();
+    let nothing = || stream::pending().boxed();
     client
         .stage_program(sha256, bytes, nothing)
         .await

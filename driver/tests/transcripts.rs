@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! settings [heartbeat=MS] [lease=MS] [reconnect=MS] [grace=MS]     (starts all over)
-//! join e1 [slots=N] [threads=N]    heard e1 [ATTEMPT …]    gone e1    draining e1
-//! submit j1 [NAME]    bring j1    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
+//! join e1 [slots=N] [threads=N] [memory=MIB] [silent=1]     (one that is new sends a heartbeat,
+//!     too, unless it is silent; one that comes back does not)
+//! heard e1 [ATTEMPT …]    gone e1    draining e1
+//! submit j1 [weight=N] [NAME]    bring j1    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
 //!     STAGE: (scan TASKS | read STAGE | gather STAGE) [calling] -> SINK;
 //!     SINK: hash PARTITIONS | single | files;
 //!     `; ...` or `; ... -> files` behind the last says that more stages will follow
@@ -335,12 +337,31 @@ impl World {
         if let Some(answer) = self.look(command, &mut words)? {
             return Ok(answer);
         }
+        let silent = words.number("silent", 0)? > 0;
         let event = self.event(command, &mut words)?;
         if !words.0.is_empty() {
             return Err(format!("too many words: {}", words.rest()));
         }
-        let actions = self.scheduler.step(now, event);
+        let heartbeat = self.first_heartbeat(&event).filter(|_| !silent);
+        let mut actions = self.scheduler.step(now, event);
+        if let Some(heartbeat) = heartbeat {
+            actions.extend(self.scheduler.step(now, heartbeat));
+        }
         Ok(actions.iter().map(ToString::to_string).collect())
+    }
+
+    /// What an executor that is new says right after it has joined: that it runs nothing.
+    fn first_heartbeat(&self, event: &Event) -> Option<Event> {
+        let Event::ExecutorJoined(registration) = event else {
+            return None;
+        };
+        let executor = registration.executor;
+        let known = self.scheduler.executors().into_iter();
+        let mut known = known.map(|status| status.registration.executor);
+        (!known.any(|id| id == executor)).then(|| Event::ExecutorHeard {
+            executor,
+            running: Vec::new(),
+        })
     }
 
     fn settings(&mut self, words: &mut Words<'_>) -> Result<(), String> {
@@ -400,11 +421,15 @@ impl World {
                     call_ms: 1,
                     environment: BTreeMap::new(),
                 })),
+                weight: 1,
+                output: None,
             }),
             "submit" => Event::Submitted(Submitted {
                 job: words.job()?,
+                weight: words.number("weight", 1)? as u32,
                 name: words.rest(),
                 program: None,
+                output: None,
             }),
             "plan" => {
                 let job = words.job()?;
@@ -471,6 +496,7 @@ impl World {
                 rows: 1,
                 bytes: 10,
                 checksum: 0,
+                pending: None,
             };
             TaskOutput::Files(names.split(',').map(file).collect())
         } else {
@@ -584,6 +610,7 @@ impl World {
 fn registration(words: &mut Words<'_>) -> Result<Registration, String> {
     let slots = words.number("slots", 2)? as u32;
     let threads = words.number("threads", 1)? as u32;
+    let memory = words.number("memory", 1 << 10)? << 20;
     let executor = words.executor()?;
     Ok(Registration {
         executor,
@@ -591,6 +618,6 @@ fn registration(words: &mut Words<'_>) -> Result<Registration, String> {
         protocol: PROTOCOL_VERSION,
         threads,
         slots,
-        memory: 1 << 30,
+        memory,
     })
 }

@@ -63,6 +63,27 @@ pub const PREFETCH_REQUESTS: usize = 16;
 /// Size of an uploaded part; also what a file sink buffers before it uploads.
 pub const UPLOAD_PART_BYTES: usize = 8 << 20;
 
+/// Requests to one remote store under way at once, in one process: enough to fill a fast line,
+/// and few enough that a store has no reason to slow us down.
+pub const STORE_REQUESTS_MAX: usize = 128;
+
+/// Total time of one request to a remote store, its body included.
+pub const STORE_REQUEST_MS_MAX: u64 = 300_000;
+
+/// How long a remote store may say nothing. Its answer to a request begins after the request's
+/// body, so a part of an upload has to be sent in this time.
+pub const STORE_SILENCE_MS_MAX: u64 = 30_000;
+
+/// How long a request to a remote store is tried again: long enough for a store that restarts or
+/// has had enough for a while, and short enough that one that is gone is known to be.
+pub const STORE_RETRY_MS_MAX: u64 = 30_000;
+
+/// Pause before the first repetition; it doubles, by chance.
+pub const STORE_BACKOFF_MS: u64 = 100;
+
+/// Longest pause between repetitions.
+pub const STORE_BACKOFF_MS_MAX: u64 = 3_000;
+
 /// Encoded bytes of one row group in a Parquet file that we write. Readers take a row group as one
 /// piece of work, and the writer holds one in memory.
 pub const ROW_GROUP_BYTES: usize = 32 << 20;
@@ -134,6 +155,10 @@ pub const RETRY_BACKOFF_MS: u64 = 50;
 /// How often a wait for storage looks at whether its attempt was cancelled, in milliseconds.
 pub const CANCEL_POLL_MS: u64 = 200;
 
+/// How long an attempt that has failed or was cancelled waits for what it wrote to be removed, in
+/// milliseconds. A store that does not answer must not keep its slot.
+pub const ABORT_WAIT_MS: u64 = 1_000;
+
 /// Longest wait before another attempt, in milliseconds.
 pub const RETRY_BACKOFF_MS_MAX: u64 = 5_000;
 
@@ -151,8 +176,17 @@ pub const ATTEMPTS_ALL_MAX: usize = 100;
 /// Failures in a row after which an executor gets no tasks for a while.
 pub const EXECUTOR_FAILURES_MAX: u32 = 3;
 
-/// How long such an executor gets none, in milliseconds.
+/// How long such an executor gets none, in milliseconds; doubled each time that it fails again
+/// when it is back.
 pub const EXECUTOR_EXCLUDED_MS: u64 = 30_000;
+
+/// Longest that an executor gets no tasks because it failed, in milliseconds: what was wrong with
+/// it may have been put right, and one failed attempt in ten minutes is a low price for a look.
+pub const EXECUTOR_EXCLUDED_MS_MAX: u64 = 10 * 60 * 1_000;
+
+/// Attempts of one task that run out of memory where no executor has more, before its job fails:
+/// the first may have had an unlucky neighbour.
+pub const EXHAUSTED_MAX: u32 = 2;
 
 /// Share of a stage's tasks, in percent, that are done before a slow one gets a second attempt.
 pub const STRAGGLER_DONE_PERCENT: u64 = 75;
@@ -161,10 +195,32 @@ pub const STRAGGLER_DONE_PERCENT: u64 = 75;
 /// milliseconds: below that a second attempt costs more than it can win.
 pub const STRAGGLER_SLACK_MS: u64 = 1_000;
 
+/// A task is slow, too, if it reads so many times slower than the others of its stage together.
+pub const STRAGGLER_PACE_TIMES: u64 = 3;
+
+/// How long a task has to run before its pace says something, in milliseconds.
+pub const STRAGGLER_PACE_MS: u64 = 2_000;
+
+/// Tasks of a stage that have two attempts at once are at most one more than its tasks, or all
+/// slots where those are fewer, divided by this: where everything is slow, running everything twice
+/// makes it slower.
+pub const STRAGGLER_SHARE: u32 = 4;
+
+/// Waiting tasks of a stage that are looked at for one that fits a free slot. Almost always the
+/// first does; those that do not wait for an executor where they have not failed yet.
+pub const PLACEMENT_TASKS_MAX: usize = 64;
+
+/// Shuffle objects that the tasks launched in one step of the scheduler are told of; the last of
+/// them may go beyond. About 100 bytes each, and a few milliseconds in all.
+pub const LAUNCH_SOURCES_MAX: usize = 200_000;
+
+/// Largest weight of a job, which is its share of the slots against those of other jobs.
+pub const JOB_WEIGHT_MAX: u32 = 1_000;
+
 /// Smallest share of shuffle data, as stored, that is worth a reduce task of its own.
 pub const SHUFFLE_TASK_BYTES_MIN: u64 = 1 << 20;
 
-/// Jobs that a driver works on at once; more are refused.
+/// Jobs that a driver works on at once, unless it is told otherwise; more are refused.
 pub const JOBS_ACTIVE_MAX: usize = 1_000;
 
 /// Jobs that have ended and are still known; the oldest is dropped with its result.

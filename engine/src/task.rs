@@ -11,15 +11,17 @@ mod sides;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 use futures::future::join_all;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::context::{TaskContext, compute};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
 use crate::plan::{
@@ -58,9 +60,19 @@ pub async fn run(spec: TaskSpec, ctx: TaskContext) -> Result<TaskSuccess> {
             })
         }
         Err(error) => {
-            sink.abort().await;
+            abort(sink).await;
             Err(error)
         }
+    }
+}
+
+/// Removes what an attempt wrote, as far as that is possible. With a store that does not answer it
+/// goes on beside whatever is run next.
+async fn abort(sink: Arc<dyn Sink>) {
+    let removed = tokio::spawn(async move { sink.abort().await });
+    let wait = Duration::from_millis(limits::ABORT_WAIT_MS);
+    if timeout(wait, removed).await.is_err() {
+        tracing::warn!("what an attempt wrote is not removed yet");
     }
 }
 

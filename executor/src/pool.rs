@@ -29,12 +29,16 @@ pub(crate) struct TaskPool {
     slots: Arc<Semaphore>,
     held: BTreeMap<(TaskId, u32), Held>,
     attempts: JoinSet<Result<TaskSuccess>>,
+    /// Nothing is begun any more.
+    is_closed: bool,
 }
 
 struct Held {
     id: Id,
     cancel: CancelToken,
     metrics: Arc<TaskMetrics>,
+    /// It was stopped by this executor, whose driver has to hear of it.
+    is_handed_back: bool,
 }
 
 /// An attempt that is over.
@@ -49,6 +53,7 @@ impl TaskPool {
             slots: Arc::new(Semaphore::new(slots as usize)),
             held: BTreeMap::new(),
             attempts: JoinSet::new(),
+            is_closed: false,
         }
     }
 
@@ -60,7 +65,11 @@ impl TaskPool {
         }
         let cancel = context.cancel.clone();
         let metrics = Arc::clone(&context.metrics);
-        let id = if self.held.len() < ATTEMPTS_HELD_MAX {
+        let id = if self.is_closed {
+            self.attempts
+                .spawn(async { Err(Error::cancelled("never begun")) })
+                .id()
+        } else if self.held.len() < ATTEMPTS_HELD_MAX {
             let slots = Arc::clone(&self.slots);
             self.attempts
                 .spawn(run_in_slot(run, slots, spec, context))
@@ -75,15 +84,32 @@ impl TaskPool {
             id,
             cancel,
             metrics,
+            is_handed_back: self.is_closed,
         };
         self.held.insert(attempt, held);
     }
 
     /// Asks an attempt to stop. Its end will not be reported.
     pub(crate) fn cancel(&mut self, attempt: (TaskId, u32)) {
-        if let Some(held) = self.held.get(&attempt) {
+        if let Some(held) = self.held.get_mut(&attempt) {
+            held.cancel.cancel();
+            held.is_handed_back = false;
+        }
+    }
+
+    /// Asks all attempts to stop, those to come included. They will be reported as stopped, or as
+    /// whatever else has become of them.
+    pub(crate) fn hand_back(&mut self) {
+        self.is_closed = true;
+        for held in self.held.values_mut() {
+            held.is_handed_back |= !held.cancel.is_cancelled();
             held.cancel.cancel();
         }
+    }
+
+    /// Drops the attempts that have not stopped, where they are.
+    pub(crate) fn abort(&mut self) {
+        self.attempts.abort_all();
     }
 
     /// Waits for an attempt to end, for ever if there is none; none if it was cancelled.
@@ -97,7 +123,11 @@ impl TaskPool {
         };
         let attempt = *self.held.iter().find(|(_, held)| held.id == id)?.0;
         let held = self.held.remove(&attempt)?;
-        if held.cancel.is_cancelled() {
+        if held.is_handed_back && outcome.is_err() {
+            let outcome = Err(TaskFailure::from(&Error::cancelled("the executor leaves")));
+            return Some(Ended { attempt, outcome });
+        }
+        if held.cancel.is_cancelled() && !held.is_handed_back {
             return None;
         }
         let outcome = outcome.map_err(|error| failure(attempt, error));
@@ -145,10 +175,11 @@ async fn run_in_slot(
     spec: TaskSpec,
     context: TaskContext,
 ) -> Result<TaskSuccess> {
-    let _slot = slots
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
+    let slot = async {
+        let slot = slots.acquire_owned().await;
+        Ok(slot.expect("the semaphore is never closed"))
+    };
+    let _slot = context.cancel.guard(slot).await?;
     context.cancel.check()?;
     run(spec, context).await
 }

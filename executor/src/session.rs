@@ -1,9 +1,12 @@
 //! The session of an executor process with its driver; the one file here that owns a socket.
 //!
-//! The executor dials, the driver never does. A connection that breaks is made again, after a
-//! pause that grows and is drawn at random, so that a restarted driver is not overrun; the worker
-//! goes on meanwhile and repeats over the new connection what was not acknowledged. Without any
-//! driver for long enough, what the attempts do is of no use to anybody, and the executor leaves.
+//! The executor dials, the driver never does. When a connection breaks, all drivers are tried in
+//! turn until one welcomes this executor, round after round with pauses that grow and are drawn at
+//! random, so that a restarted driver is not overrun; the worker goes on meanwhile and repeats over
+//! the new connection what was not acknowledged. There is never more than one connection, so what
+//! an older driver still has to say is not heard once a newer one has welcomed this executor.
+//! Without any driver for long enough, what the attempts do is of no use to anybody, and the
+//! executor leaves.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -13,7 +16,7 @@ use futures::StreamExt;
 use kiln_engine::{Error, ErrorKind, Result};
 use kiln_proto::convert::control::{decode_to_executor, encode_from_executor};
 use kiln_proto::convert::status::error_from;
-use kiln_proto::message::{FromExecutor, ToExecutor};
+use kiln_proto::message::{FromExecutor, ToExecutor, is_absence};
 use kiln_proto::wire;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +24,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::settings::{
-    BACKOFF_MAX, BACKOFF_MIN, DIAL_WAIT, ExecutorSettings, FAREWELL_WAIT, LINK_MESSAGES_MAX,
+    ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, BACKOFF_MAX, BACKOFF_MIN, ExecutorSettings, FAREWELL_WAIT,
+    LINK_MESSAGES_MAX, REASON_WAIT,
 };
 use crate::worker::{Components, Exit, Link, Worker};
 
@@ -48,35 +52,125 @@ async fn serve_on(
     settings: &ExecutorSettings,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
-    let mut absent_since = Instant::now();
-    let mut patience = settings.first_connection_wait;
-    let mut pause = BACKOFF_MIN;
-    let mut urls = settings.driver.iter().cycle();
+    let mut search = Search::new(settings)?;
     loop {
-        let none = || Error::invalid("an executor needs the URL of its driver");
-        let url = urls.next().ok_or_else(none)?;
-        let lost = match attach(url, worker, shutdown.as_mut()).await {
+        let url = search.url();
+        let lost = match attach(url, search.answer_wait, worker, shutdown.as_mut()).await {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Unavailable => error,
             Err(error) => return Err(error),
         };
-        if worker.hang_up() {
-            (absent_since, pause) = (Instant::now(), BACKOFF_MIN);
-            patience = settings.driver_absence_max;
+        let was_welcome = worker.hang_up();
+        if was_welcome || search.is_first {
+            tracing::warn!(url, reason = lost.report(), "not attached, trying again");
+        } else {
+            tracing::debug!(url, reason = lost.report(), "not attached, trying again");
         }
-        if worker.is_draining() {
-            patience = patience.min(settings.first_connection_wait);
+        let is_draining = worker.is_draining();
+        if was_welcome {
+            search.begin();
+        } else if is_absence(&lost) && !is_draining {
+            // Somebody is there, so the one who leads will be found.
+            search.since = Instant::now();
         }
-        if absent_since.elapsed() + pause > patience {
-            return Err(lost);
+        let pause = search.go_on();
+        if search.since.elapsed() + pause > search.patience(is_draining) {
+            return Err(search.failed(lost));
         }
-        tracing::warn!(url, reason = lost.report(), "not attached, trying again");
-        let jitter = 0.5 + 0.5 * fastrand::f64();
-        let rest = sleep(pause.mul_f64(jitter));
-        if worker.meanwhile(rest, shutdown.as_mut()).await.is_none() {
+        if worker
+            .meanwhile(sleep(pause), shutdown.as_mut())
+            .await
+            .is_none()
+        {
             return Ok(());
         }
-        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// The search for a driver that welcomes this executor.
+struct Search<'a> {
+    settings: &'a ExecutorSettings,
+    /// Position of the driver to try.
+    at: usize,
+    /// How many of this round have been tried.
+    tried: usize,
+    /// How long a driver of this round may take to answer.
+    answer_wait: Duration,
+    pause: Duration,
+    /// Since when nobody was there.
+    since: Instant,
+    /// There was no driver yet.
+    is_new: bool,
+    /// None has been tried since the last one was there.
+    is_first: bool,
+}
+
+impl<'a> Search<'a> {
+    fn new(settings: &'a ExecutorSettings) -> Result<Self> {
+        if settings.driver.is_empty() {
+            return Err(Error::invalid("an executor needs the URL of its driver"));
+        }
+        Ok(Search {
+            settings,
+            at: 0,
+            tried: 0,
+            answer_wait: ANSWER_WAIT_MIN,
+            pause: BACKOFF_MIN,
+            since: Instant::now(),
+            is_new: true,
+            is_first: true,
+        })
+    }
+
+    fn url(&self) -> &'a str {
+        &self.settings.driver[self.at]
+    }
+
+    /// The driver that was tried last had welcomed this executor and is lost.
+    fn begin(&mut self) {
+        self.since = Instant::now();
+        (self.tried, self.answer_wait) = (0, ANSWER_WAIT_MIN);
+        self.pause = BACKOFF_MIN;
+        self.is_new = false;
+        self.is_first = true;
+    }
+
+    /// Goes on to the next driver; how long to wait before it is tried: not at all within a round,
+    /// and after a loss only so much that not all executors come at once.
+    fn go_on(&mut self) -> Duration {
+        let drivers = self.settings.driver.len();
+        self.at = (self.at + 1) % drivers;
+        let jitter = 0.5 + 0.5 * fastrand::f64();
+        if self.tried == 0 && !self.is_new && std::mem::take(&mut self.is_first) {
+            return BACKOFF_MIN.mul_f64(jitter);
+        }
+        self.is_first = false;
+        self.tried += 1;
+        if !self.tried.is_multiple_of(drivers) {
+            return Duration::ZERO;
+        }
+        let pause = self.pause.mul_f64(jitter);
+        self.pause = (self.pause * 2).min(BACKOFF_MAX);
+        self.answer_wait = self.answer_wait.mul_f64(1.5).min(ANSWER_WAIT_MAX);
+        pause
+    }
+
+    fn patience(&self, is_draining: bool) -> Duration {
+        let first = self.settings.first_connection_wait;
+        match (self.is_new, is_draining) {
+            (true, _) => first,
+            (false, true) => first.min(self.settings.driver_absence_max),
+            (false, false) => self.settings.driver_absence_max,
+        }
+    }
+
+    fn failed(&self, lost: Error) -> Error {
+        let urls = &self.settings.driver;
+        if urls.len() == 1 {
+            return lost;
+        }
+        let text = format!("cannot reach any driver url={}", urls.join(","));
+        Error::unavailable(text).with_source(lost)
     }
 }
 
@@ -86,11 +180,12 @@ async fn serve_on(
 /// `Unavailable` if the connection was not made or has ended before.
 async fn attach(
     url: &str,
+    answer_wait: Duration,
     worker: &mut Worker,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
     let dialled = worker
-        .meanwhile(wire::connect(url, DIAL_WAIT), shutdown.as_mut())
+        .meanwhile(wire::connect(url, answer_wait), shutdown.as_mut())
         .await;
     let Some(channel) = dialled else {
         return Ok(());
@@ -104,15 +199,15 @@ async fn attach(
                 to_driver,
                 from_driver,
             },
+            answer_wait,
             shutdown,
         )
         .await;
     // The link is dropped. If the stream has ended too, the pump knows why; if not, it delivers
-    // what is under way and sees the driver end the stream.
-    let wait = if exit.is_ok() {
-        FAREWELL_WAIT
-    } else {
-        Duration::ZERO
+    // the last words of one who leaves and sees the driver end the stream.
+    let wait = match exit {
+        Ok(Exit::Drained) => FAREWELL_WAIT,
+        Ok(Exit::Disconnected) | Err(_) => REASON_WAIT,
     };
     let ended = timeout(wait, &mut pump).await;
     pump.abort();
@@ -125,6 +220,7 @@ async fn attach(
         Exit::Drained => Ok(()),
         // The driver's own word against this executor; anything else may be better next time.
         Exit::Disconnected if reason.kind() == ErrorKind::Invalid => Err(reason),
+        Exit::Disconnected if is_absence(&reason) => Err(reason),
         Exit::Disconnected => Err(wire::unreachable_driver(url).with_source(reason)),
     }
 }

@@ -13,20 +13,27 @@ pub const ATTEMPTS_HELD_MAX: usize = 1024;
 /// waits.
 pub const LINK_MESSAGES_MAX: usize = 32;
 
-/// How long a driver may take to answer a registration.
+/// How long a driver of the same process may take to answer a registration.
 pub const WELCOME_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a driver elsewhere may take to accept a connection, and to answer a registration,
+/// before the next one is tried; half as much again in every further round.
+pub const ANSWER_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// The longest of these.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Heartbeats after which a report that is not acknowledged is sent again.
 pub const REPORT_REPEAT_BEATS: u32 = 3;
 
-/// How long one try to connect may take.
-pub const DIAL_WAIT: Duration = Duration::from_secs(5);
-
-/// Pause before the second try to connect; doubled with every further one.
+/// Pause after the first round through all drivers; doubled after every further one.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
-/// Longest pause between tries to connect.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Longest pause between two rounds: a job waits for it when its driver has come back.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// How long the reason why a stream has ended may take to arrive after its end.
+pub const REASON_WAIT: Duration = Duration::from_millis(100);
 
 /// How long an executor that leaves waits for its last words to be read, and for attempts that it
 /// has cancelled to end.
@@ -115,8 +122,11 @@ pub struct ExecutorSettings {
     /// How long to try before the first connection stands.
     pub first_connection_wait: Duration,
     /// How long to go on without a driver once there was one; while leaving, at most
-    /// `first_connection_wait`.
+    /// `first_connection_wait`. One that answers, though it does not lead, is no absence.
     pub driver_absence_max: Duration,
+    /// How long to go on with what runs once it is to leave. What has not ended by then is handed
+    /// back, to be run elsewhere.
+    pub drain_wait: Duration,
     /// How it runs programs of users.
     pub programs: ProgramSettings,
 }
@@ -132,6 +142,7 @@ impl ExecutorSettings {
             driver: Vec::new(),
             first_connection_wait: Duration::from_secs(10),
             driver_absence_max: Duration::from_secs(300),
+            drain_wait: Duration::from_secs(30),
             programs: ProgramSettings::default(),
         }
     }

@@ -26,7 +26,7 @@ use crate::outbox::Outbox;
 pub use crate::pool::Runner;
 use crate::pool::{Ended, TaskPool};
 use crate::programs::Programs;
-use crate::settings::{ExecutorSettings, WELCOME_WAIT};
+use crate::settings::{ExecutorSettings, FAREWELL_WAIT, WELCOME_WAIT};
 
 /// The two directions of a connection to a driver. The driver is gone when either is closed.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ pub async fn run(
 ) -> Result<Exit> {
     settings.check()?;
     let mut worker = Worker::new(&settings, components);
-    let exit = worker.work(link, pin!(shutdown)).await;
+    let exit = worker.work(link, WELCOME_WAIT, pin!(shutdown)).await;
     worker.stop().await;
     exit
 }
@@ -112,6 +112,29 @@ pub(crate) struct Worker {
     epoch: u64,
     /// What the newest driver said in its welcome, and the store opened for it.
     welcome: Option<(Welcome, ShuffleStore)>,
+    /// How long what runs may go on once it is to leave.
+    drain_wait: Duration,
+    patience: Patience,
+}
+
+/// How much longer an executor that leaves waits for what it runs.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    /// It does not leave, or nothing is left to be done about what runs.
+    Endless,
+    /// Then the rest is handed back.
+    HandBackAt(Instant),
+    /// Then what does not stop is dropped.
+    DropAt(Instant),
+}
+
+impl Patience {
+    async fn ends(self) {
+        match self {
+            Patience::Endless => std::future::pending().await,
+            Patience::HandBackAt(at) | Patience::DropAt(at) => sleep_until(at).await,
+        }
+    }
 }
 
 impl Worker {
@@ -132,6 +155,8 @@ impl Worker {
             components,
             epoch: 0,
             welcome: None,
+            drain_wait: settings.drain_wait,
+            patience: Patience::Endless,
         }
     }
 
@@ -148,17 +173,18 @@ impl Worker {
         self.outbox.is_draining()
     }
 
-    /// Works over one link.
+    /// Works over one link, whose driver has `welcome_wait` to answer the registration.
     pub(crate) async fn work(
         &mut self,
         link: Link,
+        welcome_wait: Duration,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Exit> {
         let Link {
             to_driver,
             mut from_driver,
         } = link;
-        let mut beat = Instant::now() + WELCOME_WAIT;
+        let mut beat = Instant::now() + welcome_wait;
         while !self.is_drained() {
             tokio::select! {
                 message = from_driver.recv() => match message {
@@ -187,6 +213,7 @@ impl Worker {
                     beat = Instant::now() + self.heartbeat();
                 }
                 () = shutdown.as_mut(), if !self.is_draining() => self.drain(),
+                () = self.patience.ends() => self.lose_patience(),
             }
         }
         Ok(Exit::Drained)
@@ -205,6 +232,7 @@ impl Worker {
                 value = other.as_mut() => return Some(value),
                 ended = self.tasks.next() => self.note(ended),
                 () = shutdown.as_mut(), if !self.is_draining() => self.drain(),
+                () = self.patience.ends() => self.lose_patience(),
             }
         }
         None
@@ -221,11 +249,32 @@ impl Worker {
     }
 
     fn drain(&mut self) {
+        if self.is_draining() {
+            return;
+        }
         tracing::info!(
             running = self.tasks.len(),
             "finishing what runs, then leaving"
         );
         self.outbox.drain();
+        self.patience = Patience::HandBackAt(Instant::now() + self.drain_wait);
+    }
+
+    /// What was to finish has not.
+    fn lose_patience(&mut self) {
+        let running = self.tasks.len();
+        self.patience = match self.patience {
+            Patience::HandBackAt(_) => {
+                tracing::info!(running, "handing back what runs");
+                self.tasks.hand_back();
+                Patience::DropAt(Instant::now() + FAREWELL_WAIT)
+            }
+            Patience::DropAt(_) | Patience::Endless => {
+                tracing::warn!(running, "attempts did not stop when cancelled");
+                self.tasks.abort();
+                Patience::Endless
+            }
+        };
     }
 
     fn note(&mut self, ended: Option<Ended>) {
@@ -270,7 +319,13 @@ impl Worker {
         Ok(true)
     }
 
+    /// Does as it is told by the driver of this link, which is the newest that it has heard of.
+    /// Before the welcome that is not known, and nothing is done.
     fn obey(&mut self, message: ToExecutor) -> Result<()> {
+        if !self.outbox.is_welcome() && !matches!(message, ToExecutor::Refused { .. }) {
+            tracing::warn!("ignored a message that came before the welcome");
+            return Ok(());
+        }
         match message {
             // Taken apart by the loop, whose clock it starts.
             ToExecutor::Welcome(_) => {}
@@ -296,9 +351,7 @@ impl Worker {
             tracing::warn!(%task, attempt, epoch, newest = self.epoch, "ignored an old launch");
             return;
         }
-        let welcome = self.welcome.as_ref().filter(|_| self.outbox.is_welcome());
-        let Some((welcome, shuffle)) = welcome else {
-            tracing::warn!(%task, attempt, "ignored a launch that came before the welcome");
+        let Some((welcome, shuffle)) = &self.welcome else {
             return;
         };
         self.epoch = epoch;

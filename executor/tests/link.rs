@@ -222,3 +222,138 @@ async fn a_driver_that_never_answers_is_given_up() {
         Exit::Disconnected
     );
 }
+
+/// An executor that is told to leave, with two attempts that do not end by themselves: one heeds
+/// its cancellation and one does not.
+async fn leaving() -> Stage {
+    let mut stage = start();
+    stage.driver.welcome(1).await;
+    stage.driver.say(launch(1, HANG, 0)).await;
+    stage.driver.say(launch(1, GATED, 0)).await;
+    while stage.driver.running().await != [HANG, GATED] {}
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_end_in_time_is_handed_back() {
+    let Stage {
+        mut driver,
+        shutdown,
+        executor,
+        ..
+    } = leaving().await;
+    shutdown.send(()).expect("the executor listens");
+    driver.expect("draining").await;
+    driver
+        .expect("#1 t4-a0 cancelled: the executor leaves")
+        .await;
+    driver.acknowledge(1).await;
+    // What is launched in the last moment is not begun.
+    driver.say(launch(1, SUCCEED, 0)).await;
+    driver
+        .expect("#2 t1-a0 cancelled: the executor leaves")
+        .await;
+    driver.acknowledge(2).await;
+    driver
+        .expect("#3 t5-a0 cancelled: the executor leaves")
+        .await;
+    driver.acknowledge(3).await;
+    assert_eq!(exit(executor).await.expect("a normal end"), Exit::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cancelled_while_it_is_handed_back_is_not_reported() {
+    let Stage {
+        mut driver,
+        gate,
+        shutdown,
+        executor,
+    } = leaving().await;
+    shutdown.send(()).expect("the executor listens");
+    driver.expect("draining").await;
+    driver
+        .expect("#1 t4-a0 cancelled: the executor leaves")
+        .await;
+    let cancel = ToExecutor::Cancel {
+        task: task(GATED),
+        attempt: 0,
+    };
+    driver.say(cancel).await;
+    driver.acknowledge(1).await;
+    drop(gate);
+    assert_eq!(exit(executor).await.expect("a normal end"), Exit::Drained);
+    assert_eq!(driver.hear().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_succeeds_while_it_is_handed_back_is_reported_so() {
+    let Stage {
+        mut driver,
+        gate,
+        shutdown,
+        executor,
+    } = leaving().await;
+    shutdown.send(()).expect("the executor listens");
+    driver.expect("draining").await;
+    driver
+        .expect("#1 t4-a0 cancelled: the executor leaves")
+        .await;
+    driver.acknowledge(1).await;
+    gate.add_permits(1);
+    driver.expect("#2 t5-a0 succeeded").await;
+    driver.acknowledge(2).await;
+    assert_eq!(exit(executor).await.expect("a normal end"), Exit::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_for_a_driver_before_its_welcome() {
+    let Stage { mut driver, .. } = start();
+    driver.expect("register host:1 protocol=3").await;
+    driver.say(launch(9, FAIL, 0)).await;
+    driver.say(ToExecutor::Drain).await;
+    driver.say(script::welcome(1)).await;
+    driver.say(launch(1, SUCCEED, 0)).await;
+    // It has not left, has not run what came first, and takes no notice of its epoch.
+    driver.expect("#1 t1-a0 succeeded").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_come_twice_or_late_change_nothing() {
+    let Stage {
+        mut driver, gate, ..
+    } = start();
+    let cancel = |number, attempt| ToExecutor::Cancel {
+        task: task(number),
+        attempt,
+    };
+    driver.welcome(1).await;
+    // Before its launch there is nothing to cancel.
+    driver.say(cancel(GATED, 0)).await;
+    for _ in 0..2 {
+        driver.say(launch(1, GATED, 0)).await;
+        driver.say(launch(1, HANG, 0)).await;
+    }
+    while driver.running().await != [HANG, GATED] {}
+    for _ in 0..2 {
+        driver.say(cancel(HANG, 0)).await;
+    }
+    while driver.running().await != [GATED] {}
+    driver.say(script::welcome(1)).await;
+    let job = task(GATED).job;
+    for _ in 0..2 {
+        driver.say(ToExecutor::JobEnded { job }).await;
+    }
+    gate.add_permits(1);
+    driver.expect("#1 t5-a0 succeeded").await;
+    // An acknowledgement of what is not there yet, and one that is old.
+    driver.acknowledge(0).await;
+    driver.expect("#1 t5-a0 succeeded").await;
+    for _ in 0..2 {
+        driver.acknowledge(1).await;
+    }
+    driver.say(cancel(GATED, 0)).await;
+    driver.say(launch(1, SUCCEED, 0)).await;
+    driver.expect("#2 t1-a0 succeeded").await;
+    driver.acknowledge(1).await;
+    driver.expect("#2 t1-a0 succeeded").await;
+}

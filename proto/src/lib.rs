@@ -11,6 +11,8 @@
 //!
 //! Modules are listed in reading order, and each imports only from those above it.
 
+pub mod address;
+
 pub mod message;
 
 pub mod wire;

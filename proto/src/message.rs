@@ -3,15 +3,17 @@
 //! Embedded, these values go through channels; on a cluster they are encoded at the sockets
 //! ([`crate::convert`]). The protocol is the same, so there is one driver and one executor.
 
+mod journal;
 mod worker;
 
 use std::env::consts::{ARCH, OS};
 
-use kiln_engine::Error;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{LogicalPlan, Output, Program, TaskFailure, TaskSpec, TaskSuccess};
+use kiln_engine::{Error, ErrorKind};
 
+pub use journal::{Ended, Entry, Lease, Planned, Prepared, Record, Submitted, Won, WriterId};
 pub use worker::{FromWorker, ToWorker, WorkerHello, WorkerRun, WorkerStart};
 
 /// Raised when a message changes its meaning; driver and executor refuse to differ.
@@ -148,6 +150,10 @@ pub struct Submission {
     pub plan: LogicalPlan,
     /// The program whose functions the plan calls, if it calls any.
     pub program: Option<OfferedProgram>,
+    /// Its share of the slots, against those of other jobs: 1 to [`limits::JOB_WEIGHT_MAX`].
+    ///
+    /// [`limits::JOB_WEIGHT_MAX`]: kiln_engine::limits::JOB_WEIGHT_MAX
+    pub weight: u32,
 }
 
 /// A program as it is handed in, with what a driver has to know to refuse it in time.
@@ -287,6 +293,20 @@ pub struct ExecutorStatus {
     pub running: u32,
     /// It takes no more work.
     pub draining: bool,
+}
+
+/// What a driver answers that does not lead: another one does, or will soon.
+pub const NOT_LEADING: &str = "this driver does not lead";
+
+/// What a driver answers that is on its way out.
+pub const STOPPED: &str = "the driver has stopped";
+
+/// Whether `error` is a driver's word that it is not the one to ask, rather than its answer: to be
+/// asked again, of whoever leads.
+pub fn is_absence(error: &Error) -> bool {
+    let words = [NOT_LEADING, STOPPED];
+    error.kind() == ErrorKind::Unavailable
+        && words.iter().any(|words| error.message().starts_with(words))
 }
 
 /// What an embedded or remote driver answers when it cannot.

@@ -23,29 +23,28 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// flow control to hold back a server whose client is slow.
 pub const PIECE_BYTES_MAX: usize = 4 << 20;
 
-/// How long a connection may be silent before it is probed, and how long the answer may take.
-/// A peer that vanished without a word is noticed after both.
+/// How long a driver lets a connection be silent before it probes it, and how long the answer may
+/// take. A peer that vanished without a word is noticed after both.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// A connection to the driver at `url`: `http://host:port`, or `host:port` for short.
+/// How long a client or an executor lets its driver be silent before it probes it. Somebody else
+/// may lead by now: whoever stays with a driver that stands still loses that time.
+pub const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the answer to such a probe may take: long enough for a driver that is busy.
+pub const PROBE_WAIT: Duration = Duration::from_secs(3);
+
+/// A connection to the driver at `url`, which is one of [`Drivers`](crate::address::Drivers).
 ///
 /// # Errors
 /// `Invalid` if that is no URL, `Unavailable` if nobody accepts the connection within `patience`.
 pub async fn connect(url: &str, patience: Duration) -> Result<Channel> {
-    let target = match url.split_once("://") {
-        None => format!("http://{url}"),
-        Some(("http", _)) => url.to_owned(),
-        Some(_) => {
-            let text = format!("not a driver's URL, which is like http://host:port: {url:?}");
-            return Err(Error::invalid(text));
-        }
-    };
-    let endpoint = Endpoint::from_shared(target)
+    let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|error| Error::invalid(format!("not a driver's URL: {url:?}")).with_source(error))?
         .connect_timeout(patience)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
+        .http2_keep_alive_interval(PROBE_EVERY)
+        .keep_alive_timeout(PROBE_WAIT)
         .keep_alive_while_idle(true);
     let channel = endpoint.connect().await;
     channel.map_err(|error| unreachable_driver(url).with_source(error))

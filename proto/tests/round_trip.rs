@@ -10,7 +10,7 @@ use kiln_engine::expr::{Expr, Literal};
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::plan::*;
 use kiln_engine::{Error, ErrorKind, Result, limits};
-use kiln_proto::convert::{control, job, plan, program, schema, status, task, worker};
+use kiln_proto::convert::{control, job, journal, plan, program, schema, status, task, worker};
 use kiln_proto::wire;
 use kiln_proto::wire::expr_node::Node;
 use prost::Message;
@@ -163,6 +163,33 @@ fn statuses_of_jobs_and_executors() {
         let encode =
             |value: &kiln_proto::message::ExecutorStatus| Ok(job::encode_executor(value.clone()));
         check(seed, random.executor(), encode, job::decode_executor);
+    });
+}
+
+#[test]
+fn entries_of_a_journal() {
+    for_each_seed(|seed, random| {
+        let records: Vec<_> = (0..random.below(4)).map(|_| random.record()).collect();
+        let encoded = records.iter().map(journal::encode_record);
+        let encoded = encoded.collect::<Result<_>>().expect("within the limits");
+        let writer = random.writer();
+        let bytes = journal::encode_entry(seed, writer, seed + 1, encoded);
+        let back = journal::decode_entry(&bytes).expect("just encoded");
+        assert_eq!((back.term, back.sequence), (seed, seed + 1));
+        assert_eq!(back.writer, writer, "seed={seed}");
+        assert_eq!(back.records, records, "seed={seed}");
+        let lease = random.lease();
+        let encoded = journal::encode_lease(&lease);
+        let back = journal::decode_lease(&encoded).expect("just encoded");
+        assert_eq!(back, lease, "seed={seed}");
+        for _ in 0..20 {
+            let mut damaged = bytes.clone();
+            let at = random.below(damaged.len());
+            damaged[at] = random.bytes(1)[0];
+            let kind = journal::decode_entry(&damaged).map_err(|error| error.kind());
+            let is_known = matches!(kind, Ok(_) | Err(ErrorKind::Invalid));
+            assert!(is_known, "seed={seed} {kind:?}");
+        }
     });
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Command, FromArgMatches as _};
+use kiln_engine::limits::JOB_WEIGHT_MAX;
 use kiln_engine::{Error, ErrorKind, Result};
+use kiln_proto::address::Drivers;
 
 use crate::program::Hosted;
 use crate::session::Session;
@@ -20,10 +22,15 @@ const INTERRUPTED: u8 = 130;
 #[derive(Args)]
 #[group(skip)]
 struct SessionOptions {
-    /// Run on the cluster of this driver, not in this process
-    #[arg(long, value_name = "URL", help_heading = "Session")]
+    /// Run on the cluster of this driver, not in this process; with standbys, all of them
+    #[arg(long, value_name = "URL[,URL…]", help_heading = "Session")]
     #[arg(env = "KILN_DRIVER", hide_env_values = true)]
-    driver: Option<String>,
+    driver: Option<Drivers>,
+    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000
+    #[arg(long, value_name = "N", help_heading = "Session", default_value_t = 1)]
+    #[arg(env = "KILN_WEIGHT", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(JOB_WEIGHT_MAX)))]
+    weight: u32,
     /// Threads that compute in this process [default: all cores]
     #[arg(long, value_name = "N", help_heading = "Session")]
     threads: Option<usize>,
@@ -35,7 +42,7 @@ struct SessionOptions {
 impl SessionOptions {
     fn open(&self, program: Hosted) -> Result<Session> {
         if let Some(driver) = &self.driver {
-            return Session::connect_with(driver, Some(program));
+            return Session::connect_with(driver.clone(), Some(program));
         }
         let mut builder = Session::builder();
         if let Some(threads) = self.threads {
@@ -67,7 +74,7 @@ pub(super) fn run<A: Args>(
     }
     let interrupted = Arc::new(AtomicBool::new(false));
     let outcome = program.and_then(|program| {
-        let session = here.open(program)?;
+        let session = here.open(program)?.weight(here.weight);
         session.cancel_on_interrupt(Arc::clone(&interrupted))?;
         job(&session, options)
     });

@@ -5,8 +5,11 @@
 //! together. Everything that fails here exits with 2.
 
 use clap::{Args, Parser, Subcommand};
+use kiln_engine::limits::JOB_WEIGHT_MAX;
 
 use super::units::parse_bytes;
+
+mod address;
 
 mod job;
 
@@ -25,6 +28,7 @@ mod executor;
 
 mod cluster;
 
+pub(crate) use address::{ClusterAddress, ClusterChoice, ClusterToJoin};
 pub(crate) use cluster::ClusterArgs;
 pub(crate) use driver::{DriverArgs, TimingArgs};
 pub(crate) use executor::ExecutorArgs;
@@ -110,21 +114,14 @@ pub(crate) struct GlobalResources {
     pub(crate) memory: Option<u64>,
 }
 
-/// Which cluster; for commands that always need one.
-#[derive(Debug, Args)]
-pub(crate) struct ClusterAddress {
-    /// The cluster's driver
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "KILN_DRIVER",
-        hide_env_values = true,
-        default_value = "http://127.0.0.1:7440"
-    )]
-    pub(crate) driver: String,
-}
-
 const THREADS_MAX: usize = 4096;
+
+fn parse_weight(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(n @ 1..=JOB_WEIGHT_MAX) => Ok(n),
+        _ => Err(format!("not a number from 1 to {JOB_WEIGHT_MAX}")),
+    }
+}
 
 fn parse_count(text: &str) -> Result<usize, String> {
     match text.parse() {

@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::args::ClusterArgs;
-use super::driver::{self, Serving};
+use super::driver::{self, Place, Serving};
 use super::exit::{Failure, Outcome};
 use super::interrupt::Signals;
 
@@ -27,11 +27,16 @@ const FAREWELL_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn run(args: &ClusterArgs) -> Outcome {
-    let settings = driver::settings(args.timing, args.allow_programs)?;
+    let settings = driver::settings(args.timing, args.allow_programs, args.max_jobs)?;
     driver::check_address(args.listen, args.insecure)?;
     driver::block_on(async {
         let mut signals = Signals::new().map_err(cannot_start)?;
-        let serving = Serving::start(settings, args.listen, args.storage.as_deref()).await?;
+        let place = Place {
+            listen: args.listen,
+            advertise: None,
+            storage: args.storage.as_deref(),
+        };
+        let serving = Serving::start(settings, place).await?;
         let mut out = io::stdout();
         writeln!(out, "{}", serving.banner())?;
         let mut executors = Vec::with_capacity(args.executors);

@@ -1,6 +1,7 @@
 //! Where a command finds its driver: in this process, or at an address.
 
 use kiln::Session;
+use kiln_proto::address::Drivers;
 
 use super::args::GlobalResources;
 use super::exit::{Failure, Outcome};
@@ -9,7 +10,7 @@ use super::exit::{Failure, Outcome};
 ///
 /// # Errors
 /// `Unreachable`, or `Usage` if an embedded run's settings are given for a cluster.
-pub(crate) fn session(driver: Option<&str>, resources: GlobalResources) -> Outcome<Session> {
+pub(crate) fn session(driver: Option<&Drivers>, resources: GlobalResources) -> Outcome<Session> {
     let Some(driver) = driver else {
         let mut builder = Session::builder();
         if let Some(threads) = resources.threads {
@@ -29,12 +30,20 @@ pub(crate) fn session(driver: Option<&str>, resources: GlobalResources) -> Outco
     cluster(driver)
 }
 
+/// The session, for jobs of that weight if one is given.
+pub(crate) fn weighted(session: Session, weight: Option<u32>) -> Session {
+    match weight {
+        Some(weight) => session.weight(weight),
+        None => session,
+    }
+}
+
 /// The cluster at `driver`.
 ///
 /// # Errors
 /// `Unreachable`, or `Usage` if that is not an address.
-pub(crate) fn cluster(driver: &str) -> Outcome<Session> {
-    Session::connect(driver).map_err(|error| match error.kind() {
+pub(crate) fn cluster(driver: &Drivers) -> Outcome<Session> {
+    Session::connect(&driver.to_string()).map_err(|error| match error.kind() {
         kiln::ErrorKind::Invalid => Failure::Usage(error),
         _ => Failure::Unreachable(error),
     })

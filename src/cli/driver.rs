@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kiln::Error;
-use kiln_driver::{Components, Driver, DriverHandle, DriverSettings, service};
+use kiln_driver::{Components, Driver, DriverHandle, DriverSettings, JournalStore, service};
 use kiln_engine::storage::ShuffleStore;
 use kiln_engine::storage::{Stores, local_url, parse_location};
 use tempfile::TempDir;
@@ -22,11 +22,16 @@ use super::interrupt::Signals;
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn run(args: &DriverArgs) -> Outcome {
-    let settings = settings(args.timing, args.allow_programs)?;
+    let settings = settings(args.timing, args.allow_programs, args.max_jobs)?;
     check_address(args.listen, args.insecure)?;
     block_on(async {
         let mut signals = Signals::new().map_err(cannot_start)?;
-        let serving = Serving::start(settings, args.listen, args.storage.as_deref()).await?;
+        let place = Place {
+            listen: args.listen,
+            advertise: args.advertise.clone(),
+            storage: args.storage.as_deref(),
+        };
+        let serving = Serving::start(settings, place).await?;
         writeln!(io::stdout(), "{}", serving.banner())?;
         signals.next().await;
         serving.stop().await
@@ -54,15 +59,22 @@ pub(crate) fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
 ///
 /// # Errors
 /// `Usage` if they cannot work together.
-pub(crate) fn settings(timing: TimingArgs, allow_programs: bool) -> Outcome<DriverSettings> {
+pub(crate) fn settings(
+    timing: TimingArgs,
+    allow_programs: bool,
+    max_jobs: Option<usize>,
+) -> Outcome<DriverSettings> {
+    let default = DriverSettings::default();
     let mut settings = DriverSettings {
         allow_programs,
-        ..DriverSettings::default()
+        jobs_max: max_jobs.unwrap_or(default.jobs_max),
+        ..default
     };
     let times = [
         (&mut settings.heartbeat_ms, timing.heartbeat_ms),
         (&mut settings.lease_ms, timing.lease_ms),
         (&mut settings.grace_ms, timing.grace_ms),
+        (&mut settings.leader_lease_ms, timing.leader_lease_ms),
     ];
     for (setting, asked) in times {
         *setting = asked.unwrap_or(*setting);
@@ -86,6 +98,16 @@ pub(crate) fn check_address(listen: SocketAddr, insecure: bool) -> Outcome {
     )))
 }
 
+/// Where a driver is.
+pub(crate) struct Place<'a> {
+    /// The address to listen on.
+    pub(crate) listen: SocketAddr,
+    /// How others reach it, if not at that address.
+    pub(crate) advertise: Option<String>,
+    /// Where it keeps objects and its journal; none for a temporary directory and no journal.
+    pub(crate) storage: Option<&'a str>,
+}
+
 /// A driver that serves.
 pub(crate) struct Serving {
     /// Where it listens, as executors and clients dial it.
@@ -99,36 +121,42 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Listens at `listen` and keeps its objects at `storage`, by default in a temporary
-    /// directory.
+    /// Listens at its place and leads, now or when nobody else does.
     ///
     /// # Errors
     /// The address is taken, or the storage cannot be used.
-    pub(crate) async fn start(
-        settings: DriverSettings,
-        listen: SocketAddr,
-        storage: Option<&str>,
-    ) -> Outcome<Self> {
+    pub(crate) async fn start(mut settings: DriverSettings, place: Place<'_>) -> Outcome<Self> {
+        let Place {
+            listen,
+            advertise,
+            storage,
+        } = place;
         let (storage, scratch) = open_storage(storage)?;
         let stores = Arc::new(Stores::new());
         let shuffle = ShuffleStore::open(&stores, &storage).map_err(Failure::Job)?;
+        let journal = match &scratch {
+            None => Some(JournalStore::open(&stores, &storage).map_err(Failure::Job)?),
+            Some(_) => None,
+        };
         let components = Components {
             stores,
             shuffle,
             storage_url: storage.clone(),
+            journal,
         };
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             let what = format!("cannot listen at address={listen}");
             Failure::Job(Error::unavailable(what).with_source(error))
         })?;
         let address = listener.local_addr().map_err(cannot_start)?;
+        let url = advertise.unwrap_or_else(|| format!("http://{address}"));
+        settings.url.clone_from(&url);
         let driver = Driver::start(settings, components).map_err(Failure::Job)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(service::serve(driver.clone(), listener, async move {
             // Told to, or whoever could tell is gone: the same.
             let _ = stopped.await;
         }));
-        let url = format!("http://{address}");
         Ok(Serving {
             url,
             storage,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use kiln::{Error, ErrorKind};
 use kiln_engine::memory::{self, MemoryBudget};
@@ -52,7 +53,8 @@ fn prepare(args: &ExecutorArgs) -> Result<(ExecutorSettings, Components), Error>
     let threads_u32 = u32::try_from(threads)
         .map_err(|_| Error::invalid(format!("too many threads threads={threads}")))?;
     let mut settings = ExecutorSettings::new(name(), threads_u32, memory);
-    settings.driver = vec![args.driver.clone()];
+    settings.driver = args.cluster.driver.urls().to_vec();
+    settings.drain_wait = Duration::from_secs(args.drain_timeout);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|at| format!("kiln-lane-{at}"))

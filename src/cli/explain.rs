@@ -16,7 +16,7 @@ use super::{connect, plan, result};
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn run(args: &ExplainArgs) -> Outcome {
-    let session = connect::session(args.driver.as_deref(), args.resources)?;
+    let session = connect::session(args.cluster.driver.as_ref(), args.resources)?;
     let (name, frame) = match &args.subject {
         Explained::Job(job) => {
             let plan = plan::build(&session, job)?;

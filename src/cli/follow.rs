@@ -32,16 +32,18 @@ pub(crate) fn follow(job: &Job, interrupt: &Interrupt, on: OnInterrupt) -> Outco
     let mut watch = job.watch();
     let mut progress = Progress::start();
     let mut leave_at: Option<Instant> = None;
+    let mut cancelling = None;
     loop {
         if interrupt.is_set() && leave_at.is_none() {
             if on == OnInterrupt::LeaveJob {
                 return Err(Failure::Interrupted);
             }
             leave_at = Some(Instant::now() + CANCEL_WAIT);
-            // If the driver does not hear it there is nothing more to be done about the job.
-            if job.cancel().is_err() {
-                return Err(Failure::Interrupted);
-            }
+            // Aside, because it waits for a driver that is lost. If none hears it in time there is
+            // nothing more to be done about the job.
+            let job = job.clone();
+            let aside = std::thread::Builder::new().spawn(move || job.cancel());
+            cancelling = Some(aside.map_err(|_| Failure::Interrupted)?);
         }
         if leave_at.is_some_and(|at| Instant::now() >= at) {
             return Err(Failure::Interrupted);
@@ -49,6 +51,11 @@ pub(crate) fn follow(job: &Job, interrupt: &Interrupt, on: OnInterrupt) -> Outco
         match watch.next_within(TICK).map_err(Failure::from_driver)? {
             Some(status) if status.state.is_final() => {
                 progress.end();
+                if let Some(aside) = cancelling.take() {
+                    // Its driver is there, so it ends; it must not outlive the caller's session,
+                    // whose last holder clears up. Whether it was heard is told by the status.
+                    let _ = aside.join();
+                }
                 return ended(status, leave_at.is_some());
             }
             Some(status) => progress.show(&status),

@@ -1,7 +1,10 @@
 //! What a job of the command line means: its arguments become a [`DataFrame`].
 
 use kiln::external::{Commands, KEY, VALUE};
-use kiln::{DataFrame, Error, Session, TextOptions, col, count_all, lower, regexp_like, words};
+use kiln::{
+    DataFrame, Error, OutputOptions, Session, TextOptions, col, count_all, lower, regexp_like,
+    words,
+};
 
 use super::args::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
 use super::exit::{Failure, Outcome};
@@ -148,10 +151,14 @@ fn rows_shown(top: Option<u64>, output: &OutputArgs) -> Option<u64> {
 }
 
 fn written(frame: DataFrame, output: &OutputArgs) -> Outcome<DataFrame> {
-    match &output.output {
-        Some(url) => frame
-            .written_to(url, output.format.into())
-            .map_err(Failure::Usage),
-        None => Ok(frame),
-    }
+    let Some(url) = &output.output else {
+        return Ok(frame);
+    };
+    let options = OutputOptions {
+        mode: output.mode.into(),
+        ..OutputOptions::default()
+    };
+    frame
+        .written_with(url, output.format.into(), options)
+        .map_err(Failure::Usage)
 }

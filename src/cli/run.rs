@@ -11,7 +11,8 @@ use super::{connect, plan, result};
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn run(args: &RunArgs) -> Outcome {
-    let session = connect::session(args.driver.as_deref(), args.resources)?;
+    let session = connect::session(args.cluster.driver.as_ref(), args.resources)?;
+    let session = connect::weighted(session, args.weight);
     let plan = plan::build(&session, &args.job)?;
     let interrupt = Interrupt::listen()?;
     let job = plan.frame.submit(plan.name).map_err(Failure::from_driver)?;

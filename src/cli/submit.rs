@@ -4,6 +4,8 @@ mod program;
 
 use std::io::{self, Write as _};
 
+use kiln_proto::address::Drivers;
+
 use super::args::{SubmitArgs, Submitted};
 use super::exit::{Failure, Outcome};
 use super::{connect, plan};
@@ -20,9 +22,10 @@ pub(crate) fn run(args: &SubmitArgs) -> Outcome {
             ));
         }
         Submitted::Job(job) => job,
-        Submitted::Program(words) => return program::run(words, args.driver.as_deref(), args.wait),
+        Submitted::Program(words) => return program::run(words, args),
     };
-    let session = connect::cluster(driver(args.driver.as_deref())?)?;
+    let session = connect::cluster(driver(args.cluster.driver.as_ref())?)?;
+    let session = connect::weighted(session, args.weight);
     let plan = plan::build(&session, job)?;
     let job = plan.frame.submit(plan.name).map_err(Failure::from_driver)?;
     writeln!(io::stdout(), "{}", job.id())?;
@@ -30,7 +33,7 @@ pub(crate) fn run(args: &SubmitArgs) -> Outcome {
 }
 
 /// The driver that was named.
-fn driver(driver: Option<&str>) -> Outcome<&str> {
+fn driver(driver: Option<&Drivers>) -> Outcome<&Drivers> {
     driver.ok_or_else(|| {
         Failure::usage("no cluster to submit to: give --driver URL or set KILN_DRIVER")
     })

@@ -108,15 +108,13 @@ impl DataFrame {
         self.write(url, FileFormat::Json)
     }
 
-    /// As [`DataFrame::write_parquet`], with the size of row groups and files, the compression and
-    /// the order of rows of one's own.
+    /// As [`DataFrame::write_parquet`], with options of one's own: what becomes of an output that
+    /// is there already, the size of row groups and files, the compression, the order of rows.
     ///
     /// # Errors
     /// As for [`DataFrame::write_parquet`]; `Invalid` if the rows have no such order.
     pub fn write_parquet_with(&self, url: &str, options: OutputOptions) -> Result<WriteSummary> {
-        self.written_with(url, FileFormat::Parquet, options)?
-            .submit("write")?
-            .written()
+        self.write_with(url, FileFormat::Parquet, options)
     }
 
     /// Runs the job and writes its rows to files in the directory `url`, which appears all at
@@ -126,6 +124,42 @@ impl DataFrame {
     /// Why the job failed; `Invalid` if the directory exists.
     pub fn write(&self, url: &str, format: FileFormat) -> Result<WriteSummary> {
         self.written_to(url, format)?.submit("write")?.written()
+    }
+
+    /// As [`DataFrame::write`], with options of one's own.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kiln::{FileFormat, OutputMode, OutputOptions, Session};
+    ///
+    /// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let directory = tempfile::tempdir()?;
+    /// # let url = directory.path().join("lines").display().to_string();
+    /// let session = Session::local()?;
+    /// let lines = session.read_text("rustfmt.toml")?;
+    /// let more = OutputOptions {
+    ///     mode: OutputMode::Append,
+    ///     ..OutputOptions::default()
+    /// };
+    /// lines.write_with(&url, FileFormat::Parquet, more.clone())?;
+    /// lines.write_with(&url, FileFormat::Parquet, more)?;
+    /// assert_eq!(session.read_parquet(&url)?.count()?, 2 * lines.count()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`DataFrame::write`]; `Invalid` if the directory is to be replaced or added to and
+    /// holds what Kiln did not write, or if the format has no such options.
+    pub fn write_with(
+        &self,
+        url: &str,
+        format: FileFormat,
+        options: OutputOptions,
+    ) -> Result<WriteSummary> {
+        self.written_with(url, format, options)?
+            .submit("write")?
+            .written()
     }
 
     /// Runs the job and writes its rows to files in directories below `url`, which the texts in
@@ -157,9 +191,7 @@ impl DataFrame {
             directories: Some(column.to_owned()),
             ..OutputOptions::default()
         };
-        self.written_with(url, format, options)?
-            .submit("write")?
-            .written()
+        self.write_with(url, format, options)
     }
 
     /// The same rows with files in the directory `url` as where they go: for

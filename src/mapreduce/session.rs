@@ -1,7 +1,7 @@
 //! Jobs of a session: put together where their input is at hand, without an `App`.
 
 use kiln_engine::expr::col;
-use kiln_engine::plan::FileFormat;
+use kiln_engine::plan::{FileFormat, OutputOptions};
 use kiln_engine::{Error, Result};
 
 use super::builder::{MapReduceTarget, Unmapped};
@@ -129,5 +129,20 @@ impl MapReduceRun {
     /// As for [`frame`](Self::frame); why the job failed; `Invalid` if the directory exists.
     pub fn output(self, url: &str, format: FileFormat) -> Result<WriteSummary> {
         self.0?.write(url, format)
+    }
+
+    /// As [`output`](Self::output), with options of one's own, as
+    /// [`DataFrame::write_with`](crate::DataFrame::write_with) takes them.
+    ///
+    /// # Errors
+    /// As for [`output`](Self::output) and for
+    /// [`DataFrame::write_with`](crate::DataFrame::write_with).
+    pub fn output_with(
+        self,
+        url: &str,
+        format: FileFormat,
+        options: OutputOptions,
+    ) -> Result<WriteSummary> {
+        self.0?.write_with(url, format, options)
     }
 }

@@ -7,7 +7,9 @@ use expect_test::{Expect, expect};
 fn a_driver_at_something_else_than_http_is_bad_usage() {
     let said = run(["jobs", "--driver", "ftp://localhost:7440"]);
     expect![[r#"
-        error: not a driver's URL, which is like http://host:port: "ftp://localhost:7440"
+        error: invalid value 'ftp://localhost:7440' for '--driver <URL[,URL…]>': not a driver's URL, which is like http://host:port: "ftp://localhost:7440"
+
+        For more information, try '--help'.
     "#]]
     .assert_eq(&said.stderr);
     assert_eq!(said.code, Some(2));
@@ -72,12 +74,14 @@ fn help_of_run() {
               external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
 
             Options:
-                  --driver <URL>   Run on the cluster of this driver instead of in this process [env:
-                                   KILN_DRIVER]
-                  --threads <N>    Threads that compute [default: all cores]
-                  --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json           Print the result as JSON, one object a line
-              -h, --help           Print help
+                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
+                                         all of them [env: KILN_DRIVER]
+                  --threads <N>          Threads that compute [default: all cores]
+                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json                 Print the result as JSON, one object a line
+                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
+                                         1000 [default: 1]
+              -h, --help                 Print help
         "#]],
     );
 }
@@ -95,18 +99,23 @@ fn help_of_wordcount() {
               <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
             Options:
-                  --top <N>          Keep the N most frequent words [default: 20 as a table, all in files]
-                  --lowercase        Count words in lower case
-                  --strict           Fail on invalid UTF-8 instead of replacing it
-                  --output <URL>     Write the result to files in this directory, which must not exist yet
-                  --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
-                                     json]
-                  --driver <URL>     Run on the cluster of this driver instead of in this process [env:
-                                     KILN_DRIVER]
-                  --threads <N>      Threads that compute [default: all cores]
-                  --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json             Print the result as JSON, one object a line
-              -h, --help             Print help
+                  --top <N>              Keep the N most frequent words [default: 20 as a table, all in files]
+                  --lowercase            Count words in lower case
+                  --strict               Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>         Write the result to files in this directory
+                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
+                                         json]
+                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
+                                         files to it [default: error] [possible values: error, overwrite,
+                                         append]
+                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
+                                         all of them [env: KILN_DRIVER]
+                  --threads <N>          Threads that compute [default: all cores]
+                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json                 Print the result as JSON, one object a line
+                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
+                                         1000 [default: 1]
+              -h, --help                 Print help
         "#]],
     );
 }
@@ -125,16 +134,21 @@ fn help_of_grep() {
               <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
             Options:
-                  --strict           Fail on invalid UTF-8 instead of replacing it
-                  --output <URL>     Write the result to files in this directory, which must not exist yet
-                  --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
-                                     json]
-                  --driver <URL>     Run on the cluster of this driver instead of in this process [env:
-                                     KILN_DRIVER]
-                  --threads <N>      Threads that compute [default: all cores]
-                  --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json             Print the result as JSON, one object a line
-              -h, --help             Print help
+                  --strict               Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>         Write the result to files in this directory
+                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
+                                         json]
+                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
+                                         files to it [default: error] [possible values: error, overwrite,
+                                         append]
+                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
+                                         all of them [env: KILN_DRIVER]
+                  --threads <N>          Threads that compute [default: all cores]
+                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json                 Print the result as JSON, one object a line
+                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
+                                         1000 [default: 1]
+              -h, --help                 Print help
         "#]],
     );
 }
@@ -152,18 +166,23 @@ fn help_of_count() {
               <INPUT>...  Parquet or CSV files, directories, globs or URLs; all of one format
 
             Options:
-                  --by <COL[,COL…]>  The columns to count by
-                  --top <N>          Keep the N most frequent combinations [default: 20 as a table, all in
-                                     files]
-                  --output <URL>     Write the result to files in this directory, which must not exist yet
-                  --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
-                                     json]
-                  --driver <URL>     Run on the cluster of this driver instead of in this process [env:
-                                     KILN_DRIVER]
-                  --threads <N>      Threads that compute [default: all cores]
-                  --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json             Print the result as JSON, one object a line
-              -h, --help             Print help
+                  --by <COL[,COL…]>      The columns to count by
+                  --top <N>              Keep the N most frequent combinations [default: 20 as a table, all in
+                                         files]
+                  --output <URL>         Write the result to files in this directory
+                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
+                                         json]
+                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
+                                         files to it [default: error] [possible values: error, overwrite,
+                                         append]
+                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
+                                         all of them [env: KILN_DRIVER]
+                  --threads <N>          Threads that compute [default: all cores]
+                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json                 Print the result as JSON, one object a line
+                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
+                                         1000 [default: 1]
+              -h, --help                 Print help
         "#]],
     );
 }
@@ -176,7 +195,7 @@ fn help_of_submit() {
             Give a job or a program to a cluster, print the job's id and leave it running
 
             Usage: kiln submit <JOB> [OPTIONS] …
-                   kiln submit <PROGRAM> [--wait] [--driver <URL>] [-- <ARGUMENT>…]
+                   kiln submit <PROGRAM> [--wait] [--driver <URL>] [--weight <N>] [-- <ARGUMENT>…]
 
             Jobs:
               wordcount  Count words: maximal runs of characters without Unicode white space
@@ -185,9 +204,11 @@ fn help_of_submit() {
               external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
 
             Options:
-                  --wait          With a program: end when it does, and as it does
-                  --driver <URL>  The cluster's driver [env: KILN_DRIVER]
-              -h, --help          Print help
+                  --wait                 With a program: end when it does, and as it does
+                  --driver <URL[,URL…]>  The cluster's driver; with standbys, all of them [env: KILN_DRIVER]
+                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
+                                         1000 [default: 1]
+              -h, --help                 Print help
 
             PROGRAM is the path of a program of your own, with a slash in it: a Rust program that runs a kiln
             App (see `kiln new`). It is started here with its ARGUMENTs and brings itself to the cluster. With
@@ -201,35 +222,40 @@ fn help_of_external() {
     check_help(
         &["run", "external"],
         &expect![[r#"
-        Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
+            Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
 
-        Usage: kiln run external [OPTIONS] --map <CMD> --reduce <CMD> <INPUT>...
+            Usage: kiln run external [OPTIONS] --map <CMD> --reduce <CMD> <INPUT>...
 
-        Arguments:
-          <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
+            Arguments:
+              <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
-        Options:
-              --map <CMD>        Given the lines of the inputs, prints lines KEY<TAB>VALUE
-              --combine <CMD>    Given some of these sorted by key before they are shuffled, prints fewer of
-                                 them
-              --reduce <CMD>     Given all lines of some keys sorted by key, prints the result as lines
-                                 KEY<TAB>VALUE
-              --top <N>          Keep the first N lines in the order of keys [default: 20 as a table, all in
-                                 files]
-              --strict           Fail on invalid UTF-8 instead of replacing it
-              --output <URL>     Write the result to files in this directory, which must not exist yet
-              --format <FORMAT>  Format of the files [default: parquet] [possible values: parquet, csv,
-                                 json]
-              --driver <URL>     Run on the cluster of this driver instead of in this process [env:
-                                 KILN_DRIVER]
-              --threads <N>      Threads that compute [default: all cores]
-              --memory <SIZE>    Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-              --json             Print the result as JSON, one object a line
-          -h, --help             Print help
+            Options:
+                  --map <CMD>            Given the lines of the inputs, prints lines KEY<TAB>VALUE
+                  --combine <CMD>        Given some of these sorted by key before they are shuffled, prints
+                                         fewer of them
+                  --reduce <CMD>         Given all lines of some keys sorted by key, prints the result as lines
+                                         KEY<TAB>VALUE
+                  --top <N>              Keep the first N lines in the order of keys [default: 20 as a table,
+                                         all in files]
+                  --strict               Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>         Write the result to files in this directory
+                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
+                                         json]
+                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
+                                         files to it [default: error] [possible values: error, overwrite,
+                                         append]
+                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
+                                         all of them [env: KILN_DRIVER]
+                  --threads <N>          Threads that compute [default: all cores]
+                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --json                 Print the result as JSON, one object a line
+                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
+                                         1000 [default: 1]
+              -h, --help                 Print help
 
-        Each CMD is run with `sh -c`, several times side by side. It fails the job if it ends with another
-        exit code than 0; what it said last on stderr is shown.
-    "#]],
+            Each CMD is run with `sh -c`, several times side by side. It fails the job if it ends with another
+            exit code than 0; what it said last on stderr is shown.
+        "#]],
     );
 }
 
@@ -250,11 +276,13 @@ fn help_of_explain() {
               tpch       A query of TPC-H, over the tables that `kiln bench tpch` reads
 
             Options:
-                  --analyze        Run it, and show what each step did: rows, bytes, time, what was passed over
-                  --driver <URL>   Explain how the cluster of this driver would run it [env: KILN_DRIVER]
-                  --threads <N>    Threads that compute [default: all cores]
-                  --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-              -h, --help           Print help
+                  --analyze              Run it, and show what each step did: rows, bytes, time, what was passed
+                                         over
+                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
+                                         all of them [env: KILN_DRIVER]
+                  --threads <N>          Threads that compute [default: all cores]
+                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+              -h, --help                 Print help
         "#]],
     );
 }
@@ -264,15 +292,16 @@ fn help_of_jobs() {
     check_help(
         &["jobs"],
         &expect![[r#"
-        List the jobs of a cluster
+            List the jobs of a cluster
 
-        Usage: kiln jobs [OPTIONS]
+            Usage: kiln jobs [OPTIONS]
 
-        Options:
-              --driver <URL>  The cluster's driver [env: KILN_DRIVER] [default: http://127.0.0.1:7440]
-              --json          Print JSON
-          -h, --help          Print help
-    "#]],
+            Options:
+                  --driver <URL[,URL…]>  The cluster's driver; with standbys, all of them [env: KILN_DRIVER]
+                                         [default: http://127.0.0.1:7440]
+                  --json                 Print JSON
+              -h, --help                 Print help
+        "#]],
     );
 }
 
@@ -281,18 +310,19 @@ fn help_of_job() {
     check_help(
         &["job"],
         &expect![[r#"
-        Show a job: its stages, shuffles, and the attempts that were lost or failed
+            Show a job: its stages, shuffles, and the attempts that were lost or failed
 
-        Usage: kiln job [OPTIONS] <ID>
+            Usage: kiln job [OPTIONS] <ID>
 
-        Arguments:
-          <ID>  The job, as `kiln submit` printed it
+            Arguments:
+              <ID>  The job, as `kiln submit` printed it
 
-        Options:
-              --driver <URL>  The cluster's driver [env: KILN_DRIVER] [default: http://127.0.0.1:7440]
-              --json          Print JSON
-          -h, --help          Print help
-    "#]],
+            Options:
+                  --driver <URL[,URL…]>  The cluster's driver; with standbys, all of them [env: KILN_DRIVER]
+                                         [default: http://127.0.0.1:7440]
+                  --json                 Print JSON
+              -h, --help                 Print help
+        "#]],
     );
 }
 
@@ -301,18 +331,19 @@ fn help_of_wait() {
     check_help(
         &["wait"],
         &expect![[r#"
-        Wait for a job and print its result
+            Wait for a job and print its result
 
-        Usage: kiln wait [OPTIONS] <ID>
+            Usage: kiln wait [OPTIONS] <ID>
 
-        Arguments:
-          <ID>  The job, as `kiln submit` printed it
+            Arguments:
+              <ID>  The job, as `kiln submit` printed it
 
-        Options:
-              --driver <URL>  The cluster's driver [env: KILN_DRIVER] [default: http://127.0.0.1:7440]
-              --json          Print JSON
-          -h, --help          Print help
-    "#]],
+            Options:
+                  --driver <URL[,URL…]>  The cluster's driver; with standbys, all of them [env: KILN_DRIVER]
+                                         [default: http://127.0.0.1:7440]
+                  --json                 Print JSON
+              -h, --help                 Print help
+        "#]],
     );
 }
 
@@ -321,18 +352,19 @@ fn help_of_cancel() {
     check_help(
         &["cancel"],
         &expect![[r#"
-        Stop a job
+            Stop a job
 
-        Usage: kiln cancel [OPTIONS] <ID>
+            Usage: kiln cancel [OPTIONS] <ID>
 
-        Arguments:
-          <ID>  The job, as `kiln submit` printed it
+            Arguments:
+              <ID>  The job, as `kiln submit` printed it
 
-        Options:
-              --driver <URL>  The cluster's driver [env: KILN_DRIVER] [default: http://127.0.0.1:7440]
-              --json          Print JSON
-          -h, --help          Print help
-    "#]],
+            Options:
+                  --driver <URL[,URL…]>  The cluster's driver; with standbys, all of them [env: KILN_DRIVER]
+                                         [default: http://127.0.0.1:7440]
+                  --json                 Print JSON
+              -h, --help                 Print help
+        "#]],
     );
 }
 
@@ -347,19 +379,26 @@ fn help_of_driver() {
 
             Options:
                   --listen <ADDRESS>  Address to listen on; port 0 takes a free one [default: 127.0.0.1:7440]
-                  --storage <URL>     Directory for shuffle objects and journals, reachable for every executor:
-                                      a path or an s3://, gs:// or az:// URL [default: a temporary one, removed
-                                      at the end]
+                  --storage <URL>     Directory for shuffle objects and the journal, reachable for every
+                                      executor: a path or an s3://, gs:// or az:// URL. Jobs survive the driver:
+                                      the next one with the same storage goes on with them, and several at once
+                                      stand by for one another [default: a temporary one, removed at the end
+                                      together with all jobs]
+                  --advertise <URL>   How executors and clients reach this driver [default: the address that it
+                                      listens on]
                   --insecure          Listen on other than loopback addresses though nothing authenticates who
                                       connects
                   --allow-programs    Take jobs that bring code of their own: executors run it, confined only by
                                       what the system allows their user
+                  --max-jobs <N>      Jobs that may run or wait at once; more are refused [default: 1000]
               -h, --help              Print help
 
             Time-outs:
-                  --heartbeat-ms <MS>  How often executors have to say that they live, in milliseconds
-                  --lease-ms <MS>      Silence after which an executor is taken for lost, in milliseconds
-                  --grace-ms <MS>      How long a job waits while there is no executor, in milliseconds
+                  --heartbeat-ms <MS>     How often executors have to say that they live, in milliseconds
+                  --lease-ms <MS>         Silence after which an executor is taken for lost, in milliseconds
+                  --grace-ms <MS>         How long a job waits while there is no executor, in milliseconds
+                  --leader-lease-ms <MS>  How long whoever leads may be silent before another driver tries to
+                                          lead, in milliseconds
         "#]],
     );
 }
@@ -369,16 +408,19 @@ fn help_of_executor() {
     check_help(
         &["executor"],
         &expect![[r#"
-        Be an executor of a cluster
+            Be an executor of a cluster
 
-        Usage: kiln executor [OPTIONS] --driver <URL>
+            Usage: kiln executor [OPTIONS] --driver <URL[,URL…]>
 
-        Options:
-              --driver <URL>   The driver to work for [env: KILN_DRIVER]
-              --threads <N>    Threads that compute [default: all cores]
-              --memory <SIZE>  Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-          -h, --help           Print help
-    "#]],
+            Options:
+                  --driver <URL[,URL…]>      The driver to work for; with standbys, all of them [env:
+                                             KILN_DRIVER]
+                  --threads <N>              Threads that compute [default: all cores]
+                  --memory <SIZE>            Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --drain-timeout <SECONDS>  How long to go on with what runs after SIGTERM, in seconds; the
+                                             rest is handed back [default: 30]
+              -h, --help                     Print help
+        "#]],
     );
 }
 
@@ -402,12 +444,16 @@ fn help_of_cluster() {
                                               authenticates who connects
                   --allow-programs            Take jobs that bring code of their own: executors run it, confined
                                               only by what the system allows their user
+                  --max-jobs <N>              Jobs that may run or wait at once; more are refused [default:
+                                              1000]
               -h, --help                      Print help
 
             Time-outs:
-                  --heartbeat-ms <MS>  How often executors have to say that they live, in milliseconds
-                  --lease-ms <MS>      Silence after which an executor is taken for lost, in milliseconds
-                  --grace-ms <MS>      How long a job waits while there is no executor, in milliseconds
+                  --heartbeat-ms <MS>     How often executors have to say that they live, in milliseconds
+                  --lease-ms <MS>         Silence after which an executor is taken for lost, in milliseconds
+                  --grace-ms <MS>         How long a job waits while there is no executor, in milliseconds
+                  --leader-lease-ms <MS>  How long whoever leads may be silent before another driver tries to
+                                          lead, in milliseconds
         "#]],
     );
 }

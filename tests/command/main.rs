@@ -4,6 +4,8 @@
 
 mod support;
 
+mod proxy;
+
 mod cli;
 
 mod wordcount;
@@ -11,6 +13,10 @@ mod wordcount;
 mod bad_input;
 
 mod cluster;
+
+mod failover;
+
+mod takeover;
 
 mod files;
 
@@ -25,6 +31,8 @@ mod external;
 mod programs;
 
 mod new;
+
+mod output;
 
 mod outside;
 

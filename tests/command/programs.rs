@@ -239,12 +239,7 @@ fn what_cannot_be_submitted_is_told_why() {
 
         Some(1) error: task JOB/s0/t0 failed 4 times: function "refuse" failed on file://DIRECTORY/text.txt: I do not like "a rose is a rose"
 
-        Some(2) error: unexpected argument '--weight' found
-
-          tip: a similar argument exists: '--wait'
-          tip: to pass '--weight' as a value, use '-- --weight'
-
-        Usage: kiln submit <PROGRAM> [--wait] [--driver <URL>] [-- <ARGUMENT>…]
+        Some(2) error: a value is required for '--weight <N>' but none was supplied
 
         Some(2) error: --threads and --memory are for runs in this process; executors have their own
 

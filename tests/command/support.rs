@@ -119,7 +119,12 @@ pub(crate) struct Driver {
 impl Driver {
     /// `args` come after `driver --listen 127.0.0.1:0`.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = kiln(["driver", "--listen", "127.0.0.1:0"]);
+        Driver::start_at("127.0.0.1:0", args)
+    }
+
+    /// As [`Driver::start`], at an address of the test's own.
+    pub(crate) fn start_at(address: &str, args: &[&str]) -> Self {
+        let mut command = kiln(["driver", "--listen", address]);
         command.args(args).stdout(Stdio::piped());
         let mut guard = Guard::start(command);
         let mut stdout = BufReader::new(guard.child.stdout.take().expect("stdout is piped"));

@@ -1,473 +1,398 @@
-//! Commit on a file system: everything is made ready inside the staging directory, and one rename
-//! makes it the output.
+//! Commit on a file system: a directory is made ready inside the staging directory, and one
+//! rename makes it the output.
 //!
-//! Files that lost, however late they are written, stay outside the directory that is renamed.
-//! A rename replaces an empty directory at most, so what appeared meanwhile is safe.
+//! Where an output is replaced or added to, the directory to be holds all of what is to be there
+//! afterwards, links to the files that stay included, and swaps places with the one that is
+//! there. So whoever looks at the directory sees all of a commit or nothing of it.
+//!
+//! Two drivers may run the commit of one job at once. Each makes a directory of its own, of
+//! links, so neither meets what the other is doing; whatever is published comes from the staging
+//! directory, and the first act of clearing up is to rename that. A driver that was held up
+//! finds its paths gone and can do no harm. Other jobs are kept out by a claim ([`Claim`])
+//! wherever there is an output to be replaced.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_engine::storage::storage_error;
+use kiln_engine::id::JobId;
+use kiln_engine::plan::OutputMode;
 use kiln_engine::{Error, Result};
 
-use super::{MANIFEST, Manifest, Move, SUCCESS, check_size, exists, missing};
+use super::claim::Claim;
+use super::disk::{FileSystem, failed, is_absent, is_taken};
+use super::manifest::{MANIFEST, Manifest, SUCCESS};
+use super::{Move, check_format, check_size, exists, missing, refused};
 
-/// The directory inside the staging directory that becomes the output.
-const READY: &str = "_ready";
+/// Directories in the staging directory that are to become the output begin so.
+const READY: &str = "_ready-";
 
-pub(super) fn prepare(url: &str, target: &Path, staging: &Path) -> Result<()> {
-    if is_taken(url, target)? {
-        return Err(exists(url));
-    }
-    fs::create_dir_all(staging).map_err(failed("create output directory", url))
+/// An output of a job on a file system.
+pub(super) struct Place<'a> {
+    pub(super) files: &'a dyn FileSystem,
+    pub(super) url: &'a str,
+    pub(super) target: &'a Path,
+    pub(super) staging: &'a Path,
+    pub(super) job: JobId,
+    pub(super) mode: OutputMode,
 }
 
-/// Removes a directory, if it is there.
-pub(super) fn remove(url: &str, directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed("remove staging directory", url)(error))
+/// What is where the output goes.
+enum Found {
+    /// Nothing, or an empty directory.
+    Nothing,
+    /// An output of Kiln's.
+    Output(Manifest),
+}
+
+impl Place<'_> {
+    /// Refuses what a commit would refuse, and makes the staging directory.
+    pub(super) fn prepare(&self, format: &str) -> Result<()> {
+        if let Found::Output(manifest) = self.find()? {
+            self.check(&manifest, format)?;
         }
-        _ => Ok(()),
-    }
-}
-
-/// A commit, in steps that may each be repeated.
-pub(super) struct Commit<'a> {
-    url: &'a str,
-    target: &'a Path,
-    staging: &'a Path,
-    ready: PathBuf,
-}
-
-impl<'a> Commit<'a> {
-    pub(super) fn new(url: &'a str, target: &'a Path, staging: &'a Path) -> Self {
-        let ready = staging.join(READY);
-        Commit {
-            url,
-            target,
-            staging,
-            ready,
-        }
+        std::fs::create_dir_all(self.staging).map_err(self.failed("create output directory"))
     }
 
-    pub(super) fn run(&self, moves: &[Move], manifest: &Manifest) -> Result<()> {
-        if !self.is_finished(manifest)? {
-            if is_taken(self.url, self.target)? {
-                return Err(exists(self.url));
+    /// Puts the files of `moves`, which `manifest` names, in place.
+    pub(super) fn commit(&self, moves: &[Move], manifest: &Manifest) -> Result<()> {
+        if let Err(error) = self.put_in_place(moves, manifest) {
+            // Another driver may have finished, and taken away what this one was working with.
+            match self.is_finished() {
+                Ok(true) => {}
+                _ => return Err(error),
             }
-            self.collect(moves)?;
-            self.describe(manifest)?;
-            self.publish()?;
         }
+        // Only what is sure to last is committed.
+        self.files
+            .sync(self.parent())
+            .map_err(self.failed("write"))?;
         // The output is there; what cannot be removed is only garbage.
-        if let Err(error) = remove(self.url, self.staging) {
+        if let Err(error) = self.clear() {
             tracing::warn!(error = error.report(), "staging directory left behind");
         }
         Ok(())
     }
 
-    /// Whether the output is there and ours.
-    fn is_finished(&self, manifest: &Manifest) -> Result<bool> {
-        match fs::read(self.target.join(MANIFEST)) {
-            Ok(text) => {
-                Ok(Manifest::from_json(&text).is_some_and(|found| found.job == manifest.job))
+    /// Removes what the job has staged. A finished commit stays, and so does what was there
+    /// before the job.
+    pub(super) fn discard(&self) -> Result<()> {
+        self.restore()?;
+        self.clear()
+    }
+
+    fn put_in_place(&self, moves: &[Move], manifest: &Manifest) -> Result<()> {
+        if self.mode != OutputMode::ErrorIfExists {
+            self.claim().take()?;
+            self.restore()?;
+        }
+        if self.is_finished()? {
+            return Ok(());
+        }
+        let found = self.find()?;
+        if matches!(&found, Found::Output(base) if base.knows(self.job)) {
+            // Another driver has been faster.
+            return Ok(());
+        }
+        let ready = self
+            .staging
+            .join(format!("{READY}{:016x}", fastrand::u64(..)));
+        self.create(&ready)?;
+        match &found {
+            Found::Output(base) if self.mode == OutputMode::Append => {
+                self.check(base, &manifest.format)?;
+                self.keep(base, &ready)?;
+                self.add(moves, &base.with(manifest), &ready)?;
             }
-            Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(failed("read", self.url)(error)),
+            Found::Output(base) => self.add(moves, &manifest.instead_of(base), &ready)?,
+            Found::Nothing => self.add(moves, manifest, &ready)?,
+        }
+        match found {
+            Found::Nothing => self.publish(&ready),
+            Found::Output(_) => self.replace(&ready),
         }
     }
 
-    /// Moves the files that won into the directory to be.
-    fn collect(&self, moves: &[Move]) -> Result<()> {
-        let create = || failed("create output directory", self.url);
-        fs::create_dir_all(&self.ready).map_err(create())?;
-        let mut directories = BTreeSet::new();
-        for file in moves {
-            let to = self.ready.join(&file.to);
-            if let Some(directory) = to.parent().filter(|parent| *parent != self.ready)
-                && directories.insert(directory.to_owned())
-            {
-                fs::create_dir_all(directory).map_err(create())?;
-            }
-            match fs::rename(self.staging.join(&file.from), &to) {
-                // It was moved before, or it is gone: the next look tells.
-                Err(error) if !is_absent(&error) => return Err(failed("write", self.url)(error)),
-                _ => {}
-            }
-            let moved = File::open(&to).map_err(|_| missing(&file.from, self.url))?;
-            let bytes = moved.metadata().map_err(failed("read", self.url))?.len();
-            check_size(file, bytes, self.url)?;
-            moved.sync_all().map_err(failed("write", self.url))?;
-        }
-        let mut directories = directories.iter();
-        directories
-            .try_for_each(|directory| sync_directory(directory))
-            .map_err(failed("write", self.url))
+    /// Whether the output is there and has the job's files, or has had them.
+    fn is_finished(&self) -> Result<bool> {
+        let found = self.manifest()?;
+        Ok(found.is_some_and(|manifest| manifest.knows(self.job)))
     }
 
-    /// Adds manifest and `_SUCCESS`.
-    fn describe(&self, manifest: &Manifest) -> Result<()> {
-        let write = |name: &str, text: &str| -> io::Result<()> {
-            let mut file = File::create(self.ready.join(name))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
+    fn manifest(&self) -> Result<Option<Manifest>> {
+        match self.files.read(&self.target.join(MANIFEST)) {
+            Ok(text) => Ok(Manifest::from_json(&text)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(self.failed("read")(error)),
+        }
+    }
+
+    /// What is where the output goes, if the mode allows the job to go on with it.
+    fn find(&self) -> Result<Found> {
+        // Another job may have replaced the output while it was looked at.
+        self.look().or_else(|_| self.look())
+    }
+
+    fn look(&self) -> Result<Found> {
+        let failed = || self.failed("create output directory");
+        match self.files.is_directory(self.target).map_err(failed())? {
+            None => return self.check_aside().map(|()| Found::Nothing),
+            Some(true) => {}
+            Some(false) if self.mode == OutputMode::ErrorIfExists => return Err(exists(self.url)),
+            Some(false) => return Err(refused(self.url, "it is not a directory")),
+        }
+        let entries = self.files.entries(self.target);
+        let entries = entries.map_err(self.failed("read"))?;
+        if entries.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        if self.mode == OutputMode::ErrorIfExists {
+            return Err(exists(self.url));
+        }
+        let Some(manifest) = self.manifest()? else {
+            let reason = format!("Kiln did not write it: there is no {MANIFEST}");
+            return Err(refused(self.url, &reason));
         };
-        write(MANIFEST, &manifest.to_json())
-            .and_then(|()| write(SUCCESS, ""))
-            .and_then(|()| sync_directory(&self.ready))
-            .map_err(failed("write", self.url))
+        match self.stranger(&manifest, entries)? {
+            None => Ok(Found::Output(manifest)),
+            Some(name) => Err(refused(
+                self.url,
+                &format!("a file in it is not Kiln's name={name}"),
+            )),
+        }
     }
 
-    /// Makes the directory the output.
-    fn publish(&self) -> Result<()> {
-        fs::rename(&self.ready, self.target).map_err(|error| match error.kind() {
+    /// Where there is no output there may be one that is being replaced.
+    fn check_aside(&self) -> Result<()> {
+        let found = self.files.is_directory(&self.aside());
+        match found.map_err(self.failed("read"))? {
+            None => Ok(()),
+            Some(_) => Err(self.being_replaced()),
+        }
+    }
+
+    /// A file of the output that Kiln has not put there.
+    fn stranger(
+        &self,
+        manifest: &Manifest,
+        entries: Vec<(PathBuf, bool)>,
+    ) -> Result<Option<String>> {
+        let known = [MANIFEST, SUCCESS].into_iter();
+        let known: BTreeSet<&Path> = known
+            .chain(manifest.files.iter().map(|file| file.name.as_str()))
+            .map(Path::new)
+            .collect();
+        let mut left = entries;
+        while let Some((path, is_directory)) = left.pop() {
+            let name = path.strip_prefix(self.target).unwrap_or(&path);
+            if is_directory {
+                let below = self.files.entries(&path).map_err(self.failed("read"))?;
+                left.extend(below);
+            } else if !known.contains(name) {
+                return Ok(Some(name.display().to_string()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn check(&self, found: &Manifest, format: &str) -> Result<()> {
+        match self.mode {
+            OutputMode::Append => check_format(found, format, self.url),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the files that stay their names in the directory to be.
+    fn keep(&self, base: &Manifest, ready: &Path) -> Result<()> {
+        for file in &base.files {
+            let to = ready.join(&file.name);
+            self.create_above(&to, ready)?;
+            let linked = self.files.link(&self.target.join(&file.name), &to);
+            match linked {
+                Err(error) if is_absent(&error) => {
+                    // Another driver may have moved the output aside.
+                    self.check_aside()?;
+                    let reason = format!("a file of it is missing name={}", file.name);
+                    return Err(refused(self.url, &reason));
+                }
+                linked => linked.map_err(self.failed("write"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the files that won their names in the directory to be, and adds manifest and
+    /// `_SUCCESS`, all of it durably.
+    fn add(&self, moves: &[Move], manifest: &Manifest, ready: &Path) -> Result<()> {
+        for file in moves {
+            let (from, to) = (self.staging.join(&file.from), ready.join(&file.to));
+            self.create_above(&to, ready)?;
+            self.files
+                .link(&from, &to)
+                .map_err(|error| match is_absent(&error) {
+                    true => missing(&file.from, self.url),
+                    false => self.failed("write")(error),
+                })?;
+            let bytes = self.files.size(&to).map_err(self.failed("read"))?;
+            check_size(&file.from, file.bytes, bytes, self.url)?;
+            self.files.sync(&to).map_err(self.failed("write"))?;
+        }
+        let described = || -> io::Result<()> {
+            self.files
+                .write(&ready.join(MANIFEST), &manifest.to_json())?;
+            self.files.write(&ready.join(SUCCESS), "")?;
+            let directories = manifest.files.iter().map(|file| ready.join(&file.name));
+            let directories: BTreeSet<PathBuf> = directories
+                .filter_map(|file| file.parent().map(Path::to_owned))
+                .chain([ready.to_owned()])
+                .collect();
+            directories
+                .iter()
+                .try_for_each(|directory| self.files.sync(directory))
+        };
+        described().map_err(self.failed("write"))
+    }
+
+    /// Makes the directory that `file` is to be in, if that is not `ready` itself.
+    fn create_above(&self, file: &Path, ready: &Path) -> Result<()> {
+        let Some(directory) = file.parent().filter(|parent| *parent != ready) else {
+            return Ok(());
+        };
+        match self.files.create_directory(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(self.failed("create output directory")),
+        }
+    }
+
+    fn create(&self, directory: &Path) -> Result<()> {
+        let made = self.files.create_directory(directory);
+        made.map_err(self.failed("create output directory"))
+    }
+
+    /// Makes the directory the output where there is none.
+    fn publish(&self, ready: &Path) -> Result<()> {
+        let published = self.files.rename(ready, self.target);
+        published.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists
             | io::ErrorKind::DirectoryNotEmpty
-            | io::ErrorKind::NotADirectory => exists(self.url),
-            _ => failed("write", self.url)(error),
-        })?;
-        let parent = self.target.parent().unwrap_or(self.target);
-        sync_directory(parent).map_err(failed("write", self.url))
-    }
-}
-
-/// Whether something is at `target` that a rename must not or cannot replace.
-fn is_taken(url: &str, target: &Path) -> Result<bool> {
-    let found = match fs::symlink_metadata(target) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("create output directory", url)(error)),
-    };
-    if !found.is_dir() {
-        return Ok(true);
-    }
-    let mut entries = fs::read_dir(target).map_err(failed("read", url))?;
-    Ok(entries.next().is_some())
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-/// Makes the names in a directory durable.
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
-fn failed(what: &'static str, url: &str) -> impl Fn(io::Error) -> Error {
-    let url = url.to_owned();
-    move |error| {
-        let source = Box::new(error);
-        storage_error(
-            what,
-            &url,
-            object_store::Error::Generic {
-                store: "file",
-                source,
+            | io::ErrorKind::NotADirectory => match self.mode {
+                OutputMode::ErrorIfExists => exists(self.url),
+                // There is an output now: the next try finds it.
+                _ => Error::unavailable(format!("an output has appeared url={}", self.url)),
             },
-        )
+            _ => self.failed("write")(error),
+        })
     }
+
+    /// Makes the directory the output in the place of the one that is there.
+    fn replace(&self, ready: &Path) -> Result<()> {
+        match self.files.exchange(ready, self.target) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            exchanged => return exchanged.map_err(self.failed("write")),
+        }
+        if self.is_finished()? {
+            return Ok(());
+        }
+        match self.files.rename(self.target, &self.aside()) {
+            // Another driver is between its two renames, or has not cleared up yet.
+            Err(error) if is_absent(&error) || is_taken(&error) => {
+                return Err(self.being_replaced());
+            }
+            moved => moved.map_err(self.failed("write"))?,
+        }
+        self.publish(ready).or_else(|error| {
+            self.restore()?;
+            Err(error)
+        })
+    }
+
+    fn being_replaced(&self) -> Error {
+        Error::unavailable(format!("the output is being replaced url={}", self.url))
+    }
+
+    /// Puts an output back that was moved aside by a driver that died before it could publish
+    /// another.
+    fn restore(&self) -> Result<()> {
+        let aside = self.aside();
+        let failed = || self.failed("write");
+        if self.files.is_directory(self.target).map_err(failed())? == Some(true)
+            || self.files.is_directory(&aside).map_err(failed())?.is_none()
+        {
+            return Ok(());
+        }
+        match self.files.rename(&aside, self.target) {
+            // Another driver was faster, with this or with publishing.
+            Err(error) if is_absent(&error) || is_taken(&error) => Ok(()),
+            restored => restored.map_err(failed()),
+        }
+    }
+
+    /// Removes the staging directory and gives up the claim. Nothing there is no error.
+    fn clear(&self) -> Result<()> {
+        let failed = || self.failed("remove staging directory");
+        let gone = self.gone();
+        // From here on nothing can be published any more.
+        let mut renamed = self.files.rename(self.staging, &gone);
+        if renamed.as_ref().is_err_and(is_taken) {
+            self.remove(&gone)?;
+            renamed = self.files.rename(self.staging, &gone);
+        }
+        match renamed {
+            Err(error) if !is_absent(&error) => return Err(failed()(error)),
+            _ => {}
+        }
+        self.remove(&gone)?;
+        let is_there = self.files.is_directory(self.target).map_err(failed())?;
+        if is_there == Some(true) {
+            self.remove(&self.aside())?;
+        }
+        self.claim().give_up()
+    }
+
+    /// Where an output waits that was moved out of the way, on a file system that cannot swap
+    /// directories.
+    fn aside(&self) -> PathBuf {
+        beside(self.staging, "-old")
+    }
+
+    /// Where the staging directory goes before it is removed.
+    fn gone(&self) -> PathBuf {
+        beside(self.staging, "-gone")
+    }
+
+    fn remove(&self, directory: &Path) -> Result<()> {
+        match self.files.remove_tree(directory) {
+            Err(error) if !is_absent(&error) => Err(self.failed("remove staging directory")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn claim(&self) -> Claim<'_> {
+        Claim {
+            files: self.files,
+            url: self.url,
+            target: self.target,
+            staging: self.staging,
+            job: self.job,
+        }
+    }
+
+    fn parent(&self) -> &Path {
+        self.target.parent().unwrap_or(self.target)
+    }
+
+    fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> Error + use<> {
+        failed(what, self.url)
+    }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 #[cfg(test)]
-mod tests {
-    use kiln_engine::ErrorKind;
-    use kiln_engine::id::JobId;
-    use kiln_engine::plan::{FileFormat, Output, OutputFile, OutputOptions};
-    use kiln_engine::storage::{Stores, local_path, local_url, staging_url};
-
-    use super::super::{commit, discard, manifest, names, prepare};
-    use super::*;
-
-    /// An output in a directory of its own, and the job that makes it.
-    struct Job {
-        directory: tempfile::TempDir,
-        stores: Stores,
-        id: JobId,
-        output: Output,
-    }
-
-    impl Job {
-        /// A job whose attempts have written `a` and `b`, which won, and `c`, which lost.
-        async fn written() -> Self {
-            let job = Job::new();
-            prepare(&job.stores, job.id, &job.output)
-                .await
-                .expect("prepared");
-            for (name, text) in [("a", "first"), ("b", "second"), ("c", "lost")] {
-                fs::write(job.staging().join(name), text).expect("a file");
-            }
-            job
-        }
-
-        fn new() -> Self {
-            let directory = tempfile::tempdir().expect("a temporary directory");
-            let url = local_url(&directory.path().join("deep/out"));
-            let output = Output {
-                url,
-                format: FileFormat::Csv,
-                options: OutputOptions::default(),
-            };
-            Job {
-                directory,
-                stores: Stores::new(),
-                id: JobId::new(7),
-                output,
-            }
-        }
-
-        fn target(&self) -> PathBuf {
-            self.directory.path().join("deep/out")
-        }
-
-        fn staging(&self) -> PathBuf {
-            let url = staging_url(&self.output.url, self.id).expect("a staging directory");
-            local_path(&url).expect("a local one")
-        }
-
-        fn won() -> Vec<OutputFile> {
-            let file = |name: &str, rows, bytes| OutputFile {
-                name: name.to_owned(),
-                rows,
-                bytes,
-                checksum: u64::MAX - rows,
-            };
-            vec![file("b", 2, 6), file("a", 1, 5)]
-        }
-
-        async fn commit(&self) -> Result<Vec<OutputFile>> {
-            commit(&self.stores, self.id, &self.output, Job::won()).await
-        }
-
-        /// Everything below the test's directory, hidden names included.
-        fn tree(&self) -> Vec<String> {
-            let mut found = Vec::new();
-            let mut left = vec![self.directory.path().to_owned()];
-            while let Some(directory) = left.pop() {
-                for entry in fs::read_dir(directory).expect("a directory") {
-                    let path = entry.expect("an entry").path();
-                    if path.is_dir() {
-                        left.push(path);
-                    } else {
-                        let path = path.strip_prefix(self.directory.path()).expect("below it");
-                        found.push(path.display().to_string());
-                    }
-                }
-            }
-            found.sort();
-            found
-        }
-    }
-
-    const COMMITTED: [&str; 4] = [
-        "deep/out/_SUCCESS",
-        "deep/out/_manifest.json",
-        "deep/out/part-00000.csv",
-        "deep/out/part-00001.csv",
-    ];
-
-    #[tokio::test]
-    async fn winners_get_their_names_and_the_rest_goes() {
-        let job = Job::written().await;
-        let files = job.commit().await.expect("committed");
-        assert_eq!(job.tree(), COMMITTED);
-        assert_eq!(
-            files.iter().map(|file| file.rows).collect::<Vec<_>>(),
-            [2, 1]
-        );
-        let read = |name: &str| fs::read_to_string(job.target().join(name)).expect(name);
-        assert_eq!(read("part-00000.csv"), "second");
-        expect_test::expect![[r#"
-            {
-              "version": 1,
-              "job": "000000000007",
-              "format": "csv",
-              "rows": 3,
-              "bytes": 11,
-              "files": [
-                {
-                  "name": "part-00000.csv",
-                  "rows": 2,
-                  "bytes": 6,
-                  "xxh3": "fffffffffffffffd"
-                },
-                {
-                  "name": "part-00001.csv",
-                  "rows": 1,
-                  "bytes": 5,
-                  "xxh3": "fffffffffffffffe"
-                }
-              ]
-            }
-        "#]]
-        .assert_eq(&read(MANIFEST));
-    }
-
-    #[tokio::test]
-    async fn files_in_directories_stay_in_them() {
-        let job = Job::written().await;
-        fs::create_dir(job.staging().join("errors")).expect("a directory");
-        fs::rename(job.staging().join("b"), job.staging().join("errors/b")).expect("moved");
-        let mut files = Job::won();
-        files[0].name = "errors/b".to_owned();
-        for _ in 0..2 {
-            let committed = commit(&job.stores, job.id, &job.output, files.clone()).await;
-            let names: Vec<String> = committed
-                .expect("committed")
-                .into_iter()
-                .map(|f| f.name)
-                .collect();
-            assert_eq!(names, ["errors/part-00000.csv", "part-00000.csv"]);
-        }
-        let expected = [
-            "deep/out/_SUCCESS",
-            "deep/out/_manifest.json",
-            "deep/out/errors/part-00000.csv",
-            "deep/out/part-00000.csv",
-        ];
-        assert_eq!(job.tree(), expected);
-    }
-
-    #[tokio::test]
-    async fn a_commit_that_was_cut_off_anywhere_is_finished_by_the_next() {
-        for steps in 0..=5 {
-            let job = Job::written().await;
-            let (target, staging) = (job.target(), job.staging());
-            let cut_off = Commit::new(&job.output.url, &target, &staging);
-            let (moves, files) = names(&job.output, Job::won()).expect("names");
-            let run = |step: usize| match step {
-                0 => cut_off.collect(&moves[..1]),
-                1 => cut_off.collect(&moves),
-                2 => fs::write(cut_off.ready.join(MANIFEST), "{ torn").map_err(failed("", "")),
-                3 => cut_off.describe(&manifest(job.id, &job.output, &files)),
-                _ => cut_off.publish(),
-            };
-            for step in 0..steps {
-                run(step).expect("a step");
-            }
-            assert_eq!(
-                target.exists(),
-                steps == 5,
-                "nothing shows before the last step"
-            );
-            assert_eq!(
-                job.commit().await.expect("committed"),
-                files,
-                "after {steps} steps"
-            );
-            assert_eq!(job.tree(), COMMITTED, "after {steps} steps");
-            assert_eq!(job.commit().await.expect("committed again"), files);
-            discard(&job.stores, job.id, &job.output)
-                .await
-                .expect("nothing to discard");
-            assert_eq!(job.tree(), COMMITTED, "after {steps} steps");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_output_that_is_there_is_never_replaced() {
-        let job = Job::new();
-        fs::create_dir_all(job.target()).expect("an empty directory");
-        prepare(&job.stores, job.id, &job.output)
-            .await
-            .expect("an empty directory is none");
-
-        let job = Job::new();
-        fs::create_dir_all(job.target().join("x")).expect("a directory");
-        let error = prepare(&job.stores, job.id, &job.output)
-            .await
-            .expect_err("it is there");
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert_eq!(
-            error.message(),
-            format!("output already exists url={}", job.output.url)
-        );
-
-        let job = Job::written().await;
-        fs::write(job.target(), "a file").expect("a file");
-        assert_eq!(
-            job.commit().await.expect_err("it is there").kind(),
-            ErrorKind::Invalid
-        );
-        let (target, staging) = (job.target(), job.staging());
-        let late = Commit::new(&job.output.url, &target, &staging);
-        fs::create_dir(&late.ready).expect("a directory");
-        assert_eq!(
-            late.publish().expect_err("a file").kind(),
-            ErrorKind::Invalid
-        );
-        fs::remove_file(&target).expect("removed");
-        fs::create_dir_all(target.join("x")).expect("a directory");
-        assert_eq!(
-            late.publish().expect_err("a directory").kind(),
-            ErrorKind::Invalid
-        );
-        discard(&job.stores, job.id, &job.output)
-            .await
-            .expect("discarded");
-        assert!(!staging.exists() && target.join("x").exists());
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_gone_or_cut_stops_the_commit() {
-        let job = Job::written().await;
-        fs::remove_file(job.staging().join("a")).expect("removed");
-        let error = job.commit().await.expect_err("a is gone");
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.message().contains("name=a"), "{}", error.report());
-
-        let job = Job::written().await;
-        fs::write(job.staging().join("b"), "sec").expect("a short file");
-        let error = job.commit().await.expect_err("b is short");
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(
-            error.message().contains("expected=6 found=3"),
-            "{}",
-            error.report()
-        );
-        assert!(!job.target().exists());
-    }
-
-    #[tokio::test]
-    async fn names_from_executors_stay_in_the_staging_directory() {
-        let job = Job::written().await;
-        for name in [
-            "../a",
-            "/etc/passwd",
-            "..",
-            "",
-            "_ready",
-            "a/../b",
-            "a/b/c",
-            "_ready/a",
-        ] {
-            let mut files = Job::won();
-            files[0].name = name.to_owned();
-            let error = commit(&job.stores, job.id, &job.output, files)
-                .await
-                .expect_err(name);
-            assert_eq!(error.kind(), ErrorKind::Internal);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_parent_that_is_a_file_is_named() {
-        let job = Job::new();
-        fs::write(job.directory.path().join("deep"), "").expect("a file");
-        let error = prepare(&job.stores, job.id, &job.output)
-            .await
-            .expect_err("no directory");
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(
-            error.message().contains(&job.output.url),
-            "{}",
-            error.report()
-        );
-    }
-}
+mod fault_tests;
+#[cfg(test)]
+mod tests;

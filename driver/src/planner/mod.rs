@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use kiln_engine::id::StageId;
 use kiln_engine::plan::{
     LogicalPlan, Stage, StageGraph, StageSource, explain_logical, explain_stages,
 };
@@ -36,21 +35,8 @@ mod stages;
 
 mod joins;
 
+pub use kiln_engine::plan::{ClusterShape, StageFacts};
 pub use optimize::optimize;
-
-/// What a plan needs to know of the cluster that will run it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClusterShape {
-    /// Executors; 0 counts as 1, for a job that waits for its first.
-    pub executors: u32,
-    /// Threads that compute, of all executors together.
-    pub threads: u32,
-    /// Memory budget of the smallest executor, in bytes.
-    pub memory: u64,
-    /// Executors may join while the job runs, so it is cut such that they find work; false for the
-    /// one executor of an embedded session, whose jobs need no exchange.
-    pub may_grow: bool,
-}
 
 /// Where the planner takes one way rather than another. The defaults are for real work; with lower
 /// ones a few rows are cut and exchanged as if they were many, which is how tests see it.
@@ -73,17 +59,6 @@ impl Default for PlannerSettings {
             small_build_bytes: 4 << 20,
         }
     }
-}
-
-/// What a stage that is done has written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StageFacts {
-    /// Which stage.
-    pub stage: StageId,
-    /// Rows of all its winning attempts.
-    pub rows: u64,
-    /// Their bytes, as stored.
-    pub bytes: u64,
 }
 
 /// The planner of one job: gives its stages as soon as it can be said what they are.

@@ -92,7 +92,7 @@ impl Stages {
     /// `Invalid` for a scan of columns that its files do not have.
     pub(super) fn advance(&mut self, done: &[StageFacts]) -> Result<StageGraph> {
         self.facts
-            .extend(done.iter().map(|facts| (facts.stage, facts.clone())));
+            .extend(done.iter().map(|facts| (facts.stage, *facts)));
         let root = Arc::clone(&self.plan);
         let (body, output) = match &*root {
             LogicalPlan::Write { input, output } => (input, Some(output)),

@@ -9,7 +9,7 @@ use kiln_engine::id::{ExecutorId, StageId, TaskId};
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{SinkSpec, TaskFailure, TaskOutput, TaskSpec, TaskSuccess};
 use kiln_engine::{Error, ErrorKind, limits};
-use kiln_proto::message::{AttemptState, JobState, RunningAttempt};
+use kiln_proto::message::{AttemptState, JobState, Record, RunningAttempt, Won};
 
 use super::event::{Action, Millis};
 use super::job::{Job, Turn};
@@ -45,27 +45,32 @@ impl Job {
         let name = turn
             .executors
             .get(executor)
-            .map(|one| one.registration.name.clone());
+            .map(|one| Arc::clone(&one.name));
         let revocations = self.revocations;
         let (Some(run), Some((input, sides)), Some(name)) =
             (self.stages.get_mut(stage), reads, name)
         else {
             return;
         };
-        let attempt = Attempt {
+        let entry = run.tasks.get(task as usize);
+        let Some(attempt) = entry.and_then(|entry| entry.next_number(self.first_attempt)) else {
+            return;
+        };
+        let entry = Attempt {
+            number: attempt,
             executor,
             executor_name: name,
             state: AttemptState::Running,
             started: turn.now,
             ended: None,
             counts: Counts::default(),
+            heard: turn.now,
+            slow: false,
             failure: None,
             revocations,
             object: true,
         };
-        let Some(attempt) = run.launch(turn.now, task, attempt) else {
-            return;
-        };
+        run.launch(task, entry);
         let stage = Arc::clone(&run.stage);
         let program = self.program.clone().filter(|_| run.calls_functions);
         let id = self.task_id(stage.id, task);
@@ -116,21 +121,27 @@ impl Job {
             turn.executors.release(entry.executor, (task, attempt));
         }
         entry.end(state, turn.now);
-        Some(entry)
+        run.watch(task.task);
+        run.tasks.get_mut(task.task as usize)?.attempt_mut(attempt)
     }
 
     /// An attempt has come further. What is said of one that has ended is out of date.
-    pub(super) fn progressed(&mut self, executor: ExecutorId, running: RunningAttempt) {
+    pub(super) fn progressed(
+        &mut self,
+        now: Millis,
+        executor: ExecutorId,
+        running: RunningAttempt,
+    ) {
         let RunningAttempt {
             task,
             attempt,
             counts,
         } = running;
-        let entry = self
-            .stage_mut(task.stage)
-            .and_then(|run| run.tasks.get_mut(task.task as usize)?.attempt_mut(attempt));
-        if let Some(entry) = entry.filter(|one| one.executor == executor && one.runs()) {
-            entry.counts = counts;
+        let runs = self
+            .attempt(task, attempt, executor)
+            .is_some_and(Attempt::runs);
+        if let Some(run) = self.stage_mut(task.stage).filter(|_| runs) {
+            run.progress(now, task.task, attempt, counts);
         }
     }
 
@@ -143,16 +154,19 @@ impl Job {
         outcome: Result<TaskSuccess, TaskFailure>,
         turn: &mut Turn<'_>,
     ) {
-        let Some(entry) = self.attempt(task, attempt, executor) else {
-            return;
-        };
-        let (runs, may_win) = (entry.runs(), entry.may_win());
+        self.recall(executor, task, attempt, turn);
+        let known = self.attempt(task, attempt, executor);
         if self.state.is_final() {
-            if may_win {
+            // Of jobs that ended in an earlier leadership some attempts are not known.
+            if known.is_none_or(Attempt::may_win) {
                 self.late(task, attempt, &outcome, turn);
             }
             return;
         }
+        let Some(entry) = known else {
+            return;
+        };
+        let (runs, may_win) = (entry.runs(), entry.may_win());
         let failure = match outcome {
             Ok(_) if self.state != JobState::Running || self.is_task_done(task) || !may_win => {
                 return;
@@ -187,13 +201,47 @@ impl Job {
         success: TaskSuccess,
         turn: &mut Turn<'_>,
     ) {
-        self.close(task, attempt, AttemptState::Won, turn);
+        let turn_now = turn.now;
+        if let Some(won) = self.close(task, attempt, AttemptState::Won, turn) {
+            let (executor, started_ms) = (Arc::clone(&won.executor_name), won.started);
+            turn.record(|| {
+                Record::Won(Box::new(Won {
+                    task,
+                    attempt,
+                    executor,
+                    started_ms,
+                    ended_ms: turn_now,
+                    success: success.clone(),
+                }))
+            });
+        }
         turn.executors.succeeded(executor);
+        self.note_overtaken(task, attempt, turn);
         self.stop_task(task, turn);
         if let Some(run) = self.stage_mut(task.stage) {
             run.win(turn.now, task.task, attempt, success);
         }
         self.advance(turn);
+    }
+
+    /// Notes which executors run attempts of a task that read slowly and were launched so long
+    /// before the winner that they should have won twice.
+    fn note_overtaken(&mut self, task: TaskId, winner: u32, turn: &mut Turn<'_>) {
+        let run = self.stages.get(task.stage.0 as usize);
+        let Some(entry) = run.and_then(|run| run.tasks.get(task.task as usize)) else {
+            return;
+        };
+        let Some(won) = entry.attempt(winner) else {
+            return;
+        };
+        let took = turn.now.saturating_sub(won.started);
+        for other in entry.attempts.iter().filter(|attempt| attempt.runs()) {
+            let runs = turn.now.saturating_sub(other.started);
+            let elsewhere = other.executor != won.executor;
+            if other.slow && elsewhere && runs > took.saturating_mul(2) {
+                turn.executors.overtaken(turn.now, other.executor);
+            }
+        }
     }
 
     /// An attempt has ended after its job. What it has left since the job was cleaned has to be
@@ -214,21 +262,58 @@ impl Job {
             // An attempt that was stopped has cleaned up; one that failed may not have been able.
             Err(failure) => failure.kind != ErrorKind::Cancelled,
         };
-        let run = self.stages.get(task.stage.0 as usize);
-        let Some(run) = run.filter(|_| left) else {
+        if !left {
             return;
-        };
+        }
         // More stages may have been to come, so where a stage stands does not say what it writes.
-        turn.actions.push(match &run.stage.sink {
-            SinkSpec::Files { output } => Action::Discard {
+        let run = self.stages.get(task.stage.0 as usize);
+        let files = match (run.map(|run| &run.stage.sink), outcome) {
+            (Some(SinkSpec::Files { output }), _) => Some(output),
+            (Some(SinkSpec::Shuffle { .. }), _) => None,
+            // Little is known of a job that ended long ago.
+            (None, Ok(success)) if matches!(success.output, TaskOutput::Files(_)) => self.output(),
+            (None, _) => None,
+        };
+        turn.actions.push(match files {
+            Some(output) => Action::Discard {
                 job: self.id,
                 output: output.clone(),
             },
-            SinkSpec::Shuffle { .. } => Action::Cleanup {
+            None => Action::Cleanup {
                 job: self.id,
                 objects: vec![(task.stage, task.task, attempt)],
             },
         });
+    }
+
+    /// An executor speaks of an attempt that it may have been given in an earlier leadership, of
+    /// which nothing was written down: takes note that there is such an attempt.
+    fn recall(&mut self, executor: ExecutorId, task: TaskId, attempt: u32, turn: &Turn<'_>) {
+        let revocations = self.revocations;
+        let is_earlier = attempt < self.first_attempt && self.state == JobState::Running;
+        let name = turn.executors.get(executor);
+        let name = name.map(|one| Arc::clone(&one.name));
+        let (Some(run), Some(name), true) = (self.stage_mut(task.stage), name, is_earlier) else {
+            return;
+        };
+        let entry = run.tasks.get(task.task as usize);
+        if entry.is_some_and(|entry| entry.attempt(attempt).is_none()) {
+            let entry = Attempt {
+                number: attempt,
+                executor,
+                executor_name: name,
+                state: AttemptState::Lost,
+                started: turn.now,
+                ended: Some(turn.now),
+                counts: Counts::default(),
+                heard: turn.now,
+                slow: false,
+                failure: None,
+                revocations,
+                object: true,
+            };
+            run.know(task.task, entry);
+        }
     }
 
     fn failed(
@@ -270,6 +355,9 @@ impl Job {
         if !self.blames_program(task, &failure) {
             turn.executors.failed(turn.now, executor);
         }
+        let memory = turn.executors.get(executor);
+        let memory = memory.map_or(0, |one| one.registration.memory);
+        let memory_max = turn.executors.memory_max();
         let Some(run) = self.stage_mut(task.stage) else {
             return;
         };
@@ -278,8 +366,14 @@ impl Job {
         };
         entry.failures += 1;
         entry.failed_on.insert(executor);
+        if failure.kind == ErrorKind::Exhausted {
+            entry.memory_short = entry.memory_short.max(memory);
+            entry.exhausted += u32::from(memory >= memory_max);
+        }
         let failures = entry.failures;
-        if failures < limits::ATTEMPTS_MAX || entry.runs() {
+        // Where the most memory that there is was not enough twice, it is not the first time.
+        let hopeless = entry.exhausted >= limits::EXHAUSTED_MAX;
+        if (failures < limits::ATTEMPTS_MAX && !hopeless) || entry.runs() {
             self.again(task, turn.now + retry::backoff_ms(failures), turn);
         } else {
             self.fail(retry::exhausted(task, failures, &failure), turn);
@@ -329,6 +423,15 @@ impl Job {
             };
         };
         run.revoke(turn.now, lost.task);
+        let revoked = TaskId {
+            stage: lost.stage,
+            task: lost.task,
+            ..task
+        };
+        turn.record(|| Record::Revoked {
+            task: revoked,
+            attempt: lost.attempt,
+        });
         let Some(entry) = run.tasks.get_mut(lost.task as usize) else {
             return;
         };
@@ -403,6 +506,7 @@ impl Job {
         attempt: u32,
         turn: &mut Turn<'_>,
     ) -> bool {
+        self.recall(executor, task, attempt, turn);
         let lost = |entry: &Attempt| entry.state == AttemptState::Lost;
         let of_use = self.state == JobState::Running && !self.is_task_done(task);
         if !of_use || !self.attempt(task, attempt, executor).is_some_and(lost) {
@@ -417,6 +521,7 @@ impl Job {
             entry.state = AttemptState::Running;
             entry.ended = None;
         }
+        run.watch(task.task);
         if self.program.is_some() {
             self.hosts.insert(executor);
         }
@@ -433,11 +538,9 @@ impl Job {
         let Some(entry) = run.tasks.get(task.task as usize) else {
             return;
         };
-        let running = (0..)
-            .zip(&entry.attempts)
-            .filter(|(_, attempt)| attempt.runs());
+        let running = entry.attempts.iter().filter(|attempt| attempt.runs());
         let running: Vec<_> = running
-            .map(|(number, entry)| (number, entry.executor))
+            .map(|entry| (entry.number, entry.executor))
             .collect();
         for (attempt, executor) in running {
             self.close(task, attempt, AttemptState::Cancelled, turn);

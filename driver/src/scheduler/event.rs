@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::{
-    Output, OutputFile, Program, ShuffleInput, StageGraph, TaskFailure, TaskInput, TaskSpec,
+    ClusterShape, Output, OutputFile, Program, ShuffleInput, StageFacts, StageGraph, TaskFailure,
+    TaskInput, TaskSpec,
 };
-use kiln_proto::message::{Registration, Report, RunningAttempt};
-
-use crate::planner::StageFacts;
+use kiln_proto::message::{Planned, Prepared, Record, Registration, Report, RunningAttempt};
 
 /// Milliseconds since the Unix epoch, as the caller of the scheduler counts them.
 pub type Millis = u64;
@@ -32,7 +31,7 @@ pub enum Event {
         /// The attempts that it runs.
         running: Vec<(TaskId, u32)>,
     },
-    /// Attempts have come further. Nothing is decided by it: it is for people.
+    /// Attempts have come further: for people, and to tell which are slow.
     Progressed {
         /// Who says so.
         executor: ExecutorId,
@@ -102,6 +101,12 @@ pub struct Submitted {
     pub name: String,
     /// The program whose functions its plan calls, if tasks that call any need it.
     pub program: Option<Arc<Program>>,
+    /// Its share of the slots, against those of other jobs: 1 to [`limits::JOB_WEIGHT_MAX`].
+    ///
+    /// [`limits::JOB_WEIGHT_MAX`]: kiln_engine::limits::JOB_WEIGHT_MAX
+    pub weight: u32,
+    /// Where output files go, if that is what the job makes.
+    pub output: Option<Output>,
 }
 
 /// Something to be done.
@@ -112,6 +117,8 @@ pub enum Action {
     Plan {
         /// Which job.
         job: JobId,
+        /// The executors that there are.
+        cluster: ClusterShape,
         /// The stages that are done; none the first time.
         done: Vec<StageFacts>,
     },
@@ -178,13 +185,31 @@ pub enum Action {
         /// Which one.
         job: JobId,
     },
+    /// Write down what has happened, for the next driver. What is done because of it, and others
+    /// can see, has to wait until it is written.
+    Record(Record),
+}
+
+impl Action {
+    /// Shuffle objects that it tells an executor of.
+    pub(super) fn sources(&self) -> usize {
+        let Action::Launch { spec, .. } = self else {
+            return 0;
+        };
+        let inputs = match &spec.input {
+            TaskInput::Splits(_) => &[][..],
+            TaskInput::Shuffle(inputs) => inputs,
+        };
+        let inputs = inputs.iter().chain(&spec.sides);
+        inputs.map(|input| input.sources.len()).sum()
+    }
 }
 
 /// One line, the same for the same action: for logs and transcripts.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Plan { job, done } => {
+            Action::Plan { job, done, .. } => {
                 write!(f, "plan {job}")?;
                 let mut done = done.iter();
                 done.try_for_each(|done| {
@@ -232,7 +257,31 @@ impl fmt::Display for Action {
             }
             Action::Forget { executor } => write!(f, "forget {executor}"),
             Action::Drop { job } => write!(f, "drop {job}"),
+            Action::Record(record) => write_record(record, f),
         }
+    }
+}
+
+fn write_record(record: &Record, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match record {
+        Record::Term { url, .. } => write!(f, "record term {url}"),
+        Record::Submitted(submitted) => write!(f, "record submitted {}", submitted.job),
+        Record::Planned(planned) => {
+            let Planned { job, graph, .. } = &**planned;
+            write!(f, "record planned {job} stages={}", graph.stages.len())
+        }
+        Record::Prepared(Prepared { job, stage, ends }) => {
+            write!(f, "record prepared {job}/{stage} tasks={}", ends.len())
+        }
+        Record::Won(won) => write!(f, "record won {}-a{}", won.task, won.attempt),
+        Record::Revoked { task, attempt } => write!(f, "record revoked {task}-a{attempt}"),
+        Record::Committing { job } => write!(f, "record committing {job}"),
+        Record::Ended(ended) => write!(f, "record ended {} {:?}", ended.job, ended.state),
+        Record::Cleaned { job } => write!(f, "record cleaned {job}"),
+        Record::ResultDropped { job } => write!(f, "record dropped {job}"),
+        Record::Forgotten { job } => write!(f, "record forgotten {job}"),
+        Record::Archived { status, .. } => write!(f, "record archived {}", status.id),
+        Record::Alive => f.write_str("record alive"),
     }
 }
 

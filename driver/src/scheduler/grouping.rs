@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use kiln_engine::limits;
-use kiln_engine::plan::{PartitionMeta, ShuffleSource};
 
 /// Cuts partitions of `sizes` bytes into ranges, one for each task. The ranges cover all
 /// partitions, in order; there is always at least one.
@@ -45,35 +44,10 @@ fn wanted(total: u64, slots: u32) -> u64 {
     by_size.max(worth.min(u64::from(slots))).max(1)
 }
 
-/// What one producer's object holds of `range`, or nothing if there are no rows.
-pub(super) fn slice(
-    task: u32,
-    attempt: u32,
-    partitions: &[PartitionMeta],
-    range: &Range<u32>,
-) -> Option<ShuffleSource> {
-    let (start, end) = (range.start as usize, range.end as usize);
-    let wanted = partitions.get(start..end)?;
-    if wanted.iter().all(|partition| partition.rows == 0) {
-        return None;
-    }
-    let offset = partitions[..start]
-        .iter()
-        .map(|partition| partition.bytes)
-        .fold(0, u64::saturating_add);
-    Some(ShuffleSource {
-        task,
-        attempt,
-        offset,
-        partitions: wanted.to_vec(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{group, slice};
+    use super::group;
     use kiln_engine::limits::SHUFFLE_TASK_BYTES;
-    use kiln_engine::plan::PartitionMeta;
 
     const MB: u64 = 1 << 20;
 
@@ -135,20 +109,5 @@ mod tests {
             }
             assert_eq!(next as usize, count, "seed={seed} sizes={sizes:?}");
         }
-    }
-
-    #[test]
-    fn a_slice_starts_where_earlier_partitions_end() {
-        let sizes = [64, 0, 128, 64];
-        let parts = sizes.map(|bytes| PartitionMeta {
-            bytes,
-            rows: bytes / 64,
-            checksum: 1,
-        });
-        let source = slice(3, 1, &parts, &(2..4)).expect("there are rows");
-        assert_eq!((source.task, source.attempt, source.offset), (3, 1, 64));
-        assert_eq!(source.partitions, parts[2..4]);
-        assert_eq!(slice(3, 1, &parts, &(1..2)), None);
-        assert_eq!(slice(3, 1, &parts, &(3..9)), None);
     }
 }

@@ -8,23 +8,43 @@ use std::sync::Arc;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::{
-    Output, Program, SinkSpec, StageGraph, StageSource, TaskFailure, TaskOutput,
+    ClusterShape, Output, Program, SinkSpec, StageFacts, StageGraph, StageSource, TaskFailure,
 };
-use kiln_engine::{Error, ErrorKind, limits};
-use kiln_proto::message::JobState;
+use kiln_engine::{Error, limits};
+use kiln_proto::message::{Ended, JobState, JobStatus, Planned, Prepared, Record};
 
-use crate::planner::StageFacts;
-
+use super::agenda::{Rank, Wants};
 use super::event::{Action, Millis, Submitted};
 use super::executors::Executors;
+use super::placement;
+use super::ratio::Ratio;
 use super::retry;
 use super::stage::StageRun;
+use super::task::Left;
+
+/// How far the pass of a job of weight 1 goes with every launch: divided by a weight something is
+/// left.
+const PASS: u64 = 1 << 20;
+
+/// A stage, a task of it, and the executor to launch an attempt on.
+pub(super) type Next = (usize, u32, ExecutorId);
 
 /// One step of the scheduler, as a job sees it.
 pub(super) struct Turn<'a> {
     pub(super) now: Millis,
     pub(super) executors: &'a mut Executors,
     pub(super) actions: &'a mut Vec<Action>,
+    /// What happens is to be written down.
+    pub(super) journaled: bool,
+}
+
+impl Turn<'_> {
+    /// Has what has happened written down, if that is wanted.
+    pub(super) fn record(&mut self, record: impl FnOnce() -> Record) {
+        if self.journaled {
+            self.actions.push(Action::Record(record()));
+        }
+    }
 }
 
 /// A submitted job.
@@ -34,6 +54,10 @@ pub(super) struct Job {
     pub(super) name: String,
     /// Its place among all jobs, by submission.
     pub(super) order: u64,
+    /// Its share of the slots, against those of other jobs.
+    weight: u32,
+    /// Grows with every launch, the slower the larger the weight is.
+    pass: u64,
     pub(super) state: JobState,
     pub(super) failure: Option<TaskFailure>,
     pub(super) submitted: Millis,
@@ -43,20 +67,32 @@ pub(super) struct Job {
     /// Attempts that run.
     pub(super) running: u32,
     /// The stages that are known are all that there will be.
-    complete: bool,
+    pub(super) complete: bool,
     /// Where output files go, if that is what the job makes.
-    output: Option<Output>,
-    plan_requested: bool,
+    pub(super) output: Option<Output>,
+    /// What the plan was asked to go on from, and has not answered.
+    plan_requested: Option<(ClusterShape, Vec<StageFacts>)>,
     /// Stages that were done when the plan was last asked to go on.
-    planned_after: usize,
+    pub(super) planned_after: usize,
     /// Times that an output was revoked.
     pub(super) revocations: u32,
     /// Since when it needs an executor and there is none.
     starved_since: Option<Millis>,
     commits: u32,
-    commit_again: Option<Millis>,
+    pub(super) commit_again: Option<Millis>,
     /// The result is in the shuffle store, for clients to fetch.
-    result_kept: bool,
+    pub(super) result_kept: bool,
+    /// The leadership in which it was submitted.
+    pub(super) born: u64,
+    /// It comes from an earlier leadership, and nobody has looked yet how it goes on.
+    pub(super) restored: bool,
+    /// The number of the first attempt of a task in this leadership. Below it are those of earlier
+    /// ones, of which some may still run.
+    pub(super) first_attempt: u32,
+    /// Until then nothing is launched: executors have yet to say what they run.
+    pub(super) settled: Millis,
+    /// All that is known of a job that ended in an earlier leadership.
+    pub(super) archived: Option<Box<JobStatus>>,
     /// The program whose functions its plan calls.
     pub(super) program: Option<Arc<Program>>,
     /// The executors that may have processes of it.
@@ -64,12 +100,21 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(submitted: Submitted, order: u64, now: Millis) -> Self {
-        let Submitted { job, name, program } = submitted;
+    /// A job that nothing has happened to; `pass` is that of the job that was served last.
+    pub(super) fn new(submitted: Submitted, order: u64, pass: u64, now: Millis) -> Self {
+        let Submitted {
+            job,
+            name,
+            program,
+            weight,
+            output,
+        } = submitted;
         Job {
             id: job,
             name,
             order,
+            weight: weight.clamp(1, limits::JOB_WEIGHT_MAX),
+            pass,
             program,
             hosts: BTreeSet::new(),
             state: JobState::Planning,
@@ -80,14 +125,19 @@ impl Job {
             stages: Vec::new(),
             running: 0,
             complete: false,
-            output: None,
+            output,
             planned_after: 0,
-            plan_requested: false,
+            plan_requested: None,
             revocations: 0,
             starved_since: None,
             commits: 0,
             commit_again: None,
             result_kept: false,
+            born: 0,
+            restored: false,
+            first_attempt: 0,
+            settled: 0,
+            archived: None,
         }
     }
 
@@ -108,11 +158,11 @@ impl Job {
     /// Asks for the plan, once there is an executor to plan for; and for more of it, whenever the
     /// sizes of more stages are known.
     pub(super) fn request_plan(&mut self, turn: &mut Turn<'_>) {
-        if self.plan_requested {
+        if self.plan_requested.is_some() {
             return;
         }
         let done: Vec<StageFacts> = match self.state {
-            JobState::Planning if turn.executors.accepting().next().is_some() => Vec::new(),
+            JobState::Planning if turn.executors.any_accepting() => Vec::new(),
             JobState::Running if !self.complete => {
                 let done = self.stages.iter().filter(|run| run.is_done());
                 done.map(StageRun::facts).collect()
@@ -120,9 +170,14 @@ impl Job {
             _ => return,
         };
         if self.state == JobState::Planning || done.len() > self.planned_after {
-            self.plan_requested = true;
+            let cluster = turn.executors.shape();
+            self.plan_requested = Some((cluster, done.clone()));
             self.planned_after = done.len();
-            turn.actions.push(Action::Plan { job: self.id, done });
+            turn.actions.push(Action::Plan {
+                job: self.id,
+                cluster,
+                done,
+            });
         }
     }
 
@@ -150,7 +205,16 @@ impl Job {
         if let Err(error) = checked {
             return self.fail(retry::failure(&error), turn);
         }
-        self.plan_requested = false;
+        if let Some((cluster, done)) = self.plan_requested.take() {
+            turn.record(|| {
+                Record::Planned(Box::new(Planned {
+                    job: self.id,
+                    cluster,
+                    done,
+                    graph: graph.clone(),
+                }))
+            });
+        }
         self.complete = graph.complete;
         self.output.clone_from(&graph.output);
         self.stages.extend(graph.stages.iter().map(StageRun::new));
@@ -174,11 +238,25 @@ impl Job {
             let (before, after) = self.stages.split_at_mut(stage);
             if let Some(run) = after.first_mut() {
                 run.prepare_from(before, turn.executors.slots());
+                turn.record(|| {
+                    Record::Prepared(Prepared {
+                        job: self.id,
+                        stage: run.stage.id,
+                        ends: run.range_ends(),
+                    })
+                });
             }
         }
         let ended = self.complete && self.stages.last().is_some_and(StageRun::is_done);
         if self.state == JobState::Running && ended {
             self.conclude(turn);
+        }
+    }
+
+    /// Goes on where the last record of an earlier leadership ended.
+    pub(super) fn take_up(&mut self, turn: &mut Turn<'_>) {
+        if std::mem::take(&mut self.restored) {
+            self.advance(turn);
         }
     }
 
@@ -190,6 +268,7 @@ impl Job {
         self.stop_attempts(turn);
         self.state = JobState::Committing;
         self.note = None;
+        turn.record(|| Record::Committing { job: self.id });
         self.commit(turn);
     }
 
@@ -204,9 +283,9 @@ impl Job {
             .last()
             .into_iter()
             .flat_map(|stage| &stage.tasks);
-        let files = successes.filter_map(|task| match &task.success.as_ref()?.output {
-            TaskOutput::Files(files) => Some(files.clone()),
-            TaskOutput::Shuffle(_) => None,
+        let files = successes.filter_map(|task| match task.output.as_ref()? {
+            Left::Files(files) => Some(files.clone()),
+            Left::Shuffle => None,
         });
         let files = files.flatten().collect();
         turn.actions.push(Action::Commit {
@@ -223,14 +302,16 @@ impl Job {
         }
         match outcome {
             Ok(()) => self.end(JobState::Done, turn),
-            Err(failure) => {
-                let again = matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Internal);
-                if again && self.commits < limits::ATTEMPTS_MAX {
-                    self.commit_again = Some(turn.now + retry::backoff_ms(self.commits));
-                } else {
-                    self.fail(failure, turn);
-                }
+            // A commit that has begun ends: a part of it may be visible, and another driver that
+            // was told to do the same may be at it. What may pass is waited for.
+            Err(failure) if retry::may_pass(&failure, self.commits) => {
+                self.commit_again = Some(turn.now + retry::backoff_ms(self.commits));
+                self.note = Some(format!(
+                    "the output is not in place yet: {}",
+                    failure.message
+                ));
             }
+            Err(failure) => self.fail(failure, turn),
         }
     }
 
@@ -254,33 +335,41 @@ impl Job {
         stages.filter(move |(_, run)| runnable(run))
     }
 
-    /// The first task for which `place` finds an executor.
-    pub(super) fn next_task(
-        &self,
-        now: Millis,
-        place: impl Fn(&BTreeSet<ExecutorId>) -> Option<ExecutorId>,
-    ) -> Option<(usize, u32, ExecutorId)> {
+    /// Whether tasks of it may be launched.
+    fn launches(&self, now: Millis) -> bool {
+        self.state == JobState::Running && self.settled <= now
+    }
+
+    /// The first task that waits for an executor and finds one.
+    pub(super) fn next_task(&self, now: Millis, executors: &Executors) -> Option<Next> {
         self.runnable().find_map(|(stage, run)| {
-            run.ready(now).find_map(|task| {
-                let executor = place(&run.tasks.get(task as usize)?.failed_on)?;
+            let mut ready = run.ready(now).take(limits::PLACEMENT_TASKS_MAX);
+            ready.find_map(|(task, entry)| {
+                let executor = placement::choose(executors, entry)?;
                 Some((stage, task, executor))
             })
         })
     }
 
-    /// The first slow task for which `place` finds another executor.
-    pub(super) fn next_straggler(
-        &self,
-        now: Millis,
-        place: impl Fn(&BTreeSet<ExecutorId>) -> Option<ExecutorId>,
-    ) -> Option<(usize, u32, ExecutorId)> {
-        self.runnable().find_map(|(stage, run)| {
-            let late = run.stragglers(now).late.into_iter();
-            let mut placed = late.filter_map(|(task, avoid)| Some((task, place(&avoid)?)));
-            placed
-                .next()
-                .map(|(task, executor)| (stage, task, executor))
+    /// The first slow task that finds another executor.
+    pub(super) fn next_straggler(&self, now: Millis, executors: &Executors) -> Option<Next> {
+        let slots = executors.slots();
+        let mut stages = self.runnable().filter(|(_, run)| run.may_race(slots));
+        stages.find_map(|(stage, run)| {
+            let mut late = run.late(now).take(limits::PLACEMENT_TASKS_MAX);
+            late.find_map(|(task, entry)| {
+                let executor = placement::choose_other(executors, entry)?;
+                Some((stage, task, executor))
+            })
         })
+    }
+
+    /// The job gets a slot. `served` is the pass of the job that got the last one; gives this
+    /// job's, which counts from there even if the job has wanted none for a while.
+    pub(super) fn serve(&mut self, served: u64) -> u64 {
+        let pass = self.pass.max(served);
+        self.pass = pass + PASS / u64::from(self.weight);
+        pass
     }
 
     /// Somebody asked for the job to stop. Once its output is being put in place it cannot be
@@ -300,9 +389,18 @@ impl Job {
     }
 
     fn end(&mut self, state: JobState, turn: &mut Turn<'_>) {
+        let turn_now = turn.now;
         self.stop_attempts(turn);
         self.state = state;
         self.ended = Some(turn.now);
+        turn.record(|| {
+            Record::Ended(Box::new(Ended {
+                job: self.id,
+                at_ms: turn_now,
+                state,
+                failure: self.failure.clone(),
+            }))
+        });
         self.note = None;
         self.starved_since = None;
         self.commit_again = None;
@@ -313,7 +411,8 @@ impl Job {
             job: self.id,
         });
         turn.actions.extend(ended);
-        if let Some(output) = self.output().filter(|_| state != JobState::Done).cloned() {
+        // What is in place stays there; what is beside it goes.
+        if let Some(output) = self.output().cloned() {
             turn.actions.push(Action::Discard {
                 job: self.id,
                 output,
@@ -337,6 +436,7 @@ impl Job {
         if !std::mem::take(&mut self.result_kept) {
             return;
         }
+        turn.record(|| Record::ResultDropped { job: self.id });
         let Some(run) = self.stages.last_mut() else {
             return;
         };
@@ -348,6 +448,22 @@ impl Job {
             .collect();
         run.release(false);
         self.clean(objects, turn);
+    }
+
+    /// Gives up what only a running job needs; keeps where the result is, if it is kept.
+    pub(super) fn release(&mut self) {
+        let result = self.stages.len().saturating_sub(1);
+        for (number, run) in self.stages.iter_mut().enumerate() {
+            run.release(self.result_kept && number == result);
+        }
+    }
+
+    /// Whether an object is one of those that hold the result, which is kept.
+    pub(super) fn keeps(&self, stage: StageId, task: u32, attempt: u32) -> bool {
+        let run = self.stages.last().filter(|_| self.result_kept);
+        let task = run.and_then(|run| run.tasks.get(task as usize));
+        let is_result = stage.0 as usize + 1 == self.stages.len();
+        is_result && task.is_some_and(|task| task.winner == Some(attempt))
     }
 
     /// Whether the result can still be fetched.
@@ -374,11 +490,11 @@ impl Job {
     /// This is the only place where that time begins.
     pub(super) fn starve(&mut self, grace_ms: u64, turn: &mut Turn<'_>) {
         let needs = match self.state {
-            JobState::Planning => !self.plan_requested,
+            JobState::Planning => self.plan_requested.is_none(),
             JobState::Running => self.running == 0,
             _ => false,
         };
-        if !needs || turn.executors.accepting().next().is_some() {
+        if !needs || turn.executors.any_accepting() {
             self.starved_since = None;
             self.note = None;
             return;
@@ -393,16 +509,36 @@ impl Job {
         self.note.get_or_insert_with(note);
     }
 
+    /// What the job wants now; nothing if it has ended.
+    pub(super) fn wants(&self, now: Millis, grace_ms: u64) -> Option<Wants> {
+        let ready = self
+            .runnable()
+            .any(|(_, run)| run.ready(now).next().is_some());
+        let late = self
+            .runnable()
+            .any(|(_, run)| run.late(now).next().is_some());
+        (!self.state.is_final()).then(|| Wants {
+            rank: Rank {
+                share: Ratio::new(self.running, self.weight),
+                pass: self.pass,
+                order: self.order,
+            },
+            ready: self.launches(now) && ready,
+            late: self.launches(now) && late,
+            due: self.deadline(now, grace_ms),
+        })
+    }
+
     /// The next time after `now` at which something about the job changes by itself.
-    pub(super) fn deadline(&self, now: Millis, grace_ms: u64) -> Option<Millis> {
+    fn deadline(&self, now: Millis, grace_ms: u64) -> Option<Millis> {
         let stages = self.runnable().flat_map(|(_, run)| {
-            [run.next_ready(now), run.stragglers(now).next]
-                .into_iter()
-                .flatten()
+            let times = [run.next_ready(now), run.next_late(now)];
+            times.into_iter().flatten()
         });
         let starved = self.starved_since.map(|since| since + grace_ms);
         stages
             .chain(starved)
+            .chain([self.settled])
             .chain(self.commit_again)
             .filter(|&at| at > now)
             .min()
@@ -410,7 +546,7 @@ impl Job {
 }
 
 /// Refuses a graph that cannot be run behind `known` stages.
-fn check(graph: &StageGraph, known: usize) -> Result<(), Error> {
+pub(super) fn check(graph: &StageGraph, known: usize) -> Result<(), Error> {
     let wrong = |what: String| Err(Error::internal(format!("the plan cannot be run: {what}")));
     let last = (known + graph.stages.len()).wrapping_sub(1);
     for (number, stage) in (known..).zip(&graph.stages) {

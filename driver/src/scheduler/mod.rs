@@ -17,29 +17,37 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use arrow::datatypes::SchemaRef;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::limits;
-use kiln_engine::plan::ShuffleSource;
-use kiln_proto::message::{ExecutorStatus, JobState, JobStatus, Report, RunningAttempt};
+use kiln_engine::plan::{ClusterShape, Output, Program, ShuffleSource};
+use kiln_engine::storage::ShuffleObject;
+use kiln_proto::message::{ExecutorStatus, JobState, JobStatus, Record, Report, RunningAttempt};
 
 use crate::settings::DriverSettings;
 
+mod agenda;
 mod attempt;
 mod event;
+mod executor;
 mod executors;
 mod grouping;
 mod job;
+mod pace;
 mod placement;
+mod ratio;
+mod restore;
 mod results;
 mod retry;
 mod stage;
 mod status;
 mod task;
+mod written;
 
 pub use event::{Action, Event, Millis, Submitted};
 pub use status::Detail;
 
+use agenda::Agenda;
 use attempt::Loss;
 use executors::Executors;
-use job::{Job, Turn};
+use job::{Job, Next, Turn};
 use results::Results;
 
 /// Decides for all jobs of one driver.
@@ -53,11 +61,23 @@ pub struct Scheduler {
     /// Jobs that have, in the order in which they did.
     ended: VecDeque<JobId>,
     results: Results,
+    /// What the jobs that have not ended want.
+    agenda: Agenda,
+    /// Jobs that something has happened to in this step, in the order of submission.
+    touched: BTreeSet<(u64, JobId)>,
+    /// Whether any executor took work when that was last looked at.
+    staffed: bool,
+    /// The pass of the job that was served last.
+    pass: u64,
+    /// There is more to launch than one step launches.
+    unfinished: bool,
     submissions: u64,
     /// When the last step was.
     stepped: Millis,
     /// Jobs about which something may have changed since somebody asked.
     changed: BTreeSet<JobId>,
+    /// What happens is to be written down.
+    journaled: bool,
 }
 
 /// Where the result of a job is.
@@ -71,19 +91,6 @@ pub struct ResultLocation {
     pub sources: Vec<ShuffleSource>,
 }
 
-/// The executors that take work now, taken together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Capacity {
-    /// How many there are.
-    pub executors: u32,
-    /// Their threads.
-    pub threads: u32,
-    /// Memory budget of the smallest, in bytes.
-    pub memory: u64,
-    /// Others may join them.
-    pub may_grow: bool,
-}
-
 impl Scheduler {
     /// A scheduler that knows no executor and no job.
     pub fn new(settings: DriverSettings) -> Self {
@@ -94,9 +101,23 @@ impl Scheduler {
             active: BTreeMap::new(),
             ended: VecDeque::new(),
             results: Results::default(),
+            agenda: Agenda::default(),
+            touched: BTreeSet::new(),
+            staffed: false,
+            pass: 0,
+            unfinished: false,
             submissions: 0,
             stepped: 0,
             changed: BTreeSet::new(),
+            journaled: false,
+        }
+    }
+
+    /// A scheduler that has what happens written down.
+    pub fn journaled(settings: DriverSettings) -> Self {
+        Scheduler {
+            journaled: true,
+            ..Scheduler::new(settings)
         }
     }
 
@@ -105,15 +126,21 @@ impl Scheduler {
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.stepped = now;
+        self.executors.pass(now);
         self.take(now, event, &mut actions);
-        self.for_active(now, &mut actions, |job, turn| {
+        let staffed = self.look_round(now);
+        self.for_touched(now, &mut actions, |job, turn| {
+            job.take_up(turn);
             job.retry_commit(turn);
             job.request_plan(turn);
         });
         self.place(now, &mut actions);
-        let grace_ms = self.settings.grace_ms;
-        self.for_active(now, &mut actions, |job, turn| job.starve(grace_ms, turn));
+        if !staffed {
+            let grace_ms = self.settings.grace_ms;
+            self.for_touched(now, &mut actions, |job, turn| job.starve(grace_ms, turn));
+        }
         self.retire(now, &mut actions);
+        self.touched.clear();
         actions
     }
 
@@ -124,16 +151,14 @@ impl Scheduler {
             Event::ExecutorHeard { executor, running } => {
                 self.hear(now, executor, &running, actions);
             }
-            Event::Progressed { executor, running } => self.progress(executor, running),
+            Event::Progressed { executor, running } => {
+                self.progress(now, executor, running, actions)
+            }
             Event::ExecutorGone { executor } => {
                 self.executors.disconnect(now, executor);
                 self.forget_if_left(executor, actions);
             }
-            Event::ExecutorDraining { executor } => {
-                if let Some(executor) = self.executors.touch(now, executor) {
-                    executor.draining = true;
-                }
-            }
+            Event::ExecutorDraining { executor } => self.executors.drain(now, executor),
             Event::Submitted(submitted) => self.submit(now, submitted),
             Event::Planned { job, graph } => {
                 self.with_job(job, now, actions, |job, turn| job.planned(&graph, turn));
@@ -163,29 +188,58 @@ impl Scheduler {
     ) {
         if let Some(entry) = self.jobs.get_mut(&job) {
             self.changed.insert(job);
+            self.touched.insert((entry.order, job));
             change(
                 entry,
                 &mut Turn {
                     now,
                     executors: &mut self.executors,
                     actions,
+                    journaled: self.journaled,
                 },
             );
         }
     }
 
-    /// Lets something happen to every job that has not ended.
-    fn for_active(
+    /// Notes what a job wants now.
+    fn note(&mut self, now: Millis, job: JobId) {
+        let entry = self.jobs.get(&job);
+        let wants = entry.and_then(|job| job.wants(now, self.settings.grace_ms));
+        self.agenda.note(job, wants);
+    }
+
+    /// Finds the jobs that something is to happen to though this step's event was not about them:
+    /// those about which something is due, and all of them if the first executor takes work or the
+    /// last one does so no more. Gives whether some did and do: then no job starves.
+    fn look_round(&mut self, now: Millis) -> bool {
+        let due: Vec<JobId> = self.agenda.due(now).collect();
+        for job in due {
+            if let Some(entry) = self.jobs.get(&job) {
+                self.touched.insert((entry.order, job));
+            }
+        }
+        let staffed = self.executors.any_accepting();
+        let before = std::mem::replace(&mut self.staffed, staffed);
+        if before != staffed {
+            let active = self.active.iter().map(|(&order, &job)| (order, job));
+            self.touched.extend(active);
+        }
+        before && staffed
+    }
+
+    /// Lets something happen to the jobs that this step is about and that have not ended.
+    fn for_touched(
         &mut self,
         now: Millis,
         actions: &mut Vec<Action>,
         change: impl Fn(&mut Job, &mut Turn<'_>),
     ) {
-        for id in self.active.values() {
+        for (_, id) in &self.touched {
             let Some(job) = self.jobs.get_mut(id) else {
                 continue;
             };
             if job.state.is_final() {
+                self.agenda.note(*id, None);
                 continue;
             }
             let before = (job.state, job.note.is_some());
@@ -195,11 +249,14 @@ impl Scheduler {
                     now,
                     executors: &mut self.executors,
                     actions,
+                    journaled: self.journaled,
                 },
             );
             if before != (job.state, job.note.is_some()) {
                 self.changed.insert(*id);
             }
+            let wants = job.wants(now, self.settings.grace_ms);
+            self.agenda.note(*id, wants);
         }
     }
 
@@ -208,8 +265,9 @@ impl Scheduler {
         if let std::collections::btree_map::Entry::Vacant(entry) = self.jobs.entry(job) {
             let order = self.submissions;
             self.submissions += 1;
-            entry.insert(Job::new(submitted, order, now));
+            entry.insert(Job::new(submitted, order, self.pass, now));
             self.active.insert(order, job);
+            self.touched.insert((order, job));
             self.changed.insert(job);
         }
     }
@@ -231,13 +289,18 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of how far attempts are, for people.
-    fn progress(&mut self, executor: ExecutorId, running: Vec<RunningAttempt>) {
+    /// Takes note of how far attempts are.
+    fn progress(
+        &mut self,
+        now: Millis,
+        executor: ExecutorId,
+        running: Vec<RunningAttempt>,
+        actions: &mut Vec<Action>,
+    ) {
         for one in running {
-            if let Some(job) = self.jobs.get_mut(&one.task.job) {
-                job.progressed(executor, one);
-                self.changed.insert(job.id);
-            }
+            self.with_job(one.task.job, now, actions, |job, _| {
+                job.progressed(now, executor, one);
+            });
         }
     }
 
@@ -285,6 +348,17 @@ impl Scheduler {
         if let Some(sequence) = self.executors.report(now, executor, sequence) {
             actions.push(Action::Acknowledge { executor, sequence });
         }
+        if !self.jobs.contains_key(&task.job) && outcome.is_ok() {
+            // Nobody will read what it has written; that is, if this driver knows all jobs that
+            // there are, as the one that leads does.
+            if self.journaled {
+                actions.push(Action::Record(Record::Alive));
+            }
+            actions.push(Action::Cleanup {
+                job: task.job,
+                objects: vec![(task.stage, task.task, attempt)],
+            });
+        }
         self.with_job(task.job, now, actions, |job, turn| {
             job.reported(executor, task, attempt, outcome, turn);
         });
@@ -296,34 +370,44 @@ impl Scheduler {
         }
     }
 
-    /// Launches what can be launched: the next task of the job that has the fewest running, as
-    /// long as there is a free slot; then second attempts of slow tasks.
+    /// Launches what can be launched: the next task of the job whose turn it is, as long as there
+    /// is a free slot; then second attempts of slow tasks. What is launched at once is bounded by
+    /// what it is told of its input, so that no step keeps others waiting; the rest comes with the
+    /// next tick, which is due at once.
     fn place(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        while let Some((job, stage, task, executor)) = self.next_launch(now) {
+        let mut sources = 0;
+        self.unfinished = false;
+        while let Some((job, (stage, task, executor))) = self.next_launch(now) {
+            self.unfinished = sources >= limits::LAUNCH_SOURCES_MAX;
+            if self.unfinished {
+                return;
+            }
+            let served = self.pass;
+            let mut pass = served;
             self.with_job(job, now, actions, |job, turn| {
+                pass = job.serve(served);
                 job.launch(stage, task, executor, turn);
             });
+            self.pass = pass;
+            self.note(now, job);
+            sources += actions.last().map_or(0, Action::sources);
         }
     }
 
-    fn next_launch(&self, now: Millis) -> Option<(JobId, usize, u32, ExecutorId)> {
+    fn next_launch(&self, now: Millis) -> Option<(JobId, Next)> {
         if !placement::any_free(&self.executors) {
             return None;
         }
-        let jobs = self.active.values().filter_map(|id| self.jobs.get(id));
-        let mut jobs: Vec<&Job> = jobs.filter(|job| job.state == JobState::Running).collect();
-        jobs.sort_by_key(|job| (job.running, job.order));
-        let fresh = jobs.iter().find_map(|job| {
-            let place = |failed_on: &_| placement::choose(&self.executors, now, failed_on);
-            Some((job.id, job.next_task(now, place)?))
+        let fresh = self.agenda.ready().find_map(|id| {
+            let job = self.jobs.get(&id)?;
+            Some((id, job.next_task(now, &self.executors)?))
         });
-        let next = fresh.or_else(|| {
-            jobs.iter().find_map(|job| {
-                let place = |avoid: &_| placement::choose_other(&self.executors, now, avoid);
-                Some((job.id, job.next_straggler(now, place)?))
+        fresh.or_else(|| {
+            self.agenda.late().find_map(|id| {
+                let job = self.jobs.get(&id)?;
+                Some((id, job.next_straggler(now, &self.executors)?))
             })
-        });
-        next.map(|(job, (stage, task, executor))| (job, stage, task, executor))
+        })
     }
 
     /// Ends what runs and gives up every result.
@@ -342,17 +426,12 @@ impl Scheduler {
     /// Files away jobs that have ended, and drops the oldest of them and results that are kept no
     /// longer.
     fn retire(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        let (jobs, ended, results) = (&self.jobs, &mut self.ended, &mut self.results);
-        self.active.retain(|_, id| {
-            let job = jobs.get(id).filter(|job| !job.state.is_final());
-            if job.is_none() {
-                ended.push_back(*id);
-                if let Some(bytes) = jobs.get(id).and_then(Job::result_bytes) {
-                    results.add(now, *id, bytes);
-                }
+        for (order, id) in std::mem::take(&mut self.touched) {
+            let job = self.jobs.get(&id).filter(|job| job.state.is_final());
+            if job.is_some() && self.active.remove(&order).is_some() {
+                self.file_away(now, id);
             }
-            job.is_some()
-        });
+        }
         while let Some(job) = self.results.surplus(now) {
             self.drop_result(now, job, actions);
         }
@@ -363,7 +442,18 @@ impl Scheduler {
             self.drop_result(now, job, actions);
             self.jobs.remove(&job);
             self.changed.remove(&job);
+            if self.journaled {
+                actions.push(Action::Record(Record::Forgotten { job }));
+            }
             actions.push(Action::Drop { job });
+        }
+    }
+
+    /// Takes note that a job has ended.
+    fn file_away(&mut self, now: Millis, job: JobId) {
+        self.ended.push_back(job);
+        if let Some(bytes) = self.jobs.get(&job).and_then(Job::result_bytes) {
+            self.results.add(now, job, bytes);
         }
     }
 
@@ -371,9 +461,11 @@ impl Scheduler {
     /// past; what is due is counted from the last step, so that nothing falls in between.
     pub fn deadline(&self) -> Option<Millis> {
         let now = self.stepped;
-        let jobs = self.active.values().filter_map(|id| self.jobs.get(id));
-        let jobs = jobs.filter_map(|job| job.deadline(now, self.settings.grace_ms));
-        jobs.chain(self.executors.deadline(now))
+        let again = self.unfinished.then_some(now);
+        again
+            .into_iter()
+            .chain(self.agenda.deadline())
+            .chain(self.executors.deadline(now))
             .chain(self.results.deadline())
             .min()
     }
@@ -411,24 +503,28 @@ impl Scheduler {
     }
 
     /// What the executors that take work can do together.
-    pub fn capacity(&self) -> Capacity {
-        let mut sum = Capacity {
-            executors: 0,
-            threads: 0,
-            memory: 0,
-            may_grow: !self.settings.embedded,
+    pub fn cluster(&self) -> ClusterShape {
+        self.executors.shape()
+    }
+
+    /// Where the output files of a job go, if that is what it makes.
+    pub fn output(&self, job: JobId) -> Option<&Output> {
+        self.jobs.get(&job)?.output()
+    }
+
+    /// The programs of jobs that have not ended.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        let jobs = self.jobs.values().filter(|job| !job.state.is_final());
+        jobs.filter_map(|job| job.program.as_deref())
+    }
+
+    /// Whether a shuffle object may be of use: its job has not ended, or it holds a result that is
+    /// kept.
+    pub fn needs(&self, object: &ShuffleObject) -> bool {
+        let Some(job) = self.jobs.get(&object.job) else {
+            return false;
         };
-        for (_, executor) in self.executors.accepting() {
-            sum.executors += 1;
-            sum.threads = sum.threads.saturating_add(executor.registration.threads);
-            let memory = executor.registration.memory;
-            sum.memory = if sum.executors == 1 {
-                memory
-            } else {
-                sum.memory.min(memory)
-            };
-        }
-        sum
+        !job.state.is_final() || job.keeps(object.stage, object.task, object.attempt)
     }
 
     /// Where the result of a job is that is done and made no files; nothing once it is kept no

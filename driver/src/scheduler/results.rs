@@ -16,6 +16,8 @@ use super::event::Millis;
 #[derive(Debug, Default)]
 pub(super) struct Results {
     kept: VecDeque<Kept>,
+    /// How many of them have been read, and their bytes.
+    read: (usize, u128),
 }
 
 #[derive(Debug)]
@@ -41,6 +43,8 @@ impl Results {
     /// A result has been read to its end.
     pub(super) fn read(&mut self, now: Millis, job: JobId) {
         if let Some(kept) = self.remove(job) {
+            self.read.0 += 1;
+            self.read.1 += u128::from(kept.bytes);
             self.kept.push_back(Kept {
                 since: now,
                 was_read: true,
@@ -56,27 +60,24 @@ impl Results {
 
     fn remove(&mut self, job: JobId) -> Option<Kept> {
         let place = self.kept.iter().position(|kept| kept.job == job)?;
-        self.kept.remove(place)
+        let kept = self.kept.remove(place)?;
+        if kept.was_read {
+            self.read.0 -= 1;
+            self.read.1 -= u128::from(kept.bytes);
+        }
+        Some(kept)
     }
 
     /// Takes out a result that has to go. The one that was read last stays, however large it is:
     /// whoever read it may ask again.
     pub(super) fn surplus(&mut self, now: Millis) -> Option<JobId> {
         let aged = |kept: &Kept| kept.since + limits::RESULT_KEPT_MS <= now;
-        if self.kept.front().is_some_and(aged) {
-            return self.kept.pop_front().map(|kept| kept.job);
+        let mut going = self.kept.front().filter(|kept| aged(kept));
+        let (read, bytes) = self.read;
+        if read > 1 && bytes > u128::from(limits::RESULTS_READ_BYTES_MAX) {
+            going = going.or_else(|| self.kept.iter().find(|kept| kept.was_read));
         }
-        let mut read = self.kept.iter().filter(|kept| kept.was_read);
-        let first = read.next()?;
-        let (mut bytes, mut others) = (first.bytes, 0);
-        for kept in read {
-            bytes = bytes.saturating_add(kept.bytes);
-            others += 1;
-        }
-        let job = first.job;
-        if others == 0 || bytes <= limits::RESULTS_READ_BYTES_MAX {
-            return None;
-        }
+        let job = going?.job;
         self.forget(job);
         Some(job)
     }

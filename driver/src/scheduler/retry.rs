@@ -34,6 +34,15 @@ pub(super) fn judge(failure: &TaskFailure) -> Verdict {
     }
 }
 
+/// Whether what has failed `times` may succeed later though nothing else is done about it.
+pub(super) fn may_pass(failure: &TaskFailure, times: u32) -> bool {
+    match failure.kind {
+        ErrorKind::Unavailable | ErrorKind::Exhausted | ErrorKind::Cancelled => true,
+        ErrorKind::Internal => times < limits::ATTEMPTS_MAX,
+        ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Program => false,
+    }
+}
+
 /// How long to wait after the `failures`th failure. No jitter: the tasks of a driver do not
 /// compete with those of another, and the same events must give the same actions.
 pub(super) fn backoff_ms(failures: u32) -> Millis {

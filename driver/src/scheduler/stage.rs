@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kiln_engine::id::{ExecutorId, StageId};
+use kiln_engine::id::StageId;
 use kiln_engine::limits;
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
-    Deal, PartitionMeta, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage, StageSource,
-    TaskInput, TaskOutput, TaskSuccess,
+    Deal, ScanSpec, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage, StageSource,
+    TaskInput, TaskOutput, TaskSuccess, describe_stage,
 };
 use kiln_proto::message::AttemptState;
 
@@ -20,13 +20,17 @@ use crate::planner::StageFacts;
 
 use super::event::Millis;
 use super::grouping;
-use super::task::{Attempt, Part, Task, wrote_object};
+use super::pace::{Durations, Pace};
+use super::task::{Attempt, Left, Part, Task, Watched, wrote_object};
+use super::written::Written;
 
 /// A stage while its job runs.
 #[derive(Debug)]
 pub(super) struct StageRun {
     /// The copy that travels to executors: it has no files and no splits.
     pub(super) stage: Arc<Stage>,
+    /// What it does, for people.
+    pub(super) description: String,
     /// Whether it calls functions of a program.
     pub(super) calls_functions: bool,
     /// Its tasks; none before they are known.
@@ -49,8 +53,22 @@ pub(super) struct StageRun {
     pub(super) warned: BTreeSet<u32>,
     waiting: BTreeSet<(Millis, u32)>,
     running: BTreeSet<u32>,
-    /// How long winning attempts took, in order of length.
-    durations: Vec<Millis>,
+    /// Running tasks that have one attempt, by when that was launched; but for slow ones.
+    alone: BTreeSet<(Millis, u32)>,
+    /// Running tasks that have one attempt, and are slow.
+    slow: BTreeSet<u32>,
+    /// Running tasks that have several attempts.
+    racing: u32,
+    /// How long winning attempts took.
+    durations: Durations,
+    /// How fast all attempts read.
+    pace: Pace,
+    /// What winning attempts wrote to the shuffle store.
+    written: Written,
+    /// The bytes of each partition over all winning attempts.
+    partition_bytes: Vec<u64>,
+    /// Rows that they wrote.
+    rows: u64,
 }
 
 impl StageRun {
@@ -60,14 +78,26 @@ impl StageRun {
         let mut tasks = None;
         if let StageSource::Scan(scan) = &stage.source {
             tasks = Some(scan.tasks.clone());
-            let mut copy = Stage::clone(stage);
-            if let StageSource::Scan(scan) = &mut copy.source {
-                scan.files.clear();
-                scan.tasks.clear();
-            }
-            travelling = Arc::new(copy);
+            let scan = ScanSpec {
+                format: scan.format.clone(),
+                file_schema: Arc::clone(&scan.file_schema),
+                projection: scan.projection.clone(),
+                predicate: scan.predicate.clone(),
+                key_filters: scan.key_filters.clone(),
+                files: Vec::new(),
+                tasks: Vec::new(),
+            };
+            travelling = Arc::new(Stage {
+                id: stage.id,
+                source: StageSource::Scan(scan),
+                operators: stage.operators.clone(),
+                sides: stage.sides.clone(),
+                sink: stage.sink.clone(),
+                schema: Arc::clone(&stage.schema),
+            });
         }
         let mut run = StageRun {
+            description: describe_stage(&travelling),
             calls_functions: travelling.calls_functions(),
             stage: travelling,
             tasks: Vec::new(),
@@ -81,8 +111,16 @@ impl StageRun {
             warned: BTreeSet::new(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
-            durations: Vec::new(),
+            alone: BTreeSet::new(),
+            slow: BTreeSet::new(),
+            racing: 0,
+            durations: Durations::default(),
+            pace: Pace::default(),
+            written: Written::default(),
+            partition_bytes: Vec::new(),
+            rows: 0,
         };
+        run.partition_bytes = vec![0; run.partition_count()];
         if let Some(tasks) = tasks {
             let bytes = |split: &Split| split.end.saturating_sub(split.start);
             run.input_bytes = tasks.iter().flatten().map(bytes).sum();
@@ -91,12 +129,23 @@ impl StageRun {
         run
     }
 
+    /// Where the ranges of its tasks end, for a stage that reads shuffles.
+    pub(super) fn range_ends(&self) -> Vec<u32> {
+        let end = |task: &Task| match &task.part {
+            Part::Splits(_) => 0,
+            Part::Partitions(range) | Part::Producers(range) => range.end,
+        };
+        self.tasks.iter().map(end).collect()
+    }
+
     fn prepare(&mut self, parts: impl Iterator<Item = Part>) {
         self.tasks = parts.map(Task::new).collect();
+        self.written = Written::new(self.tasks.len(), self.partition_count());
         self.prepared = true;
-        for task in 0..self.tasks.len() {
-            self.wait(u32::try_from(task).unwrap_or(u32::MAX), 0);
-        }
+        let numbers = (0..).zip(&mut self.tasks);
+        self.waiting = numbers
+            .map(|(number, task)| (*task.ready.insert(0), number))
+            .collect();
     }
 
     /// The stages whose output it reads: those of its source, then those of its sides.
@@ -128,57 +177,54 @@ impl StageRun {
             Deal::Gather => Vec::new(),
             Deal::Partitions => {
                 let all = sources.iter().copied().chain(together);
-                all.map(StageRun::partition_bytes).fold(Vec::new(), add_up)
+                all.map(|run| run.partition_bytes.as_slice())
+                    .fold(Vec::new(), add_up)
             }
             Deal::Producers => sources.iter().flat_map(|run| run.task_bytes()).collect(),
         };
         let count = sources.iter().map(|run| run.partition_count()).max();
-        let every = 0..u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
-        let parts: Vec<Part> = match deal {
-            Deal::Gather => vec![Part::Partitions(every)],
-            Deal::Partitions => {
+        let every = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
+        let ends: Vec<u32> = match deal {
+            Deal::Gather => vec![every],
+            Deal::Partitions | Deal::Producers => {
                 let ranges = grouping::group(&sizes, slots).into_iter();
-                ranges.map(Part::Partitions).collect()
-            }
-            Deal::Producers => {
-                let ranges = grouping::group(&sizes, slots).into_iter();
-                ranges.map(Part::Producers).collect()
+                ranges.map(|range| range.end).collect()
             }
         };
+        let deal = *deal;
         self.input_bytes = input_bytes;
-        self.prepare(parts.into_iter());
+        self.prepare_ranges(deal, &ends);
+    }
+
+    /// Makes tasks that cover what the stage reads, one after the other, up to each of `ends`.
+    pub(super) fn prepare_ranges(&mut self, deal: Deal, ends: &[u32]) {
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        let ranges = starts.zip(ends).map(|(start, &end)| start..end);
+        self.prepare(ranges.map(|range| match deal {
+            Deal::Gather | Deal::Partitions => Part::Partitions(range),
+            Deal::Producers => Part::Producers(range),
+        }));
     }
 
     /// The bytes that each task wrote.
     fn task_bytes(&self) -> Vec<u64> {
-        let bytes = |task: &Task| match &task.success {
-            Some(TaskSuccess {
-                output: TaskOutput::Shuffle(parts),
-                ..
-            }) => parts
-                .iter()
-                .map(|part| part.bytes)
-                .fold(0, u64::saturating_add),
-            _ => 0,
-        };
-        self.tasks.iter().map(bytes).collect()
+        let tasks = 0..u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+        tasks.map(|task| self.written.bytes(task)).collect()
     }
 
-    /// The bytes of each partition over all winning attempts.
-    fn partition_bytes(&self) -> Vec<u64> {
-        let mut sizes = vec![0; self.partition_count()];
-        for (_, _, partitions) in self.winners() {
-            for (size, partition) in sizes.iter_mut().zip(partitions) {
-                *size = partition.bytes.saturating_add(*size);
-            }
+    /// Adds what a task wrote that is done.
+    fn count_output(&mut self, task: u32) {
+        let partitions = self.written.partitions(task, 0..u32::MAX);
+        for (sum, partition) in self.partition_bytes.iter_mut().zip(partitions) {
+            *sum = sum.saturating_add(partition.bytes);
+            self.rows = self.rows.saturating_add(partition.rows);
         }
-        sizes
     }
 
     /// The bytes of all partitions over all winning attempts.
     pub(super) fn output_bytes(&self) -> u64 {
-        let sizes = self.partition_bytes();
-        sizes.into_iter().fold(0, u64::saturating_add)
+        let sizes = self.partition_bytes.iter();
+        sizes.fold(0, |sum, &bytes| sum.saturating_add(bytes))
     }
 
     /// Partitions that each attempt of this stage has to write; none if it writes files.
@@ -189,56 +235,47 @@ impl StageRun {
         }
     }
 
-    /// Task, attempt and partitions of every task that is done.
-    fn winners(&self) -> impl Iterator<Item = (u32, u32, &[PartitionMeta])> {
-        (0..)
-            .zip(&self.tasks)
-            .filter_map(|(number, task)| match (task.winner, &task.success) {
-                (
-                    Some(winner),
-                    Some(TaskSuccess {
-                        output: TaskOutput::Shuffle(parts),
-                        ..
-                    }),
-                ) => Some((number, winner, parts.as_slice())),
-                _ => None,
-            })
+    /// Task and attempt of those of `tasks` that are done and wrote to the shuffle store.
+    fn winners(&self, tasks: Range<u32>) -> impl Iterator<Item = (u32, u32)> {
+        let last = self.tasks.len().min(tasks.end as usize);
+        let within = self.tasks.get(tasks.start as usize..last);
+        let winner = |(number, task): (u32, &Task)| match task.output {
+            Some(Left::Shuffle) => Some((number, task.winner?)),
+            _ => None,
+        };
+        (tasks.start..)
+            .zip(within.unwrap_or_default())
+            .filter_map(winner)
     }
 
     /// What a plan wants to know of a stage that is done.
     pub(super) fn facts(&self) -> StageFacts {
-        let rows = self.winners().flat_map(|(_, _, parts)| parts);
         StageFacts {
             stage: self.stage.id,
-            rows: rows.map(|part| part.rows).fold(0, u64::saturating_add),
+            rows: self.rows,
             bytes: self.output_bytes(),
         }
     }
 
-    /// Where the rows of `range` are.
-    pub(super) fn sources(&self, range: &Range<u32>) -> Vec<ShuffleSource> {
-        self.winners()
-            .filter_map(|(task, attempt, parts)| grouping::slice(task, attempt, parts, range))
-            .collect()
-    }
-
     /// Where all of its rows are.
     pub(super) fn all_sources(&self) -> Vec<ShuffleSource> {
-        self.sources(&(0..u32::try_from(self.partition_count()).unwrap_or(u32::MAX)))
+        self.whole_input(0..u32::MAX).sources
     }
 
-    /// What is there of `range`, for a task to read.
-    fn shuffle_input(&self, range: Range<u32>) -> ShuffleInput {
+    /// What `tasks` have written of `range`, for a task to read.
+    fn shuffle_input(&self, range: Range<u32>, tasks: Range<u32>) -> ShuffleInput {
+        let slice = |(task, attempt)| self.written.slice(task, attempt, &range);
         ShuffleInput {
             stage: self.stage.id,
-            sources: self.sources(&range),
+            sources: self.winners(tasks).filter_map(slice).collect(),
             partitions: range,
         }
     }
 
-    /// All that was written, for a task to read.
-    fn whole_input(&self) -> ShuffleInput {
-        self.shuffle_input(0..u32::try_from(self.partition_count()).unwrap_or(u32::MAX))
+    /// All that `tasks` have written, for a task to read.
+    fn whole_input(&self, tasks: Range<u32>) -> ShuffleInput {
+        let partitions = u32::try_from(self.partition_count()).unwrap_or(u32::MAX);
+        self.shuffle_input(0..partitions, tasks)
     }
 
     /// What a task reads of its source, which is among the stages `before` it.
@@ -248,18 +285,16 @@ impl StageRun {
         let inputs: Option<Vec<ShuffleInput>> = match &self.tasks.get(task as usize)?.part {
             Part::Splits(splits) => return Some(TaskInput::Splits(splits.clone())),
             Part::Partitions(range) => sources
-                .map(|run| Some(run?.shuffle_input(range.clone())))
+                .map(|run| Some(run?.shuffle_input(range.clone(), 0..u32::MAX)))
                 .collect(),
             Part::Producers(range) => {
-                let mut first = 0;
+                let mut first = 0_u32;
                 sources.try_fold(Vec::new(), |mut inputs, run| {
                     let run = run?;
+                    let wanted = range.start.saturating_sub(first)..range.end.saturating_sub(first);
+                    inputs.push(run.whole_input(wanted));
                     let tasks = u32::try_from(run.tasks.len()).unwrap_or(u32::MAX);
-                    let mut input = run.whole_input();
-                    let wanted = |task: u32| range.contains(&(first + task));
-                    input.sources.retain(|source| wanted(source.task));
-                    first += tasks;
-                    inputs.push(input);
+                    first = first.saturating_add(tasks);
                     Some(inputs)
                 })
             }
@@ -274,9 +309,9 @@ impl StageRun {
             let run = before.get(side.stage.0 as usize)?;
             match part {
                 Part::Partitions(range) if !side.broadcast => {
-                    Some(run.shuffle_input(range.clone()))
+                    Some(run.shuffle_input(range.clone(), 0..u32::MAX))
                 }
-                _ => Some(run.whole_input()),
+                _ => Some(run.whole_input(0..u32::MAX)),
             }
         };
         self.stage.sides.iter().map(side).collect()
@@ -320,10 +355,9 @@ impl StageRun {
     }
 
     /// The tasks that may be launched now: those that never ran first, in order.
-    pub(super) fn ready(&self, now: Millis) -> impl Iterator<Item = u32> + '_ {
-        self.waiting
-            .range(..=(now, u32::MAX))
-            .map(|&(_, task)| task)
+    pub(super) fn ready(&self, now: Millis) -> impl Iterator<Item = (u32, &Task)> {
+        let waiting = self.waiting.iter().take_while(move |&&(at, _)| at <= now);
+        waiting.filter_map(|&(_, task)| Some((task, self.tasks.get(task as usize)?)))
     }
 
     /// When the next waiting task may be launched, if that is after `now`.
@@ -334,16 +368,22 @@ impl StageRun {
             .map(|&(ready, _)| ready)
     }
 
-    /// Adds an attempt; gives its number.
-    pub(super) fn launch(&mut self, now: Millis, task: u32, attempt: Attempt) -> Option<u32> {
+    /// An attempt is launched.
+    pub(super) fn launch(&mut self, task: u32, attempt: Attempt) {
         self.stop_waiting(task);
-        let entry = self.tasks.get_mut(task as usize)?;
-        let number = u32::try_from(entry.attempts.len()).ok()?;
-        entry.attempts.push(attempt);
         self.running.insert(task);
-        self.launches.push((task, number));
-        self.started.get_or_insert(now);
-        Some(number)
+        self.know(task, attempt);
+    }
+
+    /// An attempt exists, whether it runs or not.
+    pub(super) fn know(&mut self, task: u32, attempt: Attempt) {
+        let Some(entry) = self.tasks.get_mut(task as usize) else {
+            return;
+        };
+        self.launches.push((task, attempt.number));
+        self.started.get_or_insert(attempt.started);
+        entry.add(attempt);
+        self.watch(task);
     }
 
     /// What winning attempts counted, and those that run so far. Of two that race at a task, the
@@ -377,21 +417,32 @@ impl StageRun {
         let Some(entry) = self.tasks.get_mut(task as usize) else {
             return;
         };
-        if let Some(won) = entry.attempts.get_mut(attempt as usize) {
+        let TaskSuccess {
+            output,
+            counts,
+            warnings,
+        } = success;
+        self.done += 1;
+        self.counts.add(&counts);
+        if let Some(won) = entry.attempt_mut(attempt) {
+            self.durations.add(now.saturating_sub(won.started));
             won.end(AttemptState::Won, now);
-            won.counts = success.counts.clone();
-            won.object = wrote_object(&success.output);
-            let duration = now.saturating_sub(won.started);
-            let place = self.durations.partition_point(|&other| other <= duration);
-            self.durations.insert(place, duration);
+            won.counts = counts;
+            won.object = wrote_object(&output);
         }
-        self.counts.add(&success.counts);
-        if !success.warnings.is_empty() {
+        if !warnings.is_empty() {
             self.warned.insert(task);
         }
         entry.winner = Some(attempt);
-        entry.success = Some(success);
-        self.done += 1;
+        entry.warnings = warnings;
+        match output {
+            TaskOutput::Files(files) => entry.output = Some(Left::Files(files)),
+            TaskOutput::Shuffle(partitions) => {
+                entry.output = Some(Left::Shuffle);
+                self.written.put(task, &partitions);
+                self.count_output(task);
+            }
+        }
         if self.is_done() {
             self.ended = Some(now);
         }
@@ -403,61 +454,107 @@ impl StageRun {
             return;
         };
         entry.winner = None;
-        entry.success = None;
+        entry.output = None;
+        entry.warnings = Vec::new();
         self.warned.remove(&task);
         self.done -= 1;
         self.ended = None;
-        // Counters cannot be subtracted without trusting that they were added; this is rare.
+        // Sums cannot be subtracted from without trusting that it was added; this is rare.
         self.counts = Counts::default();
-        for success in self.tasks.iter().filter_map(|task| task.success.as_ref()) {
-            self.counts.add(&success.counts);
+        self.partition_bytes.fill(0);
+        self.rows = 0;
+        for won in self.tasks.iter().filter_map(Task::won) {
+            self.counts.add(&won.counts);
+        }
+        for (winner, _) in self.winners(0..u32::MAX).collect::<Vec<_>>() {
+            self.count_output(winner);
         }
         self.wait(task, now);
     }
 
-    /// Tasks that run much longer than their like, each with the executors that a second attempt
-    /// has to avoid; or, where there is none yet, when there will be.
-    pub(super) fn stragglers(&self, now: Millis) -> Stragglers {
-        let mut found = Stragglers::default();
+    /// An attempt has come further: notes how fast it is.
+    pub(super) fn progress(&mut self, now: Millis, task: u32, attempt: u32, counts: Counts) {
+        let entry = self.tasks.get_mut(task as usize);
+        let Some(entry) = entry.and_then(|task| task.attempt_mut(attempt)) else {
+            return;
+        };
+        let read = counts.bytes_in.saturating_sub(entry.counts.bytes_in);
+        self.pace.add(read, now.saturating_sub(entry.heard));
+        entry.heard = now;
+        entry.counts = counts;
+        let runs_ms = now.saturating_sub(entry.started);
+        entry.slow = self.pace.is_slow(entry.counts.bytes_in, runs_ms);
+        self.watch(task);
+    }
+
+    /// Notes which attempts of a task run, after one of them was launched or has ended.
+    pub(super) fn watch(&mut self, task: u32) {
+        let Some(entry) = self.tasks.get_mut(task as usize) else {
+            return;
+        };
+        let now = entry.watch();
+        let before = std::mem::replace(&mut entry.watched, now);
+        if before == now {
+            return;
+        }
+        match before {
+            Watched::None => {}
+            Watched::One(since) => drop(self.alone.remove(&(since, task))),
+            Watched::Slow => drop(self.slow.remove(&task)),
+            Watched::More => self.racing -= 1,
+        }
+        match now {
+            Watched::None => {}
+            Watched::One(since) => drop(self.alone.insert((since, task))),
+            Watched::Slow => drop(self.slow.insert(task)),
+            Watched::More => self.racing += 1,
+        }
+    }
+
+    /// How long a task may run before it is late, once that can be told.
+    fn patience(&self) -> Option<Millis> {
         let share = 100 * u64::from(self.done);
         let enough = share >= limits::STRAGGLER_DONE_PERCENT * self.tasks.len() as u64;
-        let Some(&median) = self.durations.get(self.durations.len() / 2) else {
-            return found;
-        };
-        if !enough {
-            return found;
-        }
-        for &number in &self.running {
-            let Some(task) = self.tasks.get(number as usize) else {
-                continue;
-            };
-            let mut running = task.attempts.iter().filter(|attempt| attempt.runs());
-            let (Some(only), None) = (running.next(), running.next()) else {
-                continue;
-            };
-            let due = only.started + 2 * median + limits::STRAGGLER_SLACK_MS + 1;
-            if due <= now {
-                let mut avoid = task.failed_on.clone();
-                avoid.insert(only.executor);
-                found.late.push((number, avoid));
-            } else {
-                found.next = Some(found.next.map_or(due, |next: Millis| next.min(due)));
-            }
-        }
-        found
+        let median = self.durations.median().filter(|_| enough)?;
+        Some(2 * median + limits::STRAGGLER_SLACK_MS + 1)
+    }
+
+    /// Tasks that are much slower than their like, or run much longer: to be tried a second time.
+    pub(super) fn late(&self, now: Millis) -> impl Iterator<Item = (u32, &Task)> {
+        let slow = self.slow.iter().copied();
+        let patience = self.patience();
+        let since = patience.and_then(|patience| now.checked_sub(patience));
+        let long = self.alone.iter();
+        let long = long.take_while(move |&&(started, _)| since.is_some_and(|at| started <= at));
+        let late = slow.chain(long.map(|&(_, task)| task));
+        late.filter_map(|task| Some((task, self.tasks.get(task as usize)?)))
+    }
+
+    /// When the next task will be late.
+    pub(super) fn next_late(&self, now: Millis) -> Option<Millis> {
+        let patience = self.patience()?;
+        let after = now.checked_sub(patience).map_or(0, |at| at + 1);
+        let (started, _) = self.alone.range((after, 0)..).next()?;
+        Some(started + patience)
+    }
+
+    /// Whether one more task may have a second attempt at the same time: where everything is slow,
+    /// everything twice would be slower.
+    pub(super) fn may_race(&self, slots: u32) -> bool {
+        let tasks = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+        self.racing <= tasks.min(slots) / limits::STRAGGLER_SHARE
     }
 
     /// Every shuffle object that may exist, winners included.
     pub(super) fn objects(&self) -> impl Iterator<Item = (StageId, u32, u32)> + '_ {
         let attempts = (0..).zip(&self.tasks).flat_map(|(number, task)| {
-            (0..)
-                .zip(&task.attempts)
-                .map(move |(attempt, entry)| (number, attempt, entry))
+            let attempts = task.attempts.iter();
+            attempts.map(move |entry| (number, entry))
         });
         let shuffles = matches!(self.stage.sink, SinkSpec::Shuffle { .. });
         attempts
-            .filter(move |(_, _, entry)| shuffles && entry.object)
-            .map(|(task, attempt, _)| (self.stage.id, task, attempt))
+            .filter(move |(_, entry)| shuffles && entry.object)
+            .map(|(task, entry)| (self.stage.id, task, entry.number))
     }
 
     /// Gives up what only a running job needs; keeps what people may ask and, if wanted, where
@@ -465,31 +562,27 @@ impl StageRun {
     pub(super) fn release(&mut self, keep_output: bool) {
         self.waiting.clear();
         self.running.clear();
-        self.durations = Vec::new();
+        self.alone.clear();
+        self.slow.clear();
+        self.durations = Durations::default();
         for task in &mut self.tasks {
             task.part = Part::Splits(Vec::new());
             task.failed_on.clear();
-            if let Some(success) = task.success.as_mut().filter(|_| !keep_output) {
-                success.output = TaskOutput::Files(Vec::new());
+            if !keep_output {
+                task.output = None;
             }
+        }
+        if !keep_output {
+            self.written = Written::default();
         }
     }
 }
 
 /// Two lists of sizes, added up place by place.
-fn add_up(mut sums: Vec<u64>, sizes: Vec<u64>) -> Vec<u64> {
+fn add_up(mut sums: Vec<u64>, sizes: &[u64]) -> Vec<u64> {
     sums.resize(sums.len().max(sizes.len()), 0);
     for (sum, size) in sums.iter_mut().zip(sizes) {
         *sum = size.saturating_add(*sum);
     }
     sums
-}
-
-/// Slow tasks of a stage.
-#[derive(Debug, Default)]
-pub(super) struct Stragglers {
-    /// Tasks to be tried a second time, and where not to.
-    pub(super) late: Vec<(u32, BTreeSet<ExecutorId>)>,
-    /// When the next one will be late.
-    pub(super) next: Option<Millis>,
 }

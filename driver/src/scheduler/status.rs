@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use kiln_engine::limits;
 use kiln_engine::metrics::Warning;
-use kiln_engine::plan::{SinkSpec, StageSource, describe_stage};
+use kiln_engine::plan::{SinkSpec, StageSource};
 use kiln_proto::message::{AttemptStatus, JobStatus, StageStatus};
 
 use super::job::Job;
@@ -24,6 +24,9 @@ pub enum Detail {
 
 /// How far `job` is.
 pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
+    if let Some(archived) = &job.archived {
+        return JobStatus::clone(archived);
+    }
     JobStatus {
         id: job.id,
         name: job.name.clone(),
@@ -41,7 +44,7 @@ pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
 fn stage(run: &StageRun, detail: Detail) -> StageStatus {
     StageStatus {
         id: run.stage.id,
-        description: describe_stage(&run.stage),
+        description: run.description.clone(),
         reads_shuffle: matches!(run.stage.source, StageSource::Shuffle { .. }),
         writes_shuffle: matches!(run.stage.sink, SinkSpec::Shuffle { .. }),
         tasks: u32::try_from(run.tasks.len()).unwrap_or(u32::MAX),
@@ -63,7 +66,7 @@ fn attempts(run: &StageRun) -> Vec<AttemptStatus> {
         Some(AttemptStatus {
             task,
             attempt: number,
-            executor: attempt.executor_name.clone(),
+            executor: attempt.executor_name.to_string(),
             state: attempt.state,
             started_ms: attempt.started,
             ended_ms: attempt.ended,
@@ -80,9 +83,9 @@ fn warnings(job: &Job) -> Vec<Warning> {
     let tasks = job.stages.iter().flat_map(|run| {
         run.warned
             .iter()
-            .filter_map(|&task| run.tasks.get(task as usize)?.success.as_ref())
+            .filter_map(|&task| run.tasks.get(task as usize))
     });
-    for warning in tasks.flat_map(|success| &success.warnings) {
+    for warning in tasks.flat_map(|task| &task.warnings) {
         let key = (warning.subject.as_str(), warning.message.as_str());
         let full = sums.len() >= limits::WARNINGS_MAX && !sums.contains_key(&key);
         let key = if full { ("(other files)", key.1) } else { key };

@@ -1,20 +1,13 @@
 //! What takes time ends, whatever happens to it, and leaves nothing behind.
 
-use std::fmt;
-
 use arrow::datatypes::Schema;
-use async_trait::async_trait;
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use kiln_engine::ErrorKind;
 use kiln_engine::plan::{FileFormat, OutputOptions, Scan, ScanFormat, TextOptions};
 use kiln_engine::storage::Compression;
+use kiln_testkit::{Failure, Fault, FaultyStore, Op, Rule};
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::{ObjectMeta, ObjectStore};
 
 use super::*;
 
@@ -43,21 +36,31 @@ async fn planning_leaves_the_threads_that_hear_heartbeats_alone() {
 
 #[tokio::test]
 async fn an_output_that_cannot_be_prepared_leaves_nothing_behind() {
-    let store: Arc<dyn ObjectStore> = Arc::new(LostAnswers(InMemory::new()));
+    let store = FaultyStore::with_multipart(InMemory::new());
+    let puts = [Op::Put, Op::PutIfAbsent];
+    let lost = store.add(Rule::new(&puts, Fault::LoseAnswer(Failure::RESET)));
     let stores = Stores::new();
-    stores.insert("memory://", Arc::clone(&store));
-    let shuffle = ShuffleStore::new(Arc::clone(&store), "shuffle".into(), Compression::None);
+    stores.insert_multipart("memory://", Arc::clone(&store));
+    let shuffle = ShuffleStore::new(store.clone(), "shuffle".into(), Compression::None);
     let parts = Components {
         stores: Arc::new(stores),
         shuffle,
         storage_url: "memory:///shuffle".to_owned(),
+        journal: None,
     };
-    let (job, capacity) = (JobId::new(1), Capacity::default());
-    let planned = plan(parts, job, JobPlanner::new(written()), Vec::new(), capacity).await;
+    let cluster = ClusterShape {
+        executors: 0,
+        threads: 0,
+        memory: 0,
+        may_grow: false,
+    };
+    let job = JobId::new(1);
+    let planned = plan(parts, job, JobPlanner::new(written()), Vec::new(), cluster).await;
     let Some(Event::PlanFailed { failure, .. }) = planned else {
         panic!("it cannot be written: {planned:?}");
     };
     assert_eq!(failure.kind, ErrorKind::Unavailable, "{failure:?}");
+    assert!(lost.count() > 0);
     let left: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("a listing");
     assert_eq!(left, []);
 }
@@ -77,66 +80,5 @@ fn written() -> LogicalPlan {
             format: FileFormat::Json,
             options: OutputOptions::default(),
         },
-    }
-}
-
-/// A store that does what it is told, and whose answer to each PUT is lost.
-#[derive(Debug)]
-struct LostAnswers(InMemory);
-
-impl fmt::Display for LostAnswers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LostAnswers")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for LostAnswers {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        self.0.put_opts(location, payload, options).await?;
-        let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset).into();
-        let store = "LostAnswers";
-        Err(object_store::Error::Generic { store, source })
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.0.put_multipart_opts(location, options).await
-    }
-
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.0.get_opts(at, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.0.delete_stream(locations).boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.0.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.0.copy_opts(from, to, options).await
     }
 }

@@ -275,6 +275,7 @@ pub(crate) fn write(spec: &TaskSpec, mut rows: Vec<u64>) -> (Vec<Vec<u64>>, Task
                 rows: rows.len() as u64,
                 bytes: rows.len() as u64,
                 checksum: 0,
+                pending: None,
             };
             (vec![rows], TaskOutput::Files(vec![file]))
         }

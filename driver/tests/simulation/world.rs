@@ -102,8 +102,7 @@ impl World {
             lease_ms: 1_000,
             reconnect_ms: 300,
             grace_ms: 5_000,
-            embedded: false,
-            allow_programs: false,
+            ..DriverSettings::default()
         };
         let spotless = seed.is_multiple_of(10);
         let mut world = World {
@@ -231,6 +230,8 @@ impl World {
                     job,
                     name: "simulated".to_owned(),
                     program: None,
+                    weight: 1,
+                    output: None,
                 }));
             }
             Happening::Cancel(job) => self.tell(Event::CancelRequested { job }),
@@ -412,7 +413,7 @@ impl World {
 
     pub(crate) fn perform(&mut self, action: Action) {
         match action {
-            Action::Plan { job, done } => {
+            Action::Plan { job, done, .. } => {
                 let graph = self.plan_more(job, &done);
                 let mut delay = self.random.u64(0..50);
                 if self.chance(20) {
@@ -461,6 +462,7 @@ impl World {
             }
             Action::EndJob { job, .. } => panic!("no job here has a program: {job}"),
             Action::Drop { job } => panic!("there are not that many jobs: {job}"),
+            Action::Record(record) => panic!("nothing is written down here: {record:?}"),
         }
     }
 

@@ -8,8 +8,9 @@ use std::fmt::{self, Display, Write};
 
 use crate::expr::{AggregateExpr, Expr, SortKey};
 use crate::plan::{
-    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Output, Partitioning, Scan,
-    ScanFormat, ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind, TextRecord,
+    AggregateMode, Deal, JoinKind, LogicalPlan, OperatorSpec, Output, OutputMode, Partitioning,
+    Scan, ScanFormat, ScanSpec, Side, SinkSpec, Stage, StageGraph, StageSource, StepKind,
+    TextRecord,
 };
 use crate::udf::GroupUdf;
 
@@ -277,8 +278,13 @@ fn write_line(output: &Output) -> String {
         None => String::new(),
         Some(column) => format!(" in directories by {column}"),
     };
+    let mode = match output.options.mode {
+        OutputMode::ErrorIfExists => "",
+        OutputMode::Overwrite => " over what is there",
+        OutputMode::Append => " beside what is there",
+    };
     let (extension, url) = (output.extension(), &output.url);
-    format!("write {extension} to {url}{directories}{order}")
+    format!("write {extension} to {url}{mode}{directories}{order}")
 }
 
 /// How much a stage reads and in how many tasks, as far as that is known before it runs.

@@ -200,6 +200,14 @@ impl Default for CsvOptions {
 }
 
 impl LogicalPlan {
+    /// Where its rows are written, if that is what it ends with.
+    pub fn output(&self) -> Option<&Output> {
+        match self {
+            LogicalPlan::Write { output, .. } => Some(output),
+            _ => None,
+        }
+    }
+
     /// The operators that this one reads from, left before right.
     pub fn inputs(&self) -> Vec<&Arc<LogicalPlan>> {
         match self {

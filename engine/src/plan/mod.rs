@@ -16,15 +16,17 @@ mod task;
 pub use explain::{describe_stage, explain_logical, explain_stages};
 pub use logical::{CsvOptions, JoinKind, LogicalPlan, Scan, ScanFormat, TextOptions, TextRecord};
 pub use output::{
-    ColumnOrder, FileCompression, FileFormat, Output, OutputOptions, is_directory_name,
+    ColumnOrder, FileCompression, FileFormat, Output, OutputMode, OutputOptions, is_directory_name,
+    is_part_name, part_prefix, recorded_upload, upload_record,
 };
 pub use program::{Binary, Program, Sha256};
 pub use schema::{check_size, schema_of, schema_over};
 pub use stage::{
-    AggregateMode, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec, Partitioning, ScanSpec,
-    Side, SinkSpec, Split, Stage, StageGraph, StageSource, StepKind,
+    AggregateMode, ClusterShape, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec,
+    Partitioning, ScanSpec, Side, SinkSpec, Split, Stage, StageFacts, StageGraph, StageSource,
+    StepKind,
 };
 pub use task::{
-    OutputFile, PartitionMeta, ShuffleInput, ShuffleSource, TaskFailure, TaskInput, TaskOutput,
-    TaskSpec, TaskSuccess,
+    OutputFile, PartitionMeta, PendingUpload, ShuffleInput, ShuffleSource, TaskFailure, TaskInput,
+    TaskOutput, TaskSpec, TaskSuccess,
 };

@@ -9,12 +9,13 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::expr::{Expr, SortKey, typing};
+use crate::id::JobId;
 use crate::limits;
 
 /// Where result rows go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// URL of a directory that does not exist yet.
+    /// URL of a directory. What becomes of one that exists is an [`OutputMode`].
     pub url: String,
     /// What the files hold.
     pub format: FileFormat,
@@ -33,9 +34,23 @@ pub enum FileFormat {
     Json,
 }
 
-/// How output files are made.
+/// What becomes of an output that is there already. A directory that is absent or empty suits all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OutputMode {
+    /// It stays, and the job fails.
+    #[default]
+    ErrorIfExists,
+    /// It is replaced.
+    Overwrite,
+    /// It stays, and the job adds files to it.
+    Append,
+}
+
+/// How output files are made, and where others are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutputOptions {
+    /// What becomes of an output that is there already.
+    pub mode: OutputMode,
     /// Rows of a row group, at most; where none is given, row groups end by size
     /// ([`ROW_GROUP_BYTES`](crate::limits::ROW_GROUP_BYTES)). Only Parquet has row groups.
     pub row_group_rows: Option<u64>,
@@ -124,6 +139,34 @@ impl Output {
     }
 }
 
+/// How the names of a job's files begin where files of others are or may be: nobody else's begin
+/// so, in no store and at no time.
+pub fn part_prefix(job: JobId) -> String {
+    format!("part-{job}-")
+}
+
+/// Whether a file called `name` is one of a job's that uses [`part_prefix`].
+pub fn is_part_name(name: &str) -> bool {
+    let job = name
+        .strip_prefix("part-")
+        .and_then(|rest| rest.split_once('-'));
+    job.is_some_and(|(job, _)| job.parse::<JobId>().is_ok())
+}
+
+/// The name, in the staging directory, of the object that holds the store's name for the pending
+/// upload of the file called `name`. It is there before the first part is, so that uploads of
+/// which nobody has heard otherwise can be aborted.
+pub fn upload_record(name: &str) -> String {
+    format!("{name}{UPLOAD_RECORD}")
+}
+
+/// The file whose pending upload the object called `record` tells of.
+pub fn recorded_upload(record: &str) -> Option<&str> {
+    record.strip_suffix(UPLOAD_RECORD)
+}
+
+const UPLOAD_RECORD: &str = ".upload";
+
 /// Whether a directory of an output may be called `name`: letters, digits, `-`, `=`, `.` and `_`,
 /// of which the last two not first, because readers pass over such names.
 pub fn is_directory_name(name: &str) -> bool {
@@ -150,6 +193,7 @@ impl From<&ColumnOrder> for SortKey {
 /// and a sort column that does not exist (with the nearest name) or has no order.
 pub(super) fn check(output: &Output, schema: &Schema) -> Result<()> {
     let OutputOptions {
+        mode: _,
         row_group_rows,
         compression,
         sort_by,

@@ -21,6 +21,31 @@ pub struct StageGraph {
     pub output: Option<Output>,
 }
 
+/// What a stage that is done has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageFacts {
+    /// Which stage.
+    pub stage: StageId,
+    /// Rows of all its winning attempts.
+    pub rows: u64,
+    /// Their bytes, as stored.
+    pub bytes: u64,
+}
+
+/// What a plan needs to know of the cluster that will run it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterShape {
+    /// Executors; 0 counts as 1, for a job that waits for its first.
+    pub executors: u32,
+    /// Threads that compute, of all executors together.
+    pub threads: u32,
+    /// Memory budget of the smallest executor, in bytes.
+    pub memory: u64,
+    /// Executors may join while the job runs, so it is cut such that they find work; false for the
+    /// one executor of an embedded session, whose jobs need no exchange.
+    pub may_grow: bool,
+}
+
 /// A maximal piece of a plan without a shuffle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {

@@ -93,7 +93,7 @@ pub enum TaskOutput {
 /// An output file that waits to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputFile {
-    /// Its name in the job's staging directory.
+    /// Its name: in the job's staging directory, or in the output if its upload is pending.
     pub name: String,
     /// Its rows.
     pub rows: u64,
@@ -101,6 +101,17 @@ pub struct OutputFile {
     pub bytes: u64,
     /// XXH3-64 of its bytes.
     pub checksum: u64,
+    /// The upload that makes it visible when it is completed, in a store that has no rename.
+    pub pending: Option<PendingUpload>,
+}
+
+/// A multipart upload all of whose parts are in storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingUpload {
+    /// The store's name for it.
+    pub id: String,
+    /// The store's names for its parts, in order; none for an empty file.
+    pub parts: Vec<String>,
 }
 
 /// Why an attempt failed.

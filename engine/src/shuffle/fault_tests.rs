@@ -1,19 +1,13 @@
 //! Damaged, missing and slow objects: an error that names the object, never a panic or wrong rows.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use kiln_testkit::{Failure, Fault, FaultyStore, Op, Rule};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
 
 use super::tests::{STAGE, context, hash, in_memory, job, read, rows, source, words, write};
 use super::{decode_blocks, read_index};
@@ -187,124 +181,20 @@ async fn what_the_next_operator_says_is_not_blamed_on_the_object() {
     assert_eq!((error.message(), error.lost()), ("mine", None));
 }
 
-/// A store whose first answers to GET are wrong.
-#[derive(Debug)]
-struct Flaky {
-    inner: Arc<dyn ObjectStore>,
-    wrong: AtomicU32,
-    fault: Fault,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    FlipBit,
-    CutShort,
-    Refuse,
-}
-
-impl fmt::Display for Flaky {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Flaky")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Flaky {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        self.inner.put_opts(location, payload, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
-    }
-
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        let mut answer = self.inner.get_opts(at, options).await?;
-        let left = self
-            .wrong
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            });
-        if left.is_err() {
-            return Ok(answer);
-        }
-        let payload = std::mem::replace(
-            &mut answer.payload,
-            GetResultPayload::Stream(stream::empty().boxed()),
-        );
-        let GetResultPayload::Stream(mut pieces) = payload else {
-            panic!("a stream")
-        };
-        let mut bytes = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            bytes.extend_from_slice(&piece?);
-        }
-        match self.fault {
-            Fault::FlipBit => bytes[70] ^= 1,
-            Fault::CutShort => bytes.truncate(70),
-            Fault::Refuse => {
-                let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset).into();
-                return Err(object_store::Error::Generic {
-                    store: "Flaky",
-                    source,
-                });
-            }
-        }
-        answer.payload = GetResultPayload::Stream(stream::iter([Ok(bytes.into())]).boxed());
-        Ok(answer)
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
 #[tokio::test]
 async fn a_wrong_answer_is_asked_for_once_more() {
     let outcomes = [
-        (Fault::FlipBit, 1, None),
-        (Fault::FlipBit, 2, Some(ErrorKind::Corrupt)),
-        (Fault::CutShort, 1, None),
-        (Fault::CutShort, 2, Some(ErrorKind::Corrupt)),
-        (Fault::Refuse, 2, Some(ErrorKind::Unavailable)),
+        (Fault::FlipBit(70), 1, None),
+        (Fault::FlipBit(70), 2, Some(ErrorKind::Corrupt)),
+        (Fault::Truncate(70), 1, None),
+        (Fault::Truncate(70), 2, Some(ErrorKind::Corrupt)),
+        (Fault::Cut(70), 1, Some(ErrorKind::Unavailable)),
+        (Fault::Fail(Failure::RESET), 1, Some(ErrorKind::Unavailable)),
     ];
     for (fault, wrong, expected) in outcomes {
         let (ctx, _, index, _) = small(Compression::None).await;
-        let inner = Arc::clone(&ctx.shuffle.store);
-        let store = Arc::new(Flaky {
-            inner,
-            wrong: AtomicU32::new(wrong),
-            fault,
-        });
+        let store = FaultyStore::new(Arc::clone(&ctx.shuffle.store));
+        let fired = store.add(Rule::new(&[Op::Get], fault).times(wrong));
         let shuffle = ShuffleStore::new(store, Path::ROOT, Compression::None);
         let flaky = TaskContext { shuffle, ..ctx };
         let found = read_all(&flaky, &index).await;
@@ -313,6 +203,7 @@ async fn a_wrong_answer_is_asked_for_once_more() {
             expected,
             "{fault:?} {wrong} times"
         );
+        assert_eq!(fired.count(), wrong, "{fault:?}");
         if let Ok(found) = found {
             assert_eq!(found, rows(&[words(0..12)]));
             assert_eq!(flaky.metrics.counts().gets, 2);

@@ -1,7 +1,8 @@
 //! What a store answered becomes one of our kinds.
 //!
 //! The store's own error says little about what to do next; the `io::Error` or the status behind
-//! it does. This is the only place that looks.
+//! it does. This is the only place that looks. Where a server denies something, only its code is
+//! repeated: the rest may name who asked.
 
 use std::error::Error as StdError;
 use std::io;
@@ -15,9 +16,9 @@ use crate::error::{Error, ErrorKind};
 pub fn storage_error(what: &str, url: &str, error: object_store::Error) -> Error {
     use object_store::Error as Store;
     let (kind, reason) = match &error {
-        Store::NotFound { .. } => (ErrorKind::Invalid, "no such file or directory"),
-        Store::PermissionDenied { .. } => (ErrorKind::Invalid, "permission denied"),
-        Store::Unauthenticated { .. } => (ErrorKind::Invalid, "not authenticated"),
+        Store::NotFound { .. } => (ErrorKind::Invalid, missing(&error)),
+        Store::PermissionDenied { .. } => (ErrorKind::Invalid, DENIED),
+        Store::Unauthenticated { .. } => (ErrorKind::Invalid, UNKNOWN),
         Store::AlreadyExists { .. } => (ErrorKind::Invalid, "already exists"),
         Store::Precondition { .. } | Store::NotModified { .. } => {
             (ErrorKind::Invalid, "changed by somebody else")
@@ -33,19 +34,22 @@ pub fn storage_error(what: &str, url: &str, error: object_store::Error) -> Error
         Store::JoinError { .. } => (ErrorKind::Internal, "a storage call panicked"),
         other => classify_chain(other),
     };
-    let message = format!("cannot {what} {url}: {reason}");
-    // These say it all; what the store adds is its own name for the same file.
-    match kind {
-        ErrorKind::Invalid if !matches!(error, Store::InvalidPath { .. }) => {
-            let told = Error::new(kind, message);
-            if reason == REFUSED {
-                told.with_source(error)
-            } else {
-                told
-            }
+    let mut message = format!("cannot {what} {url}: {reason}");
+    if kind == ErrorKind::Invalid {
+        let text = error.to_string();
+        if let Some(code) = code(&text).filter(|_| [DENIED, UNKNOWN, REFUSED].contains(&reason)) {
+            message.push_str(&format!(" code={code}"));
         }
-        _ => Error::new(kind, message).with_source(error),
+        if reason == NO_BUCKET {
+            let bucket = bucket(url).unwrap_or("unknown");
+            message.push_str(&format!(" bucket={bucket}"));
+        }
+        // These say it all; what the store adds is its own name for the same file.
+        if reason != REFUSED && !matches!(error, Store::InvalidPath { .. }) {
+            return Error::new(kind, message);
+        }
     }
+    Error::new(kind, message).with_source(error)
 }
 
 /// The same for a plain file of this machine.
@@ -59,8 +63,32 @@ pub(crate) fn file_error(what: &str, url: &str, error: io::Error) -> Error {
 }
 
 const REFUSED: &str = "the request was refused";
+const DENIED: &str = "permission denied";
+const UNKNOWN: &str = "not authenticated";
+const NO_BUCKET: &str = "no such bucket or container";
+const MISSING: &str = "no such file or directory";
+const NO_CREDENTIALS: &str = "no credentials are set, nor has this machine any";
+
+/// What stores call a bucket that is not there.
+const NO_BUCKET_CODES: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "FilesystemNotFound"];
+
+/// Where machines of a cloud are asked for their credentials: whoever gets there on another
+/// machine has set none.
+const MACHINE_CREDENTIALS: [&str; 4] = [
+    "/latest/api/token",
+    "/latest/meta-data/",
+    "/metadata/identity/",
+    "/computeMetadata/",
+];
 
 fn classify_chain(error: &object_store::Error) -> (ErrorKind, &'static str) {
+    // Neither the status nor the request is public, only their text is.
+    let text = error.to_string();
+    let status = |code: &str| text.contains(&format!("non-2xx status code: {code}"));
+    let is_busy = status("5") || status("429");
+    if !is_busy && MACHINE_CREDENTIALS.iter().any(|path| text.contains(path)) {
+        return (ErrorKind::Invalid, NO_CREDENTIALS);
+    }
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -68,11 +96,15 @@ fn classify_chain(error: &object_store::Error) -> (ErrorKind, &'static str) {
         }
         cause = error.source();
     }
-    // The status is not public, only its text is.
-    let text = error.to_string();
-    let status = |code: &str| text.contains(&format!("non-2xx status code: {code}"));
-    // A request that took too long (408) or came too soon (429) may be made again.
-    let may_pass = status("408") || status("429");
+    // A request that took too long (408) or came too soon (429) may be made again; a conflict
+    // (409) is one with others who are at it now.
+    let may_pass = ["408", "409", "429"].into_iter().any(status);
+    if status("404") {
+        return (ErrorKind::Invalid, missing(error));
+    }
+    if status("401") || status("403") {
+        return (ErrorKind::Invalid, DENIED);
+    }
     if status("4") && !may_pass || text.contains("without LOCATION") {
         return (ErrorKind::Invalid, REFUSED);
     }
@@ -80,6 +112,29 @@ fn classify_chain(error: &object_store::Error) -> (ErrorKind, &'static str) {
         ErrorKind::Unavailable,
         "storage did not answer as it should",
     )
+}
+
+/// What is missing.
+fn missing(error: &object_store::Error) -> &'static str {
+    let text = error.to_string();
+    match NO_BUCKET_CODES.iter().any(|code| text.contains(code)) {
+        true => NO_BUCKET,
+        false => MISSING,
+    }
+}
+
+/// The code in a store's answer: one word between two tags.
+fn code(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    let is_word = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_word.then_some(code)
+}
+
+/// The bucket of a URL.
+fn bucket(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split(['/', '@']).next()
 }
 
 fn classify_io(error: &io::Error) -> (ErrorKind, &'static str) {
@@ -101,6 +156,11 @@ fn classify_io(error: &io::Error) -> (ErrorKind, &'static str) {
         io::ErrorKind::FileTooLarge => (ErrorKind::Exhausted, "the file would be too large"),
         io::ErrorKind::OutOfMemory => (ErrorKind::Exhausted, "out of memory"),
         io::ErrorKind::TimedOut => (ErrorKind::Unavailable, "timed out"),
+        io::ErrorKind::ConnectionRefused => (ErrorKind::Unavailable, "nobody listens there"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            (ErrorKind::Unavailable, "the connection broke")
+        }
+        io::ErrorKind::UnexpectedEof => (ErrorKind::Unavailable, "the answer is too short"),
         _ => match error.raw_os_error() {
             Some(ENFILE | EMFILE) => (ErrorKind::Exhausted, "too many open files"),
             _ => (ErrorKind::Unavailable, "input/output error"),
@@ -162,6 +222,23 @@ mod tests {
                 "storage did not answer",
             ),
             (status(400), ErrorKind::Invalid, "the request was refused"),
+            (
+                status(409),
+                ErrorKind::Unavailable,
+                "storage did not answer",
+            ),
+            (status(403), ErrorKind::Invalid, "permission denied"),
+            (status(404), ErrorKind::Invalid, "no such file or directory"),
+            (
+                generic(os(104)),
+                ErrorKind::Unavailable,
+                "the connection broke",
+            ),
+            (
+                generic(os(111)),
+                ErrorKind::Unavailable,
+                "nobody listens there",
+            ),
         ];
         for (cause, kind, reason) in cases {
             let error = storage_error("read", "file:///x/y", cause);
@@ -169,6 +246,42 @@ mod tests {
             let start = format!("cannot read file:///x/y: {reason}");
             assert!(error.report().starts_with(&start), "{}", error.report());
             assert!(!error.report().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn of_what_a_server_said_only_the_code_is_repeated() {
+        let said = |code: &str| {
+            let body = format!("<Error><Code>{code}</Code><Secret>hush</Secret></Error>");
+            let text = format!("Server returned non-2xx status code: 4xx: {body}");
+            (String::from("b/x"), text.into())
+        };
+        let (path, source) = said("InvalidAccessKeyId");
+        let denied = object_store::Error::PermissionDenied { path, source };
+        let (path, source) = said("NoSuchBucket");
+        let bucket = object_store::Error::NotFound { path, source };
+        let request = "Error performing PUT http://169.254.169.254/latest/api/token in 1s";
+        let machine = object_store::Error::Generic {
+            store: "S3",
+            source: request.into(),
+        };
+        for (error, told) in [
+            (
+                denied,
+                "cannot read s3://b/x: permission denied code=InvalidAccessKeyId",
+            ),
+            (
+                bucket,
+                "cannot read s3://b/x: no such bucket or container bucket=b",
+            ),
+            (
+                machine,
+                "cannot read s3://b/x: no credentials are set, nor has this machine any",
+            ),
+        ] {
+            let error = storage_error("read", "s3://b/x", error);
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert_eq!(error.report(), told);
         }
     }
 }

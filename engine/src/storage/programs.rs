@@ -6,9 +6,10 @@
 use std::io::Write as _;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use sha2::Digest as _;
@@ -49,6 +50,35 @@ impl ProgramStore {
             Ok(found) => Ok(Some(found.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(storage_error("look for", path.as_ref(), error)),
+        }
+    }
+
+    /// The programs that are there, with their sizes in bytes, and when each was put there.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn all(&self) -> Result<Vec<(Sha256, u64, SystemTime)>> {
+        let listed = self.store.list(Some(&self.root));
+        let found = listed.map_ok(|object| {
+            let name = object.location.filename()?.parse().ok()?;
+            Some((name, object.size, object.last_modified.into()))
+        });
+        let found: Vec<_> = found
+            .try_collect()
+            .await
+            .map_err(|error| storage_error("list", "programs", error))?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Removes a program. Nothing there is no error.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn remove(&self, sha256: Sha256) -> Result<()> {
+        let path = self.path(sha256);
+        match self.store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(storage_error("remove", path.as_ref(), error)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -29,6 +29,37 @@ pub struct ShuffleStore {
     pub(crate) store: Arc<dyn ObjectStore>,
     root: Path,
     pub(crate) compression: Compression,
+}
+
+/// A shuffle object, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShuffleObject {
+    /// The job.
+    pub job: JobId,
+    /// The stage that wrote it.
+    pub stage: StageId,
+    /// The task that wrote it.
+    pub task: u32,
+    /// The attempt that wrote it.
+    pub attempt: u32,
+}
+
+impl ShuffleObject {
+    /// What an object below a root of `depth` parts is; none if it is no shuffle object.
+    fn parse(path: &Path, depth: usize) -> Option<Self> {
+        let mut parts = path.parts().skip(depth + 1);
+        let (job, stage, name) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let (task, attempt) = name.as_ref().strip_prefix('t')?.split_once("-a")?;
+        Some(ShuffleObject {
+            job: job.as_ref().parse().ok()?,
+            stage: StageId(stage.as_ref().strip_prefix('s')?.parse().ok()?),
+            task: task.parse().ok()?,
+            attempt: attempt.parse().ok()?,
+        })
+    }
 }
 
 impl ShuffleStore {
@@ -90,6 +121,21 @@ impl ShuffleStore {
             format!("t{task}-a{attempt}"),
         ];
         names.into_iter().fold(self.root.clone(), Path::join)
+    }
+
+    /// Every shuffle object that there is, of whatever job.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn objects(&self) -> Result<Vec<ShuffleObject>> {
+        let depth = self.root.parts().count();
+        let listed = self.store.list(Some(&self.root));
+        let found = listed.map_ok(|object| ShuffleObject::parse(&object.location, depth));
+        let found: Vec<_> = found
+            .try_collect()
+            .await
+            .map_err(|error| storage_error("list", "shuffle objects", error))?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Deletes the objects of a job that ended, `(stage, task, attempt)` each. Objects that are

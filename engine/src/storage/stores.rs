@@ -5,29 +5,25 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
-use super::FooterCache;
 use super::location::{decode, local_path};
+use super::remote::{self, Remote};
+use super::{FooterCache, StoreSettings};
 use crate::error::{Error, Result};
-
-/// Environment variables that stores understand begin so.
-const SETTINGS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
-
-/// Total time of one request, body included; the default of 30 s is short for a large range on a
-/// slow line.
-const REQUEST_TIMEOUT: &str = "300s";
 
 /// The stores that a process has reached so far.
 #[derive(Debug)]
 pub struct Stores {
-    stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    stores: Mutex<HashMap<String, Remote>>,
+    settings: StoreSettings,
     footers: FooterCache,
 }
 
@@ -38,20 +34,37 @@ impl Default for Stores {
 }
 
 impl Stores {
-    /// Local files and one empty in-memory store; the others are made when first asked for.
+    /// Local files and one empty in-memory store; the others are made when first asked for, with
+    /// the settings of this process.
     pub fn new() -> Self {
+        Stores::with_settings(StoreSettings::default())
+    }
+
+    /// The same with other settings for remote stores.
+    pub fn with_settings(settings: StoreSettings) -> Self {
         let stores = Stores {
             stores: Mutex::default(),
+            settings,
             footers: FooterCache::default(),
         };
         stores.insert("file://", Arc::new(LocalFileSystem::new()));
-        stores.insert("memory://", Arc::new(InMemory::new()));
+        stores.insert_multipart("memory://", Arc::new(InMemory::new()));
         stores
     }
 
     /// Uses `store` for every URL that shares scheme and authority with `url`: how tests put a
     /// faulty store in a good one's place.
     pub fn insert(&self, url: &str, store: Arc<dyn ObjectStore>) {
+        let store = Remote {
+            store,
+            multipart: None,
+        };
+        self.lock().insert(cache_key(url).to_owned(), store);
+    }
+
+    /// The same for a store that takes uploads in parts from whoever knows their ids.
+    pub fn insert_multipart<S: ObjectStore + MultipartStore>(&self, url: &str, store: Arc<S>) {
+        let store = Remote::both(store);
         self.lock().insert(cache_key(url).to_owned(), store);
     }
 
@@ -61,26 +74,30 @@ impl Stores {
     /// `Invalid` for a URL that [`super::parse_location`] would not make, for a name that the
     /// store cannot hold, and for settings that are missing or wrong.
     pub fn get(&self, url: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let (found, path) = self.find(url)?;
+        Ok((found.store, path))
+    }
+
+    /// The same store's interface for uploads in parts that one process begins and another
+    /// completes; none where there is no such thing, as for local files.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub fn multipart(&self, url: &str) -> Result<Option<(Arc<dyn MultipartStore>, Path)>> {
+        let (found, path) = self.find(url)?;
+        Ok(found.multipart.map(|store| (store, path)))
+    }
+
+    fn find(&self, url: &str) -> Result<(Remote, Path)> {
         let path = object_path(url)?;
         let key = cache_key(url);
-        if let Some(store) = self.lock().get(key) {
-            return Ok((Arc::clone(store), path));
+        if let Some(found) = self.lock().get(key) {
+            return Ok((found.clone(), path));
         }
-        let parsed = parse(url)?;
-        // Whoever types `http` means it; for other schemes the environment may allow it.
-        let plain =
-            (parsed.scheme() == "http").then(|| ("allow_http".to_owned(), "true".to_owned()));
-        let settings = settings().into_iter().chain(plain);
-        let (store, _) = object_store::parse_url_opts(&parsed, settings).map_err(|error| {
-            Error::invalid(format!(
-                "cannot open {url}: the store's settings are incomplete"
-            ))
-            .with_source(error)
-        })?;
-        let store: Arc<dyn ObjectStore> = Arc::from(store);
+        let made = remote::open(&parse(url)?, &self.settings)?;
         // Two threads may get here at once: the first store stays, so that all share its
         // connections.
-        let shared = Arc::clone(self.lock().entry(key.to_owned()).or_insert(store));
+        let shared = self.lock().entry(key.to_owned()).or_insert(made).clone();
         Ok((shared, path))
     }
 
@@ -95,7 +112,7 @@ impl Stores {
         local_path(url)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<dyn ObjectStore>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Remote>> {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,18 +151,6 @@ fn object_path(url: &str) -> Result<Path> {
 fn parse(url: &str) -> Result<Url> {
     Url::parse(url)
         .map_err(|error| Error::invalid(format!("not a URL url={url}")).with_source(error))
-}
-
-fn settings() -> Vec<(String, String)> {
-    let own = std::env::vars_os().filter_map(|(key, value)| {
-        let (key, value) = (key.into_string().ok()?, value.into_string().ok()?);
-        SETTINGS
-            .iter()
-            .any(|prefix| key.starts_with(prefix))
-            .then_some((key, value))
-    });
-    let defaults = [("timeout".to_owned(), REQUEST_TIMEOUT.to_owned())];
-    defaults.into_iter().chain(own).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use kiln_engine::context::TaskContext;
 use kiln_engine::plan::TaskSuccess;
 use kiln_engine::{Error, ErrorKind, Result, task};
 use kiln_proto::message::{FromWorker, ToWorker, WorkerRun};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::programs::blame::{self, Circumstances, End};
 use crate::programs::process::Process;
@@ -38,8 +38,12 @@ pub(super) async fn run(process: &mut Process, run: WorkerRun, context: &TaskCon
     };
     attempt.process.watch().forget();
     attempt.process.output().start_over();
-    match attempt.process.say(&ToWorker::Run(run)).await {
+    // A process that stands still does not take what it is given.
+    let run = ToWorker::Run(run);
+    let told = context.cancel.guard(attempt.process.say(&run)).await;
+    match told {
         Ok(()) => attempt.follow().await,
+        Err(error) if error.kind() == ErrorKind::Cancelled => attempt.stop().await,
         Err(error) if error.kind() == ErrorKind::Invalid => Outcome {
             result: Err(error),
             is_reusable: true,
@@ -87,8 +91,9 @@ impl Attempt<'_> {
                     }
                     if grace_ends.is_none() && self.context.cancel.is_cancelled() {
                         grace_ends = Some(now + CANCEL_GRACE);
-                        // What cannot be told any more will be found dead.
-                        let _ = self.process.say(&ToWorker::Cancel).await;
+                        // What cannot be told any more will be found dead or killed.
+                        let told = self.process.say(&ToWorker::Cancel);
+                        let _ = timeout(CANCEL_GRACE, told).await;
                     }
                 }
             }

@@ -3,7 +3,9 @@
 //! Zero is what a missing field decodes to; no enum gives it a meaning, so it is refused.
 
 use kiln_engine::expr::{BinaryOp, Function};
-use kiln_engine::plan::{AggregateMode, Deal, FileFormat, JoinKind, StepKind, TextRecord};
+use kiln_engine::plan::{
+    AggregateMode, Deal, FileFormat, JoinKind, OutputMode, StepKind, TextRecord,
+};
 use kiln_engine::{ErrorKind, Result};
 
 use crate::convert::malformed;
@@ -60,6 +62,7 @@ twins! {
         Exp, Ln, Log10, Log2, Power, Sign, Sin, Cos, Tan, Atan2, Greatest, Least, Nullif;
     JobState: Planning, Running, Committing, Done, Failed, Cancelled;
     JoinKind: Inner, Left, Right, Full, Semi, Anti;
+    OutputMode: ErrorIfExists, Overwrite, Append;
     StepKind: Inner, ProbeOuter, BuildOuter, FullOuter, ProbeSemi, ProbeAnti, BuildSemi, BuildAnti;
     TextRecord: Line, Word;
 }

@@ -23,6 +23,7 @@ pub mod task;
 
 pub mod control;
 pub mod job;
+pub mod journal;
 pub mod status;
 pub mod worker;
 

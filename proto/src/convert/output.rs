@@ -1,7 +1,9 @@
 //! Where result rows go and how files are made, in plans, in stages and in the status of a job.
 
 use kiln_engine::Result;
-use kiln_engine::plan::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
+use kiln_engine::plan::{
+    ColumnOrder, FileCompression, FileFormat, Output, OutputMode, OutputOptions,
+};
 
 use crate::convert::enums::Twin;
 use crate::convert::{malformed, need};
@@ -10,6 +12,7 @@ use crate::wire::file_compression::Codec;
 
 pub(super) fn encode_output(output: &Output) -> wire::Output {
     let OutputOptions {
+        mode,
         row_group_rows,
         compression,
         sort_by,
@@ -24,12 +27,14 @@ pub(super) fn encode_output(output: &Output) -> wire::Output {
         sort_by: sort_by.iter().map(encode_order).collect(),
         file_bytes: *file_bytes,
         directories: directories.clone(),
+        mode: mode.encode(),
     }
 }
 
 /// Only the form is checked here: what an output may ask for is checked with its plan.
 pub(super) fn decode_output(output: wire::Output) -> Result<Output> {
     let options = OutputOptions {
+        mode: OutputMode::decode(output.mode)?,
         row_group_rows: output.row_group_rows,
         compression: output.compression.map(decode_compression).transpose()?,
         sort_by: output.sort_by.into_iter().map(decode_order).collect(),

@@ -10,8 +10,8 @@ use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::{
-    OutputFile, PartitionMeta, ShuffleInput, ShuffleSource, Split, Stage, StageSource, TaskFailure,
-    TaskInput, TaskOutput, TaskSpec, TaskSuccess,
+    OutputFile, PartitionMeta, PendingUpload, ShuffleInput, ShuffleSource, Split, Stage,
+    StageSource, TaskFailure, TaskInput, TaskOutput, TaskSpec, TaskSuccess,
 };
 use kiln_engine::{ErrorKind, Result, limits};
 
@@ -173,7 +173,7 @@ fn check_input(stage: &Stage, input: &TaskInput) -> Result<()> {
     }
 }
 
-fn encode_split(split: &Split) -> wire::Split {
+pub(super) fn encode_split(split: &Split) -> wire::Split {
     let Split {
         url,
         file_bytes,
@@ -188,7 +188,7 @@ fn encode_split(split: &Split) -> wire::Split {
     }
 }
 
-fn decode_split(split: wire::Split) -> Result<Split> {
+pub(super) fn decode_split(split: wire::Split) -> Result<Split> {
     let wire::Split {
         url,
         file_bytes,
@@ -314,12 +314,14 @@ fn encode_file(file: &OutputFile) -> wire::OutputFile {
         rows,
         bytes,
         checksum,
+        pending,
     } = file.clone();
     wire::OutputFile {
         name,
         rows,
         bytes,
         checksum,
+        pending: pending.map(|PendingUpload { id, parts }| wire::PendingUpload { id, parts }),
     }
 }
 
@@ -329,12 +331,14 @@ fn decode_file(file: wire::OutputFile) -> OutputFile {
         rows,
         bytes,
         checksum,
+        pending,
     } = file;
     OutputFile {
         name,
         rows,
         bytes,
         checksum,
+        pending: pending.map(|wire::PendingUpload { id, parts }| PendingUpload { id, parts }),
     }
 }
 

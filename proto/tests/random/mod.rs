@@ -1,5 +1,7 @@
 //! Random values of everything that travels, from a seed.
 
+mod choices;
+mod journal;
 mod messages;
 
 use std::collections::HashMap;
@@ -8,14 +10,14 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use kiln_engine::ErrorKind;
 use kiln_engine::error::LostOutput;
-use kiln_engine::expr::{
-    AggregateExpr, AggregateFunction, BinaryOp, Expr, Function, Literal, SortKey,
-};
+use kiln_engine::expr::{AggregateExpr, AggregateFunction, Expr, Function, Literal, SortKey};
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::*;
 use kiln_engine::udf::{AggregateType, AggregateUdf, GroupUdf, ScalarType, ScalarUdf, TableUdf};
 use kiln_proto::message::*;
+
+use choices::{AGGREGATES, OPS, STEPS};
 
 /// A stream of random values.
 pub(crate) struct Random(fastrand::Rng);
@@ -258,6 +260,11 @@ impl Random {
             url: self.text(),
             format,
             options: OutputOptions {
+                mode: self.one(&[
+                    OutputMode::ErrorIfExists,
+                    OutputMode::Overwrite,
+                    OutputMode::Append,
+                ]),
                 row_group_rows: self.maybe(Self::u64),
                 compression: self.maybe(Self::compression),
                 sort_by: self.several(3, |random| ColumnOrder {
@@ -653,6 +660,10 @@ impl Random {
                 rows: random.u64(),
                 bytes: random.u64(),
                 checksum: random.u64(),
+                pending: random.maybe(|random| PendingUpload {
+                    id: random.text(),
+                    parts: random.several(3, Self::text),
+                }),
             })),
         };
         TaskSuccess {
@@ -749,48 +760,4 @@ pub(crate) const KINDS: [ErrorKind; 6] = [
     ErrorKind::Exhausted,
     ErrorKind::Cancelled,
     ErrorKind::Internal,
-];
-
-const OPS: [BinaryOp; 13] = [
-    BinaryOp::Add,
-    BinaryOp::Subtract,
-    BinaryOp::Multiply,
-    BinaryOp::Divide,
-    BinaryOp::Modulo,
-    BinaryOp::Equal,
-    BinaryOp::NotEqual,
-    BinaryOp::Less,
-    BinaryOp::LessOrEqual,
-    BinaryOp::Greater,
-    BinaryOp::GreaterOrEqual,
-    BinaryOp::And,
-    BinaryOp::Or,
-];
-
-const AGGREGATES: [AggregateFunction; 14] = [
-    AggregateFunction::Count,
-    AggregateFunction::Sum,
-    AggregateFunction::Min,
-    AggregateFunction::Max,
-    AggregateFunction::Avg,
-    AggregateFunction::CountDistinct,
-    AggregateFunction::Variance,
-    AggregateFunction::VariancePopulation,
-    AggregateFunction::StdDev,
-    AggregateFunction::StdDevPopulation,
-    AggregateFunction::First,
-    AggregateFunction::Last,
-    AggregateFunction::Any,
-    AggregateFunction::All,
-];
-
-const STEPS: [StepKind; 8] = [
-    StepKind::Inner,
-    StepKind::ProbeOuter,
-    StepKind::BuildOuter,
-    StepKind::FullOuter,
-    StepKind::ProbeSemi,
-    StepKind::ProbeAnti,
-    StepKind::BuildSemi,
-    StepKind::BuildAnti,
 ];

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
+use super::driver::parse_jobs;
 use super::{TimingArgs, parse_count};
 
 /// `kiln cluster`.
@@ -28,6 +29,9 @@ pub(crate) struct ClusterArgs {
     /// allows their user
     #[arg(long)]
     pub(crate) allow_programs: bool,
+    /// Jobs that may run or wait at once; more are refused [default: 1000]
+    #[arg(long, value_name = "N", value_parser = parse_jobs)]
+    pub(crate) max_jobs: Option<usize>,
     /// How long things may take.
     #[command(flatten)]
     pub(crate) timing: TimingArgs,

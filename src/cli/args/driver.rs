@@ -10,10 +10,15 @@ pub(crate) struct DriverArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7440")]
     pub(crate) listen: SocketAddr,
-    /// Directory for shuffle objects and journals, reachable for every executor: a path or an
-    /// s3://, gs:// or az:// URL [default: a temporary one, removed at the end]
+    /// Directory for shuffle objects and the journal, reachable for every executor: a path or an
+    /// s3://, gs:// or az:// URL. Jobs survive the driver: the next one with the same storage goes
+    /// on with them, and several at once stand by for one another [default: a temporary one,
+    /// removed at the end together with all jobs]
     #[arg(long, value_name = "URL")]
     pub(crate) storage: Option<String>,
+    /// How executors and clients reach this driver [default: the address that it listens on]
+    #[arg(long, value_name = "URL")]
+    pub(crate) advertise: Option<String>,
     /// Listen on other than loopback addresses though nothing authenticates who connects
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -21,6 +26,9 @@ pub(crate) struct DriverArgs {
     /// allows their user
     #[arg(long)]
     pub(crate) allow_programs: bool,
+    /// Jobs that may run or wait at once; more are refused [default: 1000]
+    #[arg(long, value_name = "N", value_parser = parse_jobs)]
+    pub(crate) max_jobs: Option<usize>,
     /// How long things may take.
     #[command(flatten)]
     pub(crate) timing: TimingArgs,
@@ -39,6 +47,19 @@ pub(crate) struct TimingArgs {
     /// How long a job waits while there is no executor, in milliseconds
     #[arg(long, value_name = "MS", value_parser = parse_millis)]
     pub(crate) grace_ms: Option<u64>,
+    /// How long whoever leads may be silent before another driver tries to lead, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = parse_millis)]
+    pub(crate) leader_lease_ms: Option<u64>,
+}
+
+/// A driver keeps something in memory for each.
+const JOBS_MAX: usize = 1_000_000;
+
+pub(super) fn parse_jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=JOBS_MAX) => Ok(n),
+        _ => Err(format!("not a number of jobs from 1 to {JOBS_MAX}")),
+    }
 }
 
 const MILLIS_MAX: u64 = 24 * 60 * 60 * 1000;

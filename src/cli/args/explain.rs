@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::tpch::parse_query;
-use super::{GlobalResources, Job};
+use super::{ClusterChoice, GlobalResources, Job};
 
 /// `kiln explain`.
 #[derive(Debug, Args)]
@@ -12,16 +12,9 @@ pub(crate) struct ExplainArgs {
     /// What to explain.
     #[command(subcommand)]
     pub(crate) subject: Explained,
-    /// Explain how the cluster of this driver would run it
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "KILN_DRIVER",
-        hide_env_values = true,
-        global = true,
-        display_order = 100
-    )]
-    pub(crate) driver: Option<String>,
+    /// Which cluster would run it, if not this process.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterChoice,
     /// Run it, and show what each step did: rows, bytes, time, what was passed over
     #[arg(long, global = true, display_order = 99)]
     pub(crate) analyze: bool,

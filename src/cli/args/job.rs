@@ -1,7 +1,7 @@
 //! The jobs that `run`, `submit` and `explain` take, and where their results go.
 
 use clap::{Args, Subcommand, ValueEnum};
-use kiln::FileFormat;
+use kiln::{FileFormat, OutputMode};
 
 /// The jobs that need no program of one's own.
 #[derive(Debug, Subcommand)]
@@ -109,7 +109,7 @@ exit code than 0; what it said last on stderr is shown.";
 /// Where the result of a job goes, if not to stdout.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// Write the result to files in this directory, which must not exist yet
+    /// Write the result to files in this directory
     #[arg(long, value_name = "URL", display_order = 50)]
     pub(crate) output: Option<String>,
     /// Format of the files
@@ -121,6 +121,15 @@ pub(crate) struct OutputArgs {
         display_order = 51
     )]
     pub(crate) format: Format,
+    /// If that directory holds an output already: fail, replace it or add files to it
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Mode::Error,
+        requires = "output",
+        display_order = 52
+    )]
+    pub(crate) mode: Mode,
 }
 
 /// Format of output files.
@@ -138,6 +147,25 @@ impl From<Format> for FileFormat {
             Format::Parquet => FileFormat::Parquet,
             Format::Csv => FileFormat::Csv,
             Format::Json => FileFormat::Json,
+        }
+    }
+}
+
+/// What becomes of an output that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    // Comments on these would turn every help text that has them into its long form.
+    Error,
+    Overwrite,
+    Append,
+}
+
+impl From<Mode> for OutputMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Error => OutputMode::ErrorIfExists,
+            Mode::Overwrite => OutputMode::Overwrite,
+            Mode::Append => OutputMode::Append,
         }
     }
 }

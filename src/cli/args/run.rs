@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{GlobalResources, Job};
+use super::{ClusterChoice, GlobalResources, Job, parse_weight};
 
 /// `kiln run`.
 #[derive(Debug, Args)]
@@ -11,19 +11,15 @@ pub(crate) struct RunArgs {
     /// What to run.
     #[command(subcommand)]
     pub(crate) job: Job,
-    /// Run on the cluster of this driver instead of in this process
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "KILN_DRIVER",
-        hide_env_values = true,
-        global = true,
-        display_order = 100
-    )]
-    pub(crate) driver: Option<String>,
+    /// Which cluster, if not this process.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterChoice,
     /// What this process may use, when the job runs in it.
     #[command(flatten)]
     pub(crate) resources: GlobalResources,
+    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_weight, global = true, display_order = 104)]
+    pub(crate) weight: Option<u32>,
     /// Print the result as JSON, one object a line
     #[arg(long, global = true, display_order = 103)]
     pub(crate) json: bool,

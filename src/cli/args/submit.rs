@@ -3,16 +3,19 @@
 use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
+use kiln_proto::address::Drivers;
 
-use super::Job;
+use super::{ClusterChoice, Job, parse_weight};
 
 /// `kiln submit`.
 #[derive(Debug, Args)]
 #[command(
     subcommand_value_name = "JOB|PROGRAM",
     subcommand_help_heading = "Jobs",
+    mut_arg("driver", |driver| driver.help("The cluster's driver; with standbys, all of them")),
     override_usage = "kiln submit <JOB> [OPTIONS] …\n       \
-                      kiln submit <PROGRAM> [--wait] [--driver <URL>] [-- <ARGUMENT>…]",
+                      kiln submit <PROGRAM> [--wait] [--driver <URL>] [--weight <N>] \
+                      [-- <ARGUMENT>…]",
     after_help = "PROGRAM is the path of a program of your own, with a slash in it: a Rust program \
                   that runs a kiln App (see `kiln new`). It is started here with its ARGUMENTs and \
                   brings itself to the cluster. With --wait this command is the program: it shows \
@@ -22,17 +25,13 @@ pub(crate) struct SubmitArgs {
     /// What to run.
     #[command(subcommand)]
     pub(crate) job: Submitted,
-    /// The cluster's driver
+    /// Which cluster.
     // Not `required`: a global argument cannot be. `submit` says so itself.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "KILN_DRIVER",
-        hide_env_values = true,
-        global = true,
-        display_order = 100
-    )]
-    pub(crate) driver: Option<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterChoice,
+    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_weight, global = true, display_order = 101)]
+    pub(crate) weight: Option<u32>,
     /// With a program: end when it does, and as it does
     #[arg(long)]
     pub(crate) wait: bool,
@@ -54,15 +53,19 @@ pub(crate) enum Submitted {
 #[command(
     name = "kiln submit",
     disable_help_flag = true,
-    override_usage = "kiln submit <PROGRAM> [--wait] [--driver <URL>] [-- <ARGUMENT>…]"
+    override_usage = "kiln submit <PROGRAM> [--wait] [--driver <URL>] [--weight <N>] \
+                      [-- <ARGUMENT>…]"
 )]
 pub(crate) struct ProgramArgs {
     /// The program ends before this command does
     #[arg(long)]
     pub(crate) wait: bool,
-    /// The cluster's driver
-    #[arg(long, value_name = "URL")]
-    pub(crate) driver: Option<String>,
+    /// The cluster's driver; with standbys, all of them
+    #[arg(long, value_name = "URL[,URL…]")]
+    pub(crate) driver: Option<Drivers>,
+    /// Share of the cluster's slots, against those of other jobs
+    #[arg(long, value_name = "N", value_parser = parse_weight)]
+    pub(crate) weight: Option<u32>,
     /// What the program is given.
     #[arg(last = true, value_name = "ARGUMENT")]
     pub(crate) arguments: Vec<OsString>,

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use kiln::tpch::{QUERIES, Table};
 
-use super::{GlobalResources, parse_count};
+use super::{ClusterChoice, GlobalResources, parse_count};
 
 /// `kiln generate`.
 #[derive(Debug, Args)]
@@ -72,9 +72,9 @@ pub(crate) struct BenchTpchArgs {
     /// Runs of each query, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count)]
     pub(crate) runs: usize,
-    /// Run on the cluster of this driver instead of in this process
-    #[arg(long, value_name = "URL", env = "KILN_DRIVER", hide_env_values = true)]
-    pub(crate) driver: Option<String>,
+    /// Which cluster, if not this process.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterChoice,
     /// What this process may use, when the queries run in it.
     #[command(flatten)]
     pub(crate) resources: GlobalResources,

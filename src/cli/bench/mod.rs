@@ -40,7 +40,7 @@ fn tpch(args: &BenchTpchArgs) -> Outcome {
     if let Some(directory) = &args.results {
         fs::create_dir_all(directory).map_err(|error| cannot_write(directory, error))?;
     }
-    let session = connect::session(args.driver.as_deref(), args.resources)?;
+    let session = connect::session(args.cluster.driver.as_ref(), args.resources)?;
     let tables = Tables::open(&session, &args.data);
     let interrupt = Interrupt::listen()?;
     let bench = Bench {
@@ -90,7 +90,7 @@ impl Bench<'_> {
     fn measure(&self, number: usize) -> Outcome<Figures> {
         let frame = tpch::query(number, &self.tables).map_err(Failure::Job)?;
         let mut figures = Figures::new(number);
-        let is_local = self.args.driver.is_none();
+        let is_local = self.args.cluster.driver.is_none();
         let peak = is_local.then(memory::Peak::start);
         for run in 0..self.args.runs {
             let started = Instant::now();

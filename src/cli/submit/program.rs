@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use kiln::{Error, JOBS_FILE_VARIABLE};
 
-use crate::cli::args::ProgramArgs;
+use crate::cli::args::{ProgramArgs, SubmitArgs};
 use crate::cli::connect;
 use crate::cli::exit::{Failure, Outcome};
 
@@ -28,7 +28,7 @@ const SHOWN_BYTES_MAX: usize = 4 << 10;
 ///
 /// # Errors
 /// See [`Failure`]; `Usage` if there is no such program.
-pub(super) fn run(words: &[OsString], driver: Option<&str>, wait: bool) -> Outcome {
+pub(super) fn run(words: &[OsString], given: &SubmitArgs) -> Outcome {
     let (path, rest) = words
         .split_first()
         .ok_or_else(|| Failure::usage("no job and no program is named"))?;
@@ -36,12 +36,16 @@ pub(super) fn run(words: &[OsString], driver: Option<&str>, wait: bool) -> Outco
     let name = OsString::from("kiln submit");
     let args = ProgramArgs::try_parse_from(std::iter::once(&name).chain(rest));
     let args = args.unwrap_or_else(|error| error.exit());
-    let driver = super::driver(args.driver.as_deref().or(driver))?;
+    let driver = super::driver(args.driver.as_ref().or(given.cluster.driver.as_ref()))?;
     // A cluster that does not answer is told of here, not by the program in its own way.
     connect::cluster(driver)?;
     let mut command = Command::new(&path);
-    command.args(&args.arguments).env("KILN_DRIVER", driver);
-    if args.wait || wait {
+    command.args(&args.arguments);
+    command.env("KILN_DRIVER", driver.to_string());
+    if let Some(weight) = args.weight.or(given.weight) {
+        command.env("KILN_WEIGHT", weight.to_string());
+    }
+    if args.wait || given.wait {
         // The program takes the place of this process, signals and exit code included.
         return Err(cannot_run(&path, command.exec()));
     }

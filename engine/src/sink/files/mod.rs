@@ -7,8 +7,10 @@
 //!
 //! Where a column names directories, a lane has a lane for each ([`directories`]).
 //!
-//! Files have names of the attempt's own in the job's staging directory, so a second attempt
-//! never meets the first; the driver decides whose files become the output.
+//! Files have names of the attempt's own, so a second attempt never meets the first; the driver
+//! decides whose files become the output. On a file system they are written to the job's staging
+//! directory, to be moved. In a store without rename they are uploaded to where they are to be,
+//! and the driver completes the uploads of those that win: until then nobody sees them.
 
 mod directories;
 mod encode;
@@ -17,6 +19,7 @@ mod lane;
 mod option_tests;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod upload;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,12 +31,13 @@ use crate::context::TaskContext;
 use crate::error::Result;
 use crate::id::TaskId;
 use crate::operator::Operator;
-use crate::plan::{Output, TaskOutput};
+use crate::plan::{Output, TaskOutput, part_prefix, upload_record};
 use crate::sink::Sink;
 use crate::storage::staging_url;
 use directories::DirectoryLane;
 use encode::Encoder;
 use lane::{Lane, SortedLane};
+use transfer::Transfer;
 use upload::Slot;
 
 /// Writes the rows of one attempt to files.
@@ -48,8 +52,10 @@ struct Files {
     schema: SchemaRef,
     task: TaskId,
     attempt: u32,
-    /// URL of the directory that files are written to.
+    /// URL of the job's staging directory.
     staging: String,
+    /// Files stay uploads that the driver completes.
+    pending: bool,
     ctx: TaskContext,
     begun: Mutex<Vec<Begun>>,
     /// Those of them that are not in storage yet.
@@ -84,6 +90,7 @@ impl FileSink {
         encode::check(output, &schema)?;
         let staging = staging_url(&output.url, task.job)?;
         ctx.stores.get(&staging)?;
+        let pending = ctx.stores.multipart(&output.url)?.is_some();
         Ok(Arc::new(FileSink(Arc::new(Files {
             output: output.clone(),
             rows,
@@ -91,6 +98,7 @@ impl FileSink {
             task,
             attempt,
             staging,
+            pending,
             ctx: ctx.clone(),
             begun: Mutex::default(),
             open: Mutex::default(),
@@ -110,24 +118,41 @@ impl Files {
 
     /// Begins a file of `lane`, its first having the `number` 0.
     fn begin(&self, directory: Option<&str>, lane: usize, number: u32) -> Result<Arc<Slot>> {
-        let mut name = format!(
-            "t{:05}-a{}-l{lane}-{number:05}.{}",
+        let name = format!(
+            "{:05}-a{}-l{lane}-{number:05}.{}",
             self.task.task,
             self.attempt,
             self.output.extension()
         );
-        if let Some(directory) = directory {
-            name = format!("{directory}/{name}");
-        }
-        let url = format!("{}/{name}", self.staging);
-        let (store, path) = self.ctx.stores.get(&url)?;
-        let slot = Arc::new(Slot::new(name, url, store, path, &self.ctx.metrics));
+        let name = match self.pending {
+            true => format!("{}{name}", part_prefix(self.task.job)),
+            false => format!("t{name}"),
+        };
+        let name = match directory {
+            Some(directory) => format!("{directory}/{name}"),
+            None => name,
+        };
+        let transfer = self.transfer(&name)?;
+        let slot = Arc::new(Slot::new(name, transfer, &self.ctx.metrics));
         locked(&self.begun).push(Begun {
             place: (directory.map(str::to_owned), lane, number),
             slot: Arc::clone(&slot),
         });
         locked(&self.open).push(Arc::clone(&slot));
         Ok(slot)
+    }
+
+    /// The way of a file to storage.
+    fn transfer(&self, name: &str) -> Result<Transfer> {
+        let stores = &self.ctx.stores;
+        let staged = format!("{}/{name}", self.staging);
+        let url = format!("{}/{name}", self.output.url);
+        let Some((uploads, path)) = stores.multipart(&url)? else {
+            let (store, path) = stores.get(&staged)?;
+            return Ok(Transfer::staged(staged, store, path));
+        };
+        let (store, record) = stores.get(&upload_record(&staged))?;
+        Ok(Transfer::pending(url, (uploads, path), (store, record)))
     }
 
     /// The files so far: by directory, and those of a lane together and in its order.

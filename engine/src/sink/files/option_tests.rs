@@ -196,7 +196,10 @@ async fn a_file_ends_when_it_is_as_large_as_was_asked_for() {
             );
             let names: Vec<&str> = files.iter().map(|(file, _)| &file.name[..]).collect();
             assert!(names.is_sorted(), "{names:?}");
-            assert!(names[1].starts_with("t00000-a2-l0-00001."), "{names:?}");
+            assert!(
+                names[1].starts_with("part-000000000007-00000-a2-l0-00001."),
+                "{names:?}"
+            );
             let rows: u64 = files.iter().map(|(file, _)| file.rows).sum();
             assert_eq!(rows, 40_000);
             if format == FileFormat::Parquet {
@@ -371,11 +374,11 @@ async fn rows_go_to_the_directories_that_they_name() {
             format!("{}: {rows}\n", file.name)
         });
         expect_test::expect![[r#"
-            a/t00000-a2-l0-00000.csv: n 0 2 3 4
-            a/t00000-a2-l1-00000.csv: n 6
-            b=1/t00000-a2-l0-00000.csv: n 1
-            b=1/t00000-a2-l1-00000.csv: n 5 7
-            c.d/t00000-a2-l1-00000.csv: n 8
+            a/part-000000000007-00000-a2-l0-00000.csv: n 0 2 3 4
+            a/part-000000000007-00000-a2-l1-00000.csv: n 6
+            b=1/part-000000000007-00000-a2-l0-00000.csv: n 1
+            b=1/part-000000000007-00000-a2-l1-00000.csv: n 5 7
+            c.d/part-000000000007-00000-a2-l1-00000.csv: n 8
         "#]]
         .assert_eq(&shown.collect::<String>());
     }

@@ -6,7 +6,9 @@ use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringViewArray}
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
+use object_store::multipart::PartId;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -14,7 +16,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::id::{JobId, StageId};
 use crate::limits;
-use crate::plan::{FileFormat, OutputFile, OutputOptions};
+use crate::plan::{FileFormat, OutputFile, OutputOptions, PendingUpload, upload_record};
 use crate::storage::local_url;
 use crate::testing;
 
@@ -87,8 +89,27 @@ pub(super) async fn write_rows(
     };
     let mut read = Vec::new();
     for file in files {
-        let url = format!("{}/{}", staging_url(&output.url, JobId::new(7))?, file.name);
-        let (store, path) = ctx.stores.get(&url)?;
+        let staged = format!("{}/{}", staging_url(&output.url, JobId::new(7))?, file.name);
+        let url = format!("{}/{}", output.url, file.name);
+        let (store, path) = match &file.pending {
+            None => ctx.stores.get(&staged)?,
+            Some(PendingUpload { id, parts }) => {
+                // It is recorded, and nobody sees it before it is completed.
+                let (store, path) = ctx.stores.get(&upload_record(&staged))?;
+                let record = store.get(&path).await.expect("it is recorded");
+                assert_eq!(record.bytes().await.expect("it is recorded"), id);
+                let (store, path) = ctx.stores.get(&url)?;
+                assert!(store.head(&path).await.is_err(), "{url} is visible");
+                let part = |content_id: &String| PartId {
+                    content_id: content_id.clone(),
+                };
+                let parts = parts.iter().map(part).collect();
+                let (uploads, path) = ctx.stores.multipart(&url)?.expect("memory has them");
+                let completed = uploads.complete_multipart(&path, id, parts).await;
+                completed.expect("all parts are there");
+                (store, path)
+            }
+        };
         let content = store.get(&path).await.expect("it was reported");
         let content = content.bytes().await.expect("it was reported");
         assert_eq!(file.bytes, content.len() as u64);
@@ -125,14 +146,14 @@ async fn each_lane_with_rows_writes_a_file() {
     .await;
     let files = files.expect("room in memory");
     expect_test::expect![[r#"
-        t00003-a2-l0-00000.csv rows=4
+        part-000000000007-00003-a2-l0-00000.csv rows=4
         n,word,x
         1,"a,b",0.5
         ,"é""
         ",2.0
         3,,1e300
         1,"a,b",0.5
-        t00003-a2-l2-00000.csv rows=3
+        part-000000000007-00003-a2-l2-00000.csv rows=3
         n,word,x
         1,"a,b",0.5
         ,"é""
@@ -141,14 +162,15 @@ async fn each_lane_with_rows_writes_a_file() {
     "#]]
     .assert_eq(&text(&files));
     let counts = ctx.metrics.counts();
-    assert_eq!((counts.rows_out, counts.objects, counts.puts), (7, 2, 2));
+    // Each file is begun, recorded and sent.
+    assert_eq!((counts.rows_out, counts.objects, counts.puts), (7, 2, 6));
 
     let json = output("memory:///out", FileFormat::Json);
     let files = write(&ctx, &json, 0, &[&[batch()]])
         .await
         .expect("room in memory");
     expect_test::expect![[r#"
-        t00000-a2-l0-00000.json rows=3
+        part-000000000007-00000-a2-l0-00000.json rows=3
         {"n":1,"word":"a,b","x":0.5}
         {"n":null,"word":"é\"\n","x":2.0}
         {"n":3,"word":null,"x":1.0e300}
@@ -169,7 +191,10 @@ async fn an_empty_result_is_one_file_with_columns() {
     let files = write(&ctx, &csv, 0, &[&[], &[]])
         .await
         .expect("room in memory");
-    assert_eq!(text(&files), "t00000-a2-l0-00000.csv rows=0\nn,word,x\n");
+    assert_eq!(
+        text(&files),
+        "part-000000000007-00000-a2-l0-00000.csv rows=0\nn,word,x\n"
+    );
     let parquet = output("memory:///out", FileFormat::Parquet);
     let files = write(&ctx, &parquet, 0, &[&[]])
         .await
@@ -285,6 +310,32 @@ async fn an_aborted_attempt_leaves_nothing() {
             .count();
         assert_eq!(left, 0, "close={close}");
     }
+}
+
+#[tokio::test]
+async fn an_aborted_attempt_leaves_no_upload() {
+    let ctx = testing::context();
+    let csv = output("memory:///out", FileFormat::Csv);
+    let sink = FileSink::new(&csv, batch().schema(), task(0), 0, &ctx).expect("a sink");
+    let mut lane = sink.lane(0).expect("a lane");
+    lane.push(batch(), &mut |_| Ok(())).expect("room");
+    lane.finish(&mut |_| Ok(())).expect("room");
+    let TaskOutput::Files(files) = sink.close().await.expect("room") else {
+        panic!("files were asked for")
+    };
+    let upload = files[0].pending.as_ref().expect("an upload");
+    let url = format!("memory:///out/{}", files[0].name);
+    let (uploads, path) = ctx
+        .stores
+        .multipart(&url)
+        .expect("a store")
+        .expect("uploads");
+    sink.abort().await;
+    let completed = uploads.complete_multipart(&path, &upload.id, Vec::new());
+    completed.await.expect_err("it was aborted");
+    let (store, _) = ctx.stores.get(&url).expect("a store");
+    let left: Vec<_> = store.list(None).try_collect().await.expect("a listing");
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]

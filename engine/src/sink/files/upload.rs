@@ -1,23 +1,20 @@
 //! One file on its way to storage.
 //!
-//! Bytes are put in by the lane's compute thread and taken out by the task's async loop. A file
-//! of less than a part is one request when it is complete; a larger one is uploaded in parts of
-//! equal size as they fill, and becomes visible only when all of it is there. A file that has
-//! ended is finished as soon as the loop comes by, while its lane writes the next one.
+//! Bytes are put in by the lane's compute thread and taken out by the task's async loop, part by
+//! part as they fill. A file that has ended is finished as soon as the loop comes by, while its
+//! lane writes the next one. How parts get into storage is a [`Transfer`]'s matter.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::Mutex as AsyncMutex;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::error::{Error, Result};
+use super::transfer::Transfer;
+use crate::error::Result;
 use crate::limits::UPLOAD_PART_BYTES;
 use crate::metrics::TaskMetrics;
 use crate::plan::OutputFile;
-use crate::storage::storage_error;
 
 /// Bytes that may wait while another part of the same file is on its way.
 const WAITING_BYTES: usize = 4 * UPLOAD_PART_BYTES;
@@ -25,9 +22,6 @@ const WAITING_BYTES: usize = 4 * UPLOAD_PART_BYTES;
 /// A file that a lane writes.
 pub(super) struct Slot {
     name: String,
-    url: String,
-    store: Arc<dyn ObjectStore>,
-    path: Path,
     metrics: Arc<TaskMetrics>,
     inbox: Mutex<Inbox>,
     upload: AsyncMutex<Upload>,
@@ -54,33 +48,26 @@ enum Life {
 }
 
 /// How far the file has come.
-#[derive(Default)]
 struct Upload {
-    parts: Option<Box<dyn MultipartUpload>>,
+    transfer: Transfer,
     bytes: u64,
     hash: Option<Box<Xxh3>>,
-    /// A request that makes the file visible has been made.
-    visible: bool,
     /// The file, once all of it is there.
     file: Option<OutputFile>,
 }
 
 impl Slot {
-    pub(super) fn new(
-        name: String,
-        url: String,
-        store: Arc<dyn ObjectStore>,
-        path: Path,
-        metrics: &Arc<TaskMetrics>,
-    ) -> Self {
+    pub(super) fn new(name: String, transfer: Transfer, metrics: &Arc<TaskMetrics>) -> Self {
         Slot {
             name,
-            url,
-            store,
-            path,
             metrics: Arc::clone(metrics),
             inbox: Mutex::default(),
-            upload: AsyncMutex::default(),
+            upload: AsyncMutex::new(Upload {
+                transfer,
+                bytes: 0,
+                hash: None,
+                file: None,
+            }),
         }
     }
 
@@ -136,22 +123,10 @@ impl Slot {
 
     async fn put_part(&self, upload: &mut Upload, part: Bytes) -> Result<()> {
         upload.add(&part);
-        let parts = match &mut upload.parts {
-            Some(parts) => parts,
-            none => {
-                self.count_put();
-                let parts = self.store.put_multipart(&self.path).await;
-                none.insert(parts.map_err(|error| self.error(error))?)
-            }
-        };
-        self.count_put();
-        parts
-            .put_part(PutPayload::from(part))
-            .await
-            .map_err(|error| self.error(error))
+        upload.transfer.put_part(part, &self.metrics).await
     }
 
-    /// Uploads what is left and makes the file visible.
+    /// Uploads what is left.
     pub(super) async fn close(&self) -> Result<OutputFile> {
         let mut upload = self.upload.lock().await;
         self.finish(&mut upload).await
@@ -163,18 +138,9 @@ impl Slot {
         }
         self.put_parts(upload).await?;
         let rest = self.take(0).unwrap_or_default();
-        upload.visible = true;
-        if upload.parts.is_none() {
-            upload.add(&rest);
-            self.count_put();
-            let put = self.store.put(&self.path, PutPayload::from(rest)).await;
-            put.map_err(|error| self.error(error))?;
-        } else {
-            if !rest.is_empty() {
-                self.put_part(upload, rest).await?;
-            }
-            self.complete(upload).await?;
-        }
+        upload.add(&rest);
+        let pending = upload.transfer.finish(rest, upload.bytes, &self.metrics);
+        let pending = pending.await?;
         TaskMetrics::count(&self.metrics.objects, 1);
         TaskMetrics::count(&self.metrics.bytes_out, upload.bytes);
         let file = OutputFile {
@@ -185,38 +151,16 @@ impl Slot {
                 .hash
                 .as_ref()
                 .map_or_else(|| Xxh3::new().digest(), |hash| hash.digest()),
+            pending,
         };
         upload.file = Some(file.clone());
         self.inbox().life = Life::Stored;
         Ok(file)
     }
 
-    async fn complete(&self, upload: &mut Upload) -> Result<()> {
-        let Some(mut parts) = upload.parts.take() else {
-            return Err(Error::internal("an upload without parts was completed"));
-        };
-        self.count_put();
-        if let Err(error) = parts.complete().await {
-            // A lost answer looks like a failure though the file is there; its name is this
-            // attempt's alone, so one of the right size is ours.
-            match self.store.head(&self.path).await {
-                Ok(meta) if meta.size == upload.bytes => {}
-                _ => return Err(self.error(error)),
-            }
-        }
-        Ok(())
-    }
-
     /// Removes what was written, as far as that is possible.
     pub(super) async fn abort(&self) {
-        let mut upload = self.upload.lock().await;
-        if let Some(mut parts) = upload.parts.take() {
-            // The first error tells more than one about tidying up.
-            drop(parts.abort().await);
-        }
-        if upload.visible {
-            drop(self.store.delete(&self.path).await);
-        }
+        self.upload.lock().await.transfer.abort().await;
     }
 
     /// Takes `bytes` out once that many wait; with 0, all that wait.
@@ -234,14 +178,6 @@ impl Slot {
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count_put(&self) {
-        TaskMetrics::count(&self.metrics.puts, 1);
-    }
-
-    fn error(&self, error: object_store::Error) -> Error {
-        storage_error("write", &self.url, error)
     }
 }
 

@@ -1,0 +1,246 @@
+//! What a leading driver does about what happens, and when: everything but the doing.
+//!
+//! The scheduler says what is to be done. Here it is decided what of it has to wait until it is
+//! written down ([`crate::ledger`]), what is told to whom, and what is looked for in storage after
+//! a change of leaders. A state machine without I/O, as the scheduler is: the event loop carries
+//! its effects out, and the simulation does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use kiln_engine::Result;
+use kiln_engine::id::{JobId, StageId};
+use kiln_engine::storage::{Created, ShuffleObject};
+use kiln_proto::message::{JobState, Lease, Record};
+
+use crate::journal::election::Won;
+use crate::ledger::{Held, Ledger};
+use crate::scheduler::{Action, Event, Millis, Scheduler};
+use crate::settings::DriverSettings;
+use crate::work;
+
+/// Something that is to be done now.
+#[derive(Debug)]
+pub(crate) enum Effect<A> {
+    /// What the scheduler wants.
+    Do(Action),
+    /// The scheduler is to be told.
+    Step(Event),
+    /// Who submitted a job is to be told that it was taken.
+    Accepted(JobId, A),
+    /// Nobody is to be told that a job has ended.
+    Hide(JobId),
+    /// Everybody may be told that it has.
+    Show(JobId),
+    /// The shuffle objects that there are have to be listed.
+    List,
+}
+
+/// Something that is to be written to the journal now.
+#[derive(Debug)]
+pub(crate) enum Write {
+    /// An entry, by its number.
+    Entry(u64, Bytes),
+    /// The lease.
+    Lease(Lease),
+    /// A snapshot of what is written.
+    Snapshot,
+}
+
+/// A driver that leads.
+pub(crate) struct Leader<A> {
+    ledger: Ledger<A>,
+    /// Jobs for which something is being tidied up, and how much.
+    tidying: BTreeMap<JobId, u32>,
+    /// Jobs of which something is left behind that could not be removed.
+    untidy: BTreeSet<JobId>,
+    /// Jobs of earlier leaderships that have not ended: not all of their attempts are known.
+    recovered: BTreeSet<JobId>,
+}
+
+impl<A> Leader<A> {
+    /// A leadership for which the driver began to campaign at `since`, and won, with `recovered`
+    /// jobs to go on with.
+    pub(crate) fn new(
+        won: &Won,
+        settings: &DriverSettings,
+        since: Millis,
+        recovered: BTreeSet<JobId>,
+    ) -> Self {
+        Leader {
+            ledger: Ledger::new(won, settings, since),
+            tidying: BTreeMap::new(),
+            untidy: BTreeSet::new(),
+            recovered,
+        }
+    }
+
+    /// The number of the leadership.
+    pub(crate) fn term(&self) -> u64 {
+        self.ledger.term()
+    }
+
+    /// Until then what is known here is sure to be up to date.
+    pub(crate) fn trusted_until(&self) -> Millis {
+        self.ledger.trusted_until()
+    }
+
+    /// What the scheduler wants done: perhaps later, and not always by others.
+    pub(crate) fn admit(&mut self, action: Action) -> Vec<Effect<A>> {
+        match action {
+            Action::Record(record) => self.record(&record),
+            action => {
+                // Also what has to wait: before that is done the job is not tidied up.
+                if let Action::Commit { job, .. }
+                | Action::Discard { job, .. }
+                | Action::Cleanup { job, .. } = &action
+                {
+                    self.tidies(*job);
+                }
+                let now = self.ledger.admit(action);
+                now.into_iter().map(Effect::Do).collect()
+            }
+        }
+    }
+
+    fn record(&mut self, record: &Record) -> Vec<Effect<A>> {
+        if let Err(error) = self.ledger.append(record) {
+            // Only the plan of a user can be such that it cannot be written down.
+            let failed = record.job().map(|job| work::plan_failed(job, &error));
+            return failed.into_iter().map(Effect::Step).collect();
+        }
+        let Record::Ended(ended) = record else {
+            return Vec::new();
+        };
+        self.ledger.hold(Held::Ended(ended.job));
+        vec![Effect::Hide(ended.job)]
+    }
+
+    /// A job is accepted.
+    ///
+    /// # Errors
+    /// `Invalid` if its plan cannot be written down.
+    pub(crate) fn submitted(&mut self, record: &Record) -> Result<()> {
+        self.ledger.append(record)
+    }
+
+    /// Somebody is to be told that a job was taken, as soon as the next driver would know it.
+    pub(crate) fn accepted(&mut self, job: JobId, answer: A) -> Option<Effect<A>> {
+        if self.ledger.is_settled() {
+            return Some(Effect::Accepted(job, answer));
+        }
+        self.ledger.hold(Held::Accepted(job, answer));
+        None
+    }
+
+    /// How writing an entry went: what has waited for it, or nothing at all if somebody else leads.
+    pub(crate) fn wrote(
+        &mut self,
+        outcome: Result<Created>,
+        now: Millis,
+        scheduler: &Scheduler,
+    ) -> Option<Vec<Effect<A>>> {
+        if !self.ledger.wrote(outcome, now) {
+            return None;
+        }
+        let mut effects = Vec::new();
+        for held in self.ledger.release() {
+            match held {
+                Held::Action(action) => effects.push(Effect::Do(action)),
+                Held::Accepted(job, answer) => effects.push(Effect::Accepted(job, answer)),
+                Held::Ended(job) => {
+                    effects.push(Effect::Show(job));
+                    if self.recovered.remove(&job) {
+                        effects.push(Effect::List);
+                    }
+                }
+                Held::Sweep(objects) => {
+                    for (job, objects) in needless(&objects, scheduler) {
+                        self.tidies(job);
+                        effects.push(Effect::Do(Action::Cleanup { job, objects }));
+                    }
+                }
+            }
+        }
+        Some(effects)
+    }
+
+    /// What is to be written now.
+    pub(crate) fn writes(&mut self, now: Millis) -> Vec<Write> {
+        let entry = self.ledger.next_write(now);
+        let entry = entry.map(|(sequence, entry)| Write::Entry(sequence, entry));
+        let lease = self.ledger.next_lease(now).map(Write::Lease);
+        let snapshot = self.ledger.wants_snapshot().then_some(Write::Snapshot);
+        [entry, lease, snapshot].into_iter().flatten().collect()
+    }
+
+    /// When something is to be written though nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Millis> {
+        self.ledger.deadline()
+    }
+
+    /// Whether everything that has happened is written.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ledger.is_settled()
+    }
+
+    /// How renewing the lease went: whether it was still ours.
+    pub(crate) fn renewed(&mut self, outcome: Result<bool>, now: Millis) {
+        self.ledger.renewed(outcome, now);
+    }
+
+    /// How writing a snapshot went: the bytes that it has.
+    pub(crate) fn compacted(&mut self, outcome: Result<u64>) {
+        self.ledger.compacted(outcome);
+    }
+
+    /// The shuffle objects that there are. Those that no job needs go, but not before it is known
+    /// that this driver still leads: if it does, it knows all jobs that had objects by then.
+    pub(crate) fn listed(&mut self, objects: Vec<ShuffleObject>) {
+        if self.record(&Record::Alive).is_empty() {
+            self.ledger.hold(Held::Sweep(objects));
+        }
+    }
+
+    /// Something is to be tidied up for a job, other than by an action that was admitted.
+    pub(crate) fn tidies(&mut self, job: JobId) {
+        *self.tidying.entry(job).or_default() += 1;
+    }
+
+    /// Something is tidied up, or could not be. When that was all, the next driver need not look.
+    pub(crate) fn tidied(&mut self, job: JobId, is_whole: bool, scheduler: &Scheduler) {
+        if !is_whole {
+            self.untidy.insert(job);
+        }
+        let Some(left) = self.tidying.get_mut(&job) else {
+            return;
+        };
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        self.tidying.remove(&job);
+        let has_ended = scheduler.state(job).is_some_and(JobState::is_final);
+        if has_ended && !self.untidy.contains(&job) {
+            self.record(&Record::Cleaned { job });
+        }
+    }
+
+    /// The lease of a driver that leads no longer, by its own will.
+    pub(crate) fn resignation(&self) -> Lease {
+        self.ledger.resignation()
+    }
+}
+
+/// Those of `objects` that no job needs any more, by stage, task and attempt.
+fn needless(
+    objects: &[ShuffleObject],
+    scheduler: &Scheduler,
+) -> BTreeMap<JobId, Vec<(StageId, u32, u32)>> {
+    let mut gone: BTreeMap<JobId, Vec<_>> = BTreeMap::new();
+    for object in objects.iter().filter(|object| !scheduler.needs(object)) {
+        let name = (object.stage, object.task, object.attempt);
+        gone.entry(object.job).or_default().push(name);
+    }
+    gone
+}

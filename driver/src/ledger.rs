@@ -1,0 +1,328 @@
+//! What a leading driver writes down, and what waits until that is written.
+//!
+//! Whatever others can see, and follows from something that happened, waits until that is in the
+//! journal: the answer that a job was taken, the news that it has ended, the acknowledgement of a
+//! report, a task that reads what others wrote, and everything that changes or removes what is
+//! stored. So a driver that dies at any moment has promised nothing that the next one does not
+//! know, and one that does not lead any more, without knowing it yet, does no harm.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use kiln_engine::Result;
+use kiln_engine::id::{JobId, TaskId};
+use kiln_engine::plan::{TaskInput, TaskSpec};
+use kiln_engine::storage::{Created, ShuffleObject};
+use kiln_proto::message::{Lease, Record};
+
+use crate::journal::JournalStore;
+use crate::journal::election::Won;
+use crate::journal::log::Log;
+use crate::scheduler::{Action, Millis};
+use crate::settings::DriverSettings;
+
+/// How often a lease is renewed, in milliseconds.
+const RENEW_MS: Millis = 1_000;
+
+/// Pause in milliseconds before an entry is written again of which nothing is known; doubled each
+/// time.
+const RETRY_MS_MIN: Millis = 50;
+
+/// The longest such pause.
+const RETRY_MS_MAX: Millis = 2_000;
+
+/// Bytes of entries after which a snapshot is worth its while, whatever is in them.
+const SNAPSHOT_BYTES_MIN: u64 = 8 << 20;
+
+/// Something that waits.
+pub(crate) enum Held<A> {
+    /// Something to be done.
+    Action(Action),
+    /// Somebody to be told that a job was taken.
+    Accepted(JobId, A),
+    /// Everybody to be told that a job has ended.
+    Ended(JobId),
+    /// Objects of which some may be of jobs that nobody needs any more.
+    Sweep(Vec<ShuffleObject>),
+}
+
+/// The journal of a driver that leads.
+pub(crate) struct Ledger<A> {
+    log: Log,
+    lease: Lease,
+    /// What waits, by the entry that it waits for.
+    held: BTreeMap<u64, Vec<Held<A>>>,
+    /// Launches that wait, and for which entry: what is said of them has to wait behind them.
+    launches: BTreeMap<(TaskId, u32), u64>,
+    /// The entry that tells the stages and tasks of a job, and the last one that tells anything of
+    /// it, as long as they are not written.
+    structure: BTreeMap<JobId, u64>,
+    latest: BTreeMap<JobId, u64>,
+    /// Times in a row that it was not known whether an entry was written.
+    failures: u32,
+    retry_at: Option<Millis>,
+    renew_at: Millis,
+    /// When the lease began to be renewed that is on its way.
+    renewing: Option<Millis>,
+    /// Until then nobody else can have begun to lead, if clocks run at about the same pace.
+    trusted_until: Millis,
+    lease_ms: u64,
+    snapshot: Snapshot,
+}
+
+/// When the next snapshot is due.
+struct Snapshot {
+    bytes: u64,
+    entries: u64,
+    /// Bytes of the last one.
+    last: u64,
+    under_way: bool,
+    /// Entries after which one is due.
+    every: u64,
+}
+
+impl<A> Ledger<A> {
+    /// The ledger of a leadership for which a driver began to campaign at `since`.
+    pub(crate) fn new(won: &Won, settings: &DriverSettings, since: Millis) -> Self {
+        Ledger {
+            log: Log::new(won.term, won.writer, won.began),
+            lease: Lease {
+                term: won.term,
+                writer: won.writer,
+                renewals: 0,
+                url: settings.url.clone(),
+                resigned: false,
+            },
+            held: BTreeMap::new(),
+            launches: BTreeMap::new(),
+            structure: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            failures: 0,
+            retry_at: None,
+            renew_at: since,
+            renewing: None,
+            trusted_until: since + settings.leader_lease_ms,
+            lease_ms: settings.leader_lease_ms,
+            snapshot: Snapshot {
+                bytes: won.journal.bytes,
+                entries: won.journal.entries.len() as u64,
+                last: 0,
+                under_way: false,
+                every: settings.snapshot_entries,
+            },
+        }
+    }
+
+    /// Until then nobody else can have begun to lead, so what is known here is up to date.
+    pub(crate) fn trusted_until(&self) -> Millis {
+        self.trusted_until
+    }
+
+    /// The leadership.
+    pub(crate) fn term(&self) -> u64 {
+        self.lease.term
+    }
+
+    /// Has something written down.
+    ///
+    /// # Errors
+    /// `Invalid` if it cannot be encoded; then nothing has changed.
+    pub(crate) fn append(&mut self, record: &Record) -> Result<()> {
+        self.log.append(record)?;
+        if let Some(job) = record.job() {
+            let newest = self.log.newest();
+            self.latest.insert(job, newest);
+            if !matches!(record, Record::Won(_)) {
+                self.structure.insert(job, newest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Something to be done: it comes back if it may be done now, and waits if not.
+    pub(crate) fn admit(&mut self, action: Action) -> Option<Action> {
+        let until = self.waits_for(&action);
+        if until <= self.log.durable() {
+            return Some(action);
+        }
+        if let Action::Launch { spec, .. } = &action {
+            self.launches.insert((spec.id, spec.attempt), until);
+        }
+        self.hold_until(until, Held::Action(action));
+        None
+    }
+
+    /// The entry that has to be written before `action`.
+    fn waits_for(&self, action: &Action) -> u64 {
+        match action {
+            Action::Launch { spec, .. } => self.told_by(spec),
+            Action::Cancel { task, attempt, .. } => {
+                let launch = self.launches.get(&(*task, *attempt));
+                launch.copied().unwrap_or_default()
+            }
+            Action::Forget { .. } | Action::Record(_) => 0,
+            Action::Plan { .. }
+            | Action::Acknowledge { .. }
+            | Action::EndJob { .. }
+            | Action::Commit { .. }
+            | Action::Discard { .. }
+            | Action::Cleanup { .. }
+            | Action::Drop { .. } => self.log.newest(),
+        }
+    }
+
+    /// The entry that tells what a task is and what it reads. Tasks that read input files do not
+    /// wait for what others have done meanwhile.
+    fn told_by(&self, spec: &TaskSpec) -> u64 {
+        let reads_files = matches!(spec.input, TaskInput::Splits(_)) && spec.sides.is_empty();
+        let told = match reads_files {
+            true => self.structure.get(&spec.id.job),
+            false => self.latest.get(&spec.id.job),
+        };
+        told.copied().unwrap_or_default()
+    }
+
+    /// Has something wait until all that happened so far is written.
+    pub(crate) fn hold(&mut self, held: Held<A>) {
+        self.hold_until(self.log.newest(), held);
+    }
+
+    fn hold_until(&mut self, entry: u64, held: Held<A>) {
+        self.held.entry(entry).or_default().push(held);
+    }
+
+    /// What need not wait any longer, in the order in which it came.
+    pub(crate) fn release(&mut self) -> VecDeque<Held<A>> {
+        let durable = self.log.durable();
+        let behind = self.held.split_off(&(durable + 1));
+        let released = std::mem::replace(&mut self.held, behind);
+        self.launches.retain(|_, entry| *entry > durable);
+        self.structure.retain(|_, entry| *entry > durable);
+        self.latest.retain(|_, entry| *entry > durable);
+        released.into_values().flatten().collect()
+    }
+
+    /// An entry to be written now.
+    pub(crate) fn next_write(&mut self, now: Millis) -> Option<(u64, Bytes)> {
+        if self.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        self.retry_at = None;
+        self.log.take()
+    }
+
+    /// How writing an entry went; false if this driver leads no longer.
+    pub(crate) fn wrote(&mut self, outcome: Result<Created>, now: Millis) -> bool {
+        match outcome {
+            Ok(Created::Ours) => {
+                self.log.written();
+                self.snapshot.bytes += self.log.take_bytes();
+                self.snapshot.entries += 1;
+                (self.failures, self.retry_at) = (0, None);
+                true
+            }
+            Ok(Created::Theirs(_)) => false,
+            Err(error) => {
+                self.log.failed();
+                let pause = RETRY_MS_MIN << self.failures.min(10);
+                self.failures += 1;
+                self.retry_at = Some(now + pause.min(RETRY_MS_MAX));
+                tracing::warn!(reason = error.report(), "the journal cannot be written");
+                true
+            }
+        }
+    }
+
+    /// Whether everything is written.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.log.is_settled()
+    }
+
+    /// When something is to be written though nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Millis> {
+        let renew = self.renewing.is_none().then_some(self.renew_at);
+        renew.into_iter().chain(self.retry_at).min()
+    }
+
+    /// The lease, if it is to be renewed now.
+    pub(crate) fn next_lease(&mut self, now: Millis) -> Option<Lease> {
+        if self.renewing.is_some() || now < self.renew_at {
+            return None;
+        }
+        self.renewing = Some(now);
+        self.lease.renewals += 1;
+        Some(self.lease.clone())
+    }
+
+    /// How renewing the lease went: whether somebody else seems to lead. That is a hint like the
+    /// lease itself, so the journal is asked.
+    pub(crate) fn renewed(&mut self, outcome: Result<bool>, now: Millis) {
+        let since = self.renewing.take().unwrap_or_default();
+        self.renew_at = now + RENEW_MS;
+        let is_doubtful = match outcome {
+            Ok(true) => {
+                self.trusted_until = self.trusted_until.max(since + self.lease_ms);
+                false
+            }
+            Ok(false) => true,
+            Err(error) => {
+                tracing::warn!(reason = error.report(), "the lease cannot be renewed");
+                false
+            }
+        };
+        if is_doubtful && let Err(error) = self.append(&Record::Alive) {
+            tracing::error!(reason = error.report(), "an empty record cannot be encoded");
+        }
+    }
+
+    /// The lease of a driver that leads no longer, by its own will.
+    pub(crate) fn resignation(&self) -> Lease {
+        Lease {
+            resigned: true,
+            renewals: self.lease.renewals + 1,
+            ..self.lease.clone()
+        }
+    }
+
+    /// Whether to write a snapshot now.
+    pub(crate) fn wants_snapshot(&mut self) -> bool {
+        let Snapshot {
+            bytes,
+            entries,
+            last,
+            under_way,
+            every,
+        } = &mut self.snapshot;
+        let enough = *bytes >= SNAPSHOT_BYTES_MIN.max(2 * *last) || *entries >= *every;
+        let wants = enough && !*under_way;
+        if wants {
+            (*bytes, *entries, *under_way) = (0, 0, true);
+        }
+        wants
+    }
+
+    /// How writing a snapshot went.
+    pub(crate) fn compacted(&mut self, outcome: Result<u64>) {
+        self.snapshot.under_way = false;
+        match outcome {
+            Ok(bytes) => self.snapshot.last = bytes,
+            Err(error) => {
+                tracing::warn!(reason = error.report(), "the journal was not compacted");
+            }
+        }
+    }
+}
+
+/// Renews a lease, unless a newer leadership has one: then it is left as it is, and the answer is
+/// false.
+///
+/// # Errors
+/// What the store answers.
+pub(crate) async fn renew(journal: &JournalStore, lease: &Lease) -> Result<bool> {
+    let found = journal.lease().await?;
+    if found.is_some_and(|found| found.term > lease.term) {
+        return Ok(false);
+    }
+    journal.put_lease(lease).await?;
+    Ok(true)
+}

@@ -1,0 +1,165 @@
+//! A network between two processes of a test, and what can go wrong in it.
+//!
+//! Whoever is to be cut off is given the proxy's address instead of the driver's. What happens to
+//! connections is said by [`Proxy::set`], for those that are open too, and is counted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// What the network does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// It brings everything.
+    Whole,
+    /// It brings everything, later.
+    Slow(Duration),
+    /// It brings nothing, and says nothing of that.
+    Silent,
+    /// It brings what goes to the driver, and nothing back.
+    OneWay,
+    /// It resets connections when so many bytes have come from the driver over each.
+    ResetAfter(usize),
+}
+
+/// A network between a driver and somebody else.
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    network: watch::Sender<Network>,
+    faults: Arc<AtomicUsize>,
+    _runtime: Runtime,
+}
+
+impl Proxy {
+    /// A network before the driver at `url`.
+    pub(crate) fn to(url: &str) -> Self {
+        let driver: SocketAddr = url
+            .strip_prefix("http://")
+            .and_then(|address| address.parse().ok())
+            .expect("a driver's URL");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a thread");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
+        let listener = listener.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let (network, weather) = watch::channel(Network::Whole);
+        let faults = Arc::new(AtomicUsize::new(0));
+        runtime.spawn(accept(listener, driver, weather, Arc::clone(&faults)));
+        Proxy {
+            url,
+            network,
+            faults,
+            _runtime: runtime,
+        }
+    }
+
+    /// Changes the network.
+    pub(crate) fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+
+    /// How often something was not brought, or a connection was reset.
+    pub(crate) fn faults(&self) -> usize {
+        self.faults.load(Ordering::Relaxed)
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    driver: SocketAddr,
+    network: watch::Receiver<Network>,
+    faults: Arc<AtomicUsize>,
+) {
+    while let Ok((near, _)) = listener.accept().await {
+        let (network, faults) = (network.clone(), Arc::clone(&faults));
+        tokio::spawn(async move {
+            // A driver that is not there closes the connection.
+            let Ok(far) = TcpStream::connect(driver).await else {
+                return;
+            };
+            for socket in [&near, &far] {
+                // What is lost by that is some speed.
+                let _ = socket.set_nodelay(true);
+            }
+            let (from_near, to_near) = near.into_split();
+            let (from_far, to_far) = far.into_split();
+            let up = Way {
+                network: network.clone(),
+                faults: Arc::clone(&faults),
+                is_down: false,
+            };
+            let down = Way {
+                network,
+                faults,
+                is_down: true,
+            };
+            // When one direction has ended, so has the connection.
+            tokio::select! {
+                () = up.carry(from_near, to_far) => {}
+                () = down.carry(from_far, to_near) => {}
+            }
+        });
+    }
+}
+
+/// One direction of a connection.
+struct Way {
+    network: watch::Receiver<Network>,
+    faults: Arc<AtomicUsize>,
+    is_down: bool,
+}
+
+impl Way {
+    /// Brings bytes until either end closes or the network breaks.
+    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let mut buffer = vec![0; 16 << 10];
+        let mut carried = 0;
+        // It may come to its end by an error too.
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let network = *self.network.borrow();
+            carried += read;
+            match network {
+                Network::Whole => {}
+                Network::Slow(pause) => tokio::time::sleep(pause).await,
+                Network::Silent => {
+                    self.fault();
+                    continue;
+                }
+                Network::OneWay if self.is_down => {
+                    self.fault();
+                    continue;
+                }
+                Network::ResetAfter(bytes) if self.is_down && carried >= bytes => {
+                    self.fault();
+                    reset(to);
+                    return;
+                }
+                Network::OneWay | Network::ResetAfter(_) => {}
+            }
+            if to.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Closes a connection so that what is under way is lost.
+fn reset(to: OwnedWriteHalf) {
+    let socket: &TcpStream = to.as_ref();
+    socket.set_zero_linger().expect("an open socket");
+    to.forget();
+}
