@@ -124,27 +124,22 @@ impl Board {
             .status(job, detail)
             .ok_or_else(|| unknown(job))?;
         if self.hidden.contains(&job) {
-            status.state = self.state_before(&status);
+            status.state = self.state(job).unwrap_or(status.state);
             (status.ended_ms, status.failure) = (None, None);
         }
         Ok(Arc::new(status))
     }
 
-    /// The state of a job whose end is not written down, as it is told.
-    fn state_before(&self, status: &JobStatus) -> JobState {
-        match status.output {
-            Some(_) if status.state == JobState::Done => JobState::Committing,
-            _ => JobState::Running,
-        }
-    }
-
-    /// Where a job is in its life, as it is told.
+    /// Where a job is in its life, as it is told: before its end is written down, where it was.
     fn state(&self, job: JobId) -> Option<JobState> {
         let state = self.scheduler.state(job)?;
-        let is_final = state.is_final() && !self.hidden.contains(&job);
-        Some(match state.is_final() && !is_final {
-            true => JobState::Running,
-            false => state,
+        if !self.hidden.contains(&job) {
+            return Some(state);
+        }
+        let commits = state == JobState::Done && self.scheduler.output(job).is_some();
+        Some(match commits {
+            true => JobState::Committing,
+            false => JobState::Running,
         })
     }
 
