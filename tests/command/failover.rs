@@ -7,19 +7,21 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use kiln::Session;
 
 use crate::proxy::{Network, Proxy};
 use crate::support::{
-    Driver, Guard, attempts, count_plainly, kiln, make_text, run, run_ok, signal, sorted_keys,
-    top_json, wait_for, write,
+    DEADLINE, Driver, Guard, attempts, count_plainly, kiln, make_text, run, run_ok, signal,
+    sorted_keys, top_json, wait_for, write,
 };
 
 /// A waiting client, and what it says on stderr.
 pub(crate) struct Client {
     guard: Guard,
-    stderr: BufReader<ChildStderr>,
+    /// The lines of stderr, as they come.
+    lines: Receiver<String>,
     said: String,
 }
 
@@ -33,7 +35,7 @@ impl Client {
         let stderr = guard.child.stderr.take().expect("stderr is piped");
         let mut client = Client {
             guard,
-            stderr: BufReader::new(stderr),
+            lines: lines_of(stderr),
             said: String::new(),
         };
         client.hears("the driver leads");
@@ -42,12 +44,14 @@ impl Client {
 
     /// Waits for it to say `words`.
     pub(crate) fn hears(&mut self, words: &str) {
-        let mut line = String::new();
-        while !line.contains(words) {
-            line.clear();
-            let read = self.stderr.read_line(&mut line).expect("stderr is text");
-            assert!(read > 0, "it never said {words:?} but {}", self.said);
+        loop {
+            let line = self.lines.recv_timeout(DEADLINE);
+            let line = line.unwrap_or_else(|_| panic!("it never said {words:?} but {}", self.said));
             self.said.push_str(&line);
+            self.said.push('\n');
+            if line.contains(words) {
+                return;
+            }
         }
     }
 
@@ -55,10 +59,23 @@ impl Client {
     pub(crate) fn ends(mut self) -> (Option<i32>, String, String) {
         let mut stdout = self.guard.child.stdout.take().expect("stdout is piped");
         let printed = std::io::read_to_string(&mut stdout).expect("stdout is text");
-        let rest = std::io::read_to_string(&mut self.stderr).expect("stderr is text");
-        self.said.push_str(&rest);
+        for line in &self.lines {
+            self.said.push_str(&line);
+            self.said.push('\n');
+        }
         (self.guard.ended(), printed, self.said)
     }
+}
+
+/// Reads lines on a thread of its own, so that a test can stop waiting for one.
+fn lines_of(stderr: ChildStderr) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        let mut read = BufReader::new(stderr).lines().map_while(Result::ok);
+        // Whoever reads them may have gone.
+        read.try_for_each(|line| sender.send(line))
+    });
+    lines
 }
 
 /// Text of a few megabytes, and how a count of its words is printed as JSON.

@@ -1,6 +1,7 @@
 //! A program of a user's, in its own process and on a cluster of stock executors.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -267,11 +268,29 @@ fn workers(executor: &Guard) -> Vec<u32> {
     children
 }
 
+/// A worker of the executor that waits at the gate.
+fn waits_at(gate: &Path, executor: &Guard) -> u32 {
+    wait_for("a worker to wait at the gate", || {
+        let waiting = std::fs::read_to_string(gate.with_extension("waiting")).unwrap_or_default();
+        let waits = |worker: &u32| waiting.lines().any(|line| line == worker.to_string());
+        workers(executor).into_iter().find(waits)
+    })
+}
+
 #[test]
 fn a_worker_and_an_executor_may_be_killed() {
     let directory = tempfile::tempdir().expect("a temporary directory");
+    let gate = directory.path().join("gate");
     let text = make_text(&mut fastrand::Rng::with_seed(12), 60 << 20);
-    let input = write(directory.path(), "text.txt", &text);
+    let mut gated = Vec::with_capacity(text.len());
+    // Every task comes to one of the gates.
+    for part in text.split_inclusive(|byte| *byte == b'\n') {
+        if gated.len() % (1 << 20) < part.len() {
+            writeln!(gated, "@gate {}", gate.display()).expect("a vector can be written to");
+        }
+        gated.extend_from_slice(part);
+    }
+    let input = write(directory.path(), "text.txt", &gated);
     let output = directory.path().join("counts");
     let (driver, executors) = cluster(2);
     let written = output.display().to_string();
@@ -280,17 +299,16 @@ fn a_worker_and_an_executor_may_be_killed() {
         &["--", "count", &input, "--output", &written],
     ));
     assert_eq!(left.code, Some(0), "{left:?}");
-    let worker = wait_for("a worker", || workers(&executors[0]).first().copied());
+    let worker = waits_at(&gate, &executors[0]);
     signal(worker, "KILL");
     wait_for("another worker", || {
         workers(&executors[0])
             .into_iter()
             .find(|pid| *pid != worker)
     });
-    wait_for("a worker of the other", || {
-        workers(&executors[1]).first().copied()
-    });
+    waits_at(&gate, &executors[1]);
     signal(executors[1].pid(), "KILL");
+    std::fs::write(&gate, "").expect("room for a file");
     let waited = run(["wait", left.stdout.trim(), "--driver", &driver.url]);
     assert_eq!(waited.code, Some(0), "{waited:?}");
     assert!(lines_of(&output) == counted(&text), "the counts differ");

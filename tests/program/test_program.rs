@@ -1,6 +1,7 @@
 //! A user's program as tests want one: it counts words, takes its time, or goes wrong on demand.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +19,21 @@ struct Options {
     output: Option<String>,
 }
 
+/// Waits until the file is there, and says beside it which process waits.
+fn wait_at(gate: &Path) {
+    if !gate.exists() {
+        let mut waiting = std::fs::OpenOptions::new();
+        let waiting = waiting.append(true).create(true);
+        let mut waiting = waiting
+            .open(gate.with_extension("waiting"))
+            .expect("a directory that can be written to");
+        writeln!(waiting, "{}", std::process::id()).expect("room on the disk");
+    }
+    while !gate.exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn main() -> ExitCode {
     let mut app = App::new("test-program");
     let words = app.flat_map(
@@ -29,9 +45,12 @@ fn main() -> ExitCode {
     );
     let count = app
         .map_reduce("count")
-        .map(|line: &str, out: &mut Pairs<String, i64>| {
-            line.split_whitespace().for_each(|word| out.emit(word, 1));
-        })
+        .map(
+            |line: &str, out: &mut Pairs<String, i64>| match line.strip_prefix("@gate ") {
+                Some(gate) => wait_at(Path::new(gate)),
+                None => line.split_whitespace().for_each(|word| out.emit(word, 1)),
+            },
+        )
         .combine(|a, b| a + b)
         .reduce(
             |word: &str, counts: &mut Values<i64>, out: &mut Emitter<(String, i64)>| {
