@@ -48,8 +48,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a loop that ends waits for what it has still to write down.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long renewing the lease may take: it is tried again soon.
-const LEASE_WAIT: Duration = Duration::from_secs(2);
+/// How long writing an entry may take before it is tried again.
+const APPEND_WAIT: Duration = Duration::from_secs(10);
 
 /// How long after a leadership has begun nothing is launched for jobs of earlier ones: executors
 /// come back meanwhile, and say what they run and what they have done.
@@ -108,8 +108,6 @@ enum Done {
     Tidied(JobId, bool),
     /// An entry of the journal was written, or not.
     Wrote(Result<Created>),
-    /// Whether the lease is ours still.
-    Renewed(Result<bool>),
     /// The journal was replaced by a snapshot of so many bytes.
     Compacted(Result<u64>),
     /// The shuffle objects that there are.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kiln_engine::Result;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::storage::{Created, ShuffleObject};
-use kiln_proto::message::{JobState, Lease, Record};
+use kiln_proto::message::{JobState, Record};
 
 use crate::journal::election::Won;
 use crate::ledger::{Held, Ledger};
@@ -32,20 +32,21 @@ pub(crate) enum Effect<A> {
     Hide(JobId),
     /// Everybody may be told that it has.
     Show(JobId),
+}
+
+/// Something that is due in storage.
+#[derive(Debug)]
+pub(crate) enum Due {
+    /// An entry of the journal is to be written, by its number.
+    Entry(u64, Bytes),
+    /// A snapshot of what is written is to be made.
+    Snapshot,
     /// The shuffle objects that there are have to be listed.
     List,
 }
 
-/// Something that is to be written to the journal now.
-#[derive(Debug)]
-pub(crate) enum Write {
-    /// An entry, by its number.
-    Entry(u64, Bytes),
-    /// The lease.
-    Lease(Lease),
-    /// A snapshot of what is written.
-    Snapshot,
-}
+/// How long after a list that did not come the storage is asked again, in milliseconds.
+const LIST_RETRY_MS: Millis = 5_000;
 
 /// A driver that leads.
 pub(crate) struct Leader<A> {
@@ -56,6 +57,8 @@ pub(crate) struct Leader<A> {
     untidy: BTreeSet<JobId>,
     /// Jobs of earlier leaderships that have not ended: not all of their attempts are known.
     recovered: BTreeSet<JobId>,
+    /// When to look for shuffle objects that no job needs any more.
+    list_at: Option<Millis>,
 }
 
 impl<A> Leader<A> {
@@ -72,6 +75,7 @@ impl<A> Leader<A> {
             tidying: BTreeMap::new(),
             untidy: BTreeSet::new(),
             recovered,
+            list_at: (won.term > 1).then_some(since),
         }
     }
 
@@ -151,7 +155,7 @@ impl<A> Leader<A> {
                 Held::Ended(job) => {
                     effects.push(Effect::Show(job));
                     if self.recovered.remove(&job) {
-                        effects.push(Effect::List);
+                        self.list_at = Some(now);
                     }
                 }
                 Held::Sweep(objects) => {
@@ -165,18 +169,18 @@ impl<A> Leader<A> {
         Some(effects)
     }
 
-    /// What is to be written now.
-    pub(crate) fn writes(&mut self, now: Millis) -> Vec<Write> {
+    /// What is due now.
+    pub(crate) fn dues(&mut self, now: Millis) -> Vec<Due> {
         let entry = self.ledger.next_write(now);
-        let entry = entry.map(|(sequence, entry)| Write::Entry(sequence, entry));
-        let lease = self.ledger.next_lease(now).map(Write::Lease);
-        let snapshot = self.ledger.wants_snapshot().then_some(Write::Snapshot);
-        [entry, lease, snapshot].into_iter().flatten().collect()
+        let entry = entry.map(|(sequence, entry)| Due::Entry(sequence, entry));
+        let snapshot = self.ledger.wants_snapshot().then_some(Due::Snapshot);
+        let list = self.list_at.take_if(|at| *at <= now).map(|_| Due::List);
+        [entry, snapshot, list].into_iter().flatten().collect()
     }
 
-    /// When something is to be written though nothing happens.
+    /// When something is due though nothing happens.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        self.ledger.deadline()
+        self.ledger.deadline().into_iter().chain(self.list_at).min()
     }
 
     /// Whether everything that has happened is written.
@@ -184,9 +188,10 @@ impl<A> Leader<A> {
         self.ledger.is_settled()
     }
 
-    /// How renewing the lease went: whether it was still ours.
-    pub(crate) fn renewed(&mut self, outcome: Result<bool>, now: Millis) {
-        self.ledger.renewed(outcome, now);
+    /// Whether it will be looked for shuffle objects.
+    #[cfg(test)]
+    pub(crate) fn is_to_list(&self) -> bool {
+        self.list_at.is_some()
     }
 
     /// How writing a snapshot went: the bytes that it has.
@@ -196,9 +201,20 @@ impl<A> Leader<A> {
 
     /// The shuffle objects that there are. Those that no job needs go, but not before it is known
     /// that this driver still leads: if it does, it knows all jobs that had objects by then.
-    pub(crate) fn listed(&mut self, objects: Vec<ShuffleObject>) {
-        if self.record(&Record::Alive).is_empty() {
-            self.ledger.hold(Held::Sweep(objects));
+    pub(crate) fn listed(&mut self, objects: Result<Vec<ShuffleObject>>, now: Millis) {
+        match objects {
+            Ok(objects) => {
+                if self.record(&Record::Alive).is_empty() {
+                    self.ledger.hold(Held::Sweep(objects));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    reason = error.report(),
+                    "shuffle objects cannot be listed yet"
+                );
+                self.list_at = Some(now + LIST_RETRY_MS);
+            }
         }
     }
 
@@ -226,9 +242,9 @@ impl<A> Leader<A> {
         }
     }
 
-    /// The lease of a driver that leads no longer, by its own will.
-    pub(crate) fn resignation(&self) -> Lease {
-        self.ledger.resignation()
+    /// The driver leads no longer, by its own will, as soon as that is written.
+    pub(crate) fn resign(&mut self) {
+        self.record(&Record::Resigned);
     }
 }
 

@@ -13,15 +13,14 @@ use kiln_engine::Result;
 use kiln_engine::id::{JobId, TaskId};
 use kiln_engine::plan::{TaskInput, TaskSpec};
 use kiln_engine::storage::{Created, ShuffleObject};
-use kiln_proto::message::{Lease, Record};
+use kiln_proto::message::Record;
 
-use crate::journal::JournalStore;
 use crate::journal::election::Won;
 use crate::journal::log::Log;
 use crate::scheduler::{Action, Millis};
 use crate::settings::DriverSettings;
 
-/// How often a lease is renewed, in milliseconds.
+/// How often an entry is written though nothing happens, in milliseconds.
 const RENEW_MS: Millis = 1_000;
 
 /// Pause in milliseconds before an entry is written again of which nothing is known; doubled each
@@ -49,7 +48,7 @@ pub(crate) enum Held<A> {
 /// The journal of a driver that leads.
 pub(crate) struct Ledger<A> {
     log: Log,
-    lease: Lease,
+    term: u64,
     /// What waits, by the entry that it waits for.
     held: BTreeMap<u64, Vec<Held<A>>>,
     /// Launches that wait, and for which entry: what is said of them has to wait behind them.
@@ -62,8 +61,8 @@ pub(crate) struct Ledger<A> {
     failures: u32,
     retry_at: Option<Millis>,
     renew_at: Millis,
-    /// When the lease began to be renewed that is on its way.
-    renewing: Option<Millis>,
+    /// When the entry that is on its way began to be written for the first time.
+    writing_since: Option<Millis>,
     /// Until then nobody else can have begun to lead, if clocks run at about the same pace.
     trusted_until: Millis,
     lease_ms: u64,
@@ -86,21 +85,15 @@ impl<A> Ledger<A> {
     pub(crate) fn new(won: &Won, settings: &DriverSettings, since: Millis) -> Self {
         Ledger {
             log: Log::new(won.term, won.writer, won.began),
-            lease: Lease {
-                term: won.term,
-                writer: won.writer,
-                renewals: 0,
-                url: settings.url.clone(),
-                resigned: false,
-            },
+            term: won.term,
             held: BTreeMap::new(),
             launches: BTreeMap::new(),
             structure: BTreeMap::new(),
             latest: BTreeMap::new(),
             failures: 0,
             retry_at: None,
-            renew_at: since,
-            renewing: None,
+            renew_at: since + RENEW_MS,
+            writing_since: None,
             trusted_until: since + settings.leader_lease_ms,
             lease_ms: settings.leader_lease_ms,
             snapshot: Snapshot {
@@ -120,7 +113,7 @@ impl<A> Ledger<A> {
 
     /// The leadership.
     pub(crate) fn term(&self) -> u64 {
-        self.lease.term
+        self.term
     }
 
     /// Has something written down.
@@ -208,7 +201,16 @@ impl<A> Ledger<A> {
             return None;
         }
         self.retry_at = None;
-        self.log.take()
+        if self.log.is_settled()
+            && now >= self.renew_at
+            && let Err(error) = self.append(&Record::Alive)
+        {
+            tracing::error!(reason = error.report(), "an empty record cannot be encoded");
+        }
+        let write = self.log.take()?;
+        self.writing_since.get_or_insert(now);
+        self.renew_at = now + RENEW_MS;
+        Some(write)
     }
 
     /// How writing an entry went; false if this driver leads no longer.
@@ -219,6 +221,8 @@ impl<A> Ledger<A> {
                 self.snapshot.bytes += self.log.take_bytes();
                 self.snapshot.entries += 1;
                 (self.failures, self.retry_at) = (0, None);
+                let since = self.writing_since.take().unwrap_or_default();
+                self.trusted_until = self.trusted_until.max(since + self.lease_ms);
                 true
             }
             Ok(Created::Theirs(_)) => false,
@@ -240,48 +244,8 @@ impl<A> Ledger<A> {
 
     /// When something is to be written though nothing happens.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        let renew = self.renewing.is_none().then_some(self.renew_at);
+        let renew = self.log.is_settled().then_some(self.renew_at);
         renew.into_iter().chain(self.retry_at).min()
-    }
-
-    /// The lease, if it is to be renewed now.
-    pub(crate) fn next_lease(&mut self, now: Millis) -> Option<Lease> {
-        if self.renewing.is_some() || now < self.renew_at {
-            return None;
-        }
-        self.renewing = Some(now);
-        self.lease.renewals += 1;
-        Some(self.lease.clone())
-    }
-
-    /// How renewing the lease went: whether somebody else seems to lead. That is a hint like the
-    /// lease itself, so the journal is asked.
-    pub(crate) fn renewed(&mut self, outcome: Result<bool>, now: Millis) {
-        let since = self.renewing.take().unwrap_or_default();
-        self.renew_at = now + RENEW_MS;
-        let is_doubtful = match outcome {
-            Ok(true) => {
-                self.trusted_until = self.trusted_until.max(since + self.lease_ms);
-                false
-            }
-            Ok(false) => true,
-            Err(error) => {
-                tracing::warn!(reason = error.report(), "the lease cannot be renewed");
-                false
-            }
-        };
-        if is_doubtful && let Err(error) = self.append(&Record::Alive) {
-            tracing::error!(reason = error.report(), "an empty record cannot be encoded");
-        }
-    }
-
-    /// The lease of a driver that leads no longer, by its own will.
-    pub(crate) fn resignation(&self) -> Lease {
-        Lease {
-            resigned: true,
-            renewals: self.lease.renewals + 1,
-            ..self.lease.clone()
-        }
     }
 
     /// Whether to write a snapshot now.
@@ -311,18 +275,4 @@ impl<A> Ledger<A> {
             }
         }
     }
-}
-
-/// Renews a lease, unless a newer leadership has one: then it is left as it is, and the answer is
-/// false.
-///
-/// # Errors
-/// What the store answers.
-pub(crate) async fn renew(journal: &JournalStore, lease: &Lease) -> Result<bool> {
-    let found = journal.lease().await?;
-    if found.is_some_and(|found| found.term > lease.term) {
-        return Ok(false);
-    }
-    journal.put_lease(lease).await?;
-    Ok(true)
 }

@@ -11,15 +11,18 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::board::{SharedBoard, stands_by};
 use crate::event_loop::{End, EventLoop, Input};
 use crate::journal::JournalStore;
-use crate::journal::election::{Campaign, Watch, Won, campaign};
+use crate::journal::election::{Campaign, Next, Watch, Won, campaign, look};
 use crate::settings::DriverSettings;
 use crate::work::Components;
 
-/// How often a standby looks at the lease.
+/// How often a standby looks at the journal.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long the store may take to say who leads: it is asked again soon.
-const LEASE_WAIT: Duration = Duration::from_secs(2);
+/// How long the store may take to show what is new in the journal: it is asked again soon.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to show the whole journal.
+const LOAD_WAIT: Duration = Duration::from_secs(120);
 
 /// How long whoever leads may take to accept a connection.
 const CONNECT_WAIT: Duration = Duration::from_millis(300);
@@ -63,11 +66,15 @@ impl Node {
     ) {
         // However it ends, nobody waits for it any longer.
         let _closing = Closing(self.board.clone());
+        let (url, lease_ms) = (&self.settings.url, self.settings.leader_lease_ms);
+        let mut watch = Watch::started(url, lease_ms);
         let answer = loop {
             let mut driver = match &self.components.journal {
                 None => self.alone(),
                 Some(journal) => {
-                    let stood_by = self.stand_by(journal, &mut inbox, &mut handles).await;
+                    let stood_by = self.stand_by(journal, watch, &mut inbox, &mut handles);
+                    let stood_by = stood_by.await;
+                    watch = Watch::new(lease_ms);
                     let (won, since) = match stood_by {
                         Standby::Won(won, since) => (won, since),
                         Standby::Stopped(answer) => break answer,
@@ -76,7 +83,7 @@ impl Node {
                         Ok(driver) => driver,
                         Err(error) => {
                             tracing::error!(reason = error.report(), "cannot lead");
-                            sleep(Duration::from_millis(self.settings.leader_lease_ms)).await;
+                            sleep(Duration::from_millis(lease_ms)).await;
                             continue;
                         }
                     }
@@ -108,10 +115,11 @@ impl Node {
     async fn stand_by(
         &self,
         journal: &JournalStore,
+        watch: Watch,
         inbox: &mut mpsc::Receiver<Input>,
         handles: &mut oneshot::Receiver<()>,
     ) -> Standby {
-        let mut vigil = Box::pin(self.watch(journal));
+        let mut vigil = Box::pin(self.watch(journal, watch));
         loop {
             tokio::select! {
                 (won, since) = &mut vigil => return Standby::Won(won, since),
@@ -126,39 +134,52 @@ impl Node {
     }
 
     /// Watches whoever leads, and takes over.
-    async fn watch(&self, journal: &JournalStore) -> (Box<Won>, Instant) {
+    async fn watch(&self, journal: &JournalStore, mut watch: Watch) -> (Box<Won>, Instant) {
         let started = Instant::now();
-        let mut watch = Watch::new(&self.settings.url, self.settings.leader_lease_ms);
+        // Where somebody was seen to listen.
+        let mut heard: Option<String> = None;
         loop {
             let now = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let tries = match timeout(LEASE_WAIT, journal.lease()).await {
-                Ok(Ok(lease)) => watch.look(now(), lease),
-                Err(_) => false,
+            let seen = watch.sight().cloned();
+            let patience = if seen.is_some() { LOOK_WAIT } else { LOAD_WAIT };
+            let mut next = match timeout(patience, look(journal, seen)).await {
+                Ok(Ok(sight)) => watch.saw(now(), sight),
                 Ok(Err(error)) => {
-                    tracing::warn!(reason = error.report(), "the lease cannot be read");
-                    false
+                    tracing::warn!(reason = error.report(), "the journal cannot be read");
+                    Next::Wait
                 }
+                Err(_) => Next::Wait,
             };
-            let leader = watch.leader().map(str::to_owned);
-            self.board.lock().stand_by(leader.as_deref());
-            if tries || watch.is_newest() && is_refused(leader.as_deref()).await {
+            let leader = watch.leader();
+            self.board.lock().stand_by(leader);
+            if next == Next::Wait {
+                let was_heard = heard.is_some() && heard.as_deref() == leader;
+                match listens(leader).await {
+                    Some(true) => heard = leader.map(str::to_owned),
+                    Some(false) if was_heard => next = Next::Try,
+                    Some(false) | None => {}
+                }
+            }
+            if next == Next::Try {
                 let since = Instant::now();
-                match self.campaign(journal, watch.newest()).await {
+                match self.campaign(journal, watch.next()).await {
                     Ok(Campaign::Won(won)) => return (won, since),
-                    Ok(Campaign::Lost(newest)) => watch.wait(now(), newest),
+                    Ok(Campaign::Lost) => watch.lost(),
                     Err(error) => tracing::warn!(reason = error.report(), "cannot lead yet"),
                 }
             }
-            sleep(LOOK_EVERY).await;
+            if next != Next::LookOn {
+                sleep(LOOK_EVERY).await;
+            }
         }
     }
 
-    async fn campaign(&self, journal: &JournalStore, newest: u64) -> Result<Campaign> {
+    async fn campaign(&self, journal: &JournalStore, next: u64) -> Result<Campaign> {
         let writer = WriterId(u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let at_ms = since_epoch.unwrap_or_default().as_millis();
         let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
-        campaign(journal, writer, &self.settings.url, at_ms, newest).await
+        campaign(journal, writer, &self.settings.url, at_ms, next).await
     }
 
     /// Sends somebody to whoever leads.
@@ -180,16 +201,14 @@ impl Node {
     }
 }
 
-/// Whether nobody listens where the leader should be: then its process is gone. Anything else, a
-/// network that answers nothing for instance, says nothing.
-async fn is_refused(url: Option<&str>) -> bool {
-    let address = url.and_then(|url| url.strip_prefix("http://"));
-    let Some(address) = address else {
-        return false;
-    };
+/// Whether somebody listens where the leader should be. If nobody does any more its process is
+/// gone; a network that answers nothing says nothing.
+async fn listens(url: Option<&str>) -> Option<bool> {
+    let address = url?.strip_prefix("http://")?;
     match timeout(CONNECT_WAIT, TcpStream::connect(address)).await {
-        Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        Ok(Ok(_)) | Err(_) => false,
+        Ok(Ok(_)) => Some(true),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Some(false),
+        Ok(Err(_)) | Err(_) => None,
     }
 }
 

@@ -13,7 +13,7 @@ use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{LogicalPlan, Output, Program, TaskFailure, TaskSpec, TaskSuccess};
 use kiln_engine::{Error, ErrorKind};
 
-pub use journal::{Ended, Entry, Lease, Planned, Prepared, Record, Submitted, Won, WriterId};
+pub use journal::{Ended, Entry, Planned, Prepared, Record, Submitted, Won, WriterId};
 pub use worker::{FromWorker, ToWorker, WorkerHello, WorkerRun, WorkerStart};
 
 /// Raised when a message changes its meaning; driver and executor refuse to differ.

@@ -178,10 +178,6 @@ fn entries_of_a_journal() {
         assert_eq!((back.term, back.sequence), (seed, seed + 1));
         assert_eq!(back.writer, writer, "seed={seed}");
         assert_eq!(back.records, records, "seed={seed}");
-        let lease = random.lease();
-        let encoded = journal::encode_lease(&lease);
-        let back = journal::decode_lease(&encoded).expect("just encoded");
-        assert_eq!(back, lease, "seed={seed}");
         for _ in 0..20 {
             let mut damaged = bytes.clone();
             let at = random.below(damaged.len());

@@ -2,15 +2,14 @@
 
 use kiln_engine::id::JobId;
 use kiln_engine::{Error, Result};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Answer, Done, EventLoop, FLUSH_PATIENCE, LEASE_WAIT, SETTLE_MS, millis};
+use super::{APPEND_WAIT, Answer, Done, EventLoop, FLUSH_PATIENCE, SETTLE_MS, millis};
 use crate::board::SharedBoard;
 use crate::journal::JournalStore;
 use crate::journal::compact::compact;
 use crate::journal::election::Won;
-use crate::leader::{Effect, Leader, Write};
-use crate::ledger::renew;
+use crate::leader::{Due, Effect, Leader};
 use crate::restored::Restored;
 use crate::scheduler::{Action, Event};
 use crate::settings::DriverSettings;
@@ -42,9 +41,6 @@ impl EventLoop {
         driver.leader = Some((leader, journal));
         driver.board.lock().lead(restored.scheduler, restored.keys);
         driver.trust();
-        if won.term > 1 {
-            driver.list_objects();
-        }
         for (job, output) in restored.untidy {
             if let Some((leader, _)) = &mut driver.leader {
                 leader.tidies(job);
@@ -99,40 +95,30 @@ impl EventLoop {
             Effect::Accepted(job, answer) => drop(answer.send(Ok(job))),
             Effect::Hide(job) => self.board.lock().hide(job),
             Effect::Show(job) => self.board.lock().show(job),
-            Effect::List => self.list_objects(),
         }
         None
     }
 
-    /// Writes what is to be written, if nothing is being written.
+    /// Begins what is due in storage.
     pub(super) fn write(&mut self) {
         let now = self.clock.now();
         let Some((leader, journal)) = &mut self.leader else {
             return;
         };
-        for write in leader.writes(now) {
-            let journal = journal.clone();
+        for due in leader.dues(now) {
+            let (journal, shuffle) = (journal.clone(), self.components.shuffle.clone());
             self.work.spawn(async move {
-                match write {
-                    Write::Entry(sequence, entry) => {
-                        Done::Wrote(journal.append(sequence, &entry).await)
-                    }
-                    Write::Lease(lease) => {
-                        let renewed = timeout(LEASE_WAIT, renew(&journal, &lease)).await;
+                match due {
+                    Due::Entry(sequence, entry) => {
+                        let wrote = timeout(APPEND_WAIT, journal.append(sequence, &entry)).await;
                         let late = |_| Err(Error::unavailable("the storage does not answer"));
-                        Done::Renewed(renewed.unwrap_or_else(late))
+                        Done::Wrote(wrote.unwrap_or_else(late))
                     }
-                    Write::Snapshot => Done::Compacted(compact(&journal).await),
+                    Due::Snapshot => Done::Compacted(compact(&journal).await),
+                    Due::List => Done::Listed(shuffle.objects().await),
                 }
             });
         }
-    }
-
-    /// Looks for shuffle objects that no job needs any more.
-    fn list_objects(&mut self) {
-        let shuffle = self.components.shuffle.clone();
-        self.work
-            .spawn(async move { Done::Listed(shuffle.objects().await) });
     }
 
     /// What came of work that only a leader has.
@@ -145,20 +131,11 @@ impl EventLoop {
             Done::Wrote(outcome) => {
                 let effects = leader.wrote(outcome, now, &self.board.lock().scheduler);
                 self.deposed = effects.is_none();
+                self.trust();
                 self.affect(effects.into_iter().flatten());
             }
-            Done::Renewed(outcome) => {
-                leader.renewed(outcome, now);
-                self.trust();
-            }
             Done::Compacted(outcome) => leader.compacted(outcome),
-            Done::Listed(Ok(objects)) => leader.listed(objects),
-            Done::Listed(Err(error)) => {
-                tracing::warn!(
-                    reason = error.report(),
-                    "shuffle objects may be left behind"
-                );
-            }
+            Done::Listed(objects) => leader.listed(objects, now),
             Done::Tidied(job, is_whole) => {
                 leader.tidied(job, is_whole, &self.board.lock().scheduler);
             }
@@ -168,32 +145,31 @@ impl EventLoop {
 
     /// Writes down what has happened so far, and that another driver may lead at once.
     pub(super) async fn resign(&mut self) {
-        let patience = sleep(FLUSH_PATIENCE);
-        tokio::pin!(patience);
-        let is_settled = |driver: &Self| match &driver.leader {
-            Some((leader, _)) => leader.is_settled(),
-            None => true,
-        };
-        while !self.deposed && !is_settled(self) {
+        let flushed = timeout(FLUSH_PATIENCE, async {
+            self.flush().await;
+            if let Some((leader, _)) = &mut self.leader {
+                leader.resign();
+            }
+            self.flush().await;
+        });
+        if flushed.await.is_err() {
+            tracing::warn!("stopped before everything was written down");
+        }
+    }
+
+    /// Goes on until all that has happened is written down, or somebody else leads.
+    async fn flush(&mut self) {
+        while !self.deposed {
             self.write();
-            let retry = self
-                .leader
-                .as_ref()
-                .and_then(|(leader, _)| leader.deadline());
-            let retry = retry.map_or_else(Instant::now, |at| self.clock.instant(at));
+            let retry = match &self.leader {
+                Some((leader, _)) if !leader.is_settled() => leader.deadline(),
+                Some(_) | None => return,
+            };
+            let retry = retry.map(|at| self.clock.instant(at));
             tokio::select! {
                 Some(outcome) = self.work.join_next() => self.finished(outcome),
-                () = sleep_until(retry) => {}
-                () = &mut patience => {
-                    return tracing::warn!("stopped before everything was written down");
-                }
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
             }
-        }
-        let leads = self.leader.as_ref().filter(|_| !self.deposed);
-        if let Some((leader, journal)) = leads
-            && let Err(error) = journal.put_lease(&leader.resignation()).await
-        {
-            tracing::warn!(reason = error.report(), "the lease is left as it is");
         }
     }
 }

@@ -40,23 +40,32 @@ pub(crate) async fn compact(store: &JournalStore) -> Result<u64> {
     Ok(snapshot.len() as u64)
 }
 
-/// Records that say of every job what these say, as far as anybody still needs it: a job that has
-/// ended and whose result is gone is its last status, and a forgotten one is nothing.
+/// Records that say the same as these of who leads and of every job, as far as anybody still
+/// needs it: a job that has ended and whose result is gone is its last status, and a forgotten one
+/// is nothing.
 ///
 /// # Errors
 /// `Corrupt` if they contradict one another.
 pub(crate) fn fold(records: Vec<Record>) -> Result<Vec<Record>> {
     let mut order = Vec::new();
     let mut jobs: BTreeMap<JobId, Vec<Record>> = BTreeMap::new();
+    let mut leadership = Vec::new();
     for record in records {
-        let Some(job) = record.job() else { continue };
+        let Some(job) = record.job() else {
+            match record {
+                Record::Term { .. } => leadership = vec![record],
+                Record::Resigned => leadership.push(record),
+                _ => {}
+            }
+            continue;
+        };
         let of_job = jobs.entry(job).or_insert_with(|| {
             order.push(job);
             Vec::new()
         });
         of_job.push(record);
     }
-    let mut kept = Vec::new();
+    let mut kept = leadership;
     for job in order {
         let records = jobs.remove(&job).unwrap_or_default();
         let is_forgotten = |record: &Record| matches!(record, Record::Forgotten { .. });

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use kiln_engine::storage::{Created, Stores, create, local_path, storage_error};
 use kiln_engine::{Error, ErrorKind, Result, limits};
-use kiln_proto::convert::journal::{decode_entry, decode_lease, encode_lease};
-use kiln_proto::message::{Entry, Lease, Record};
+use kiln_proto::convert::journal::decode_entry;
+use kiln_proto::message::{Entry, Record};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -99,10 +99,6 @@ impl JournalStore {
 
     fn snapshots(&self) -> Path {
         self.root.clone().join("snapshots")
-    }
-
-    fn lease_path(&self) -> Path {
-        self.root.clone().join("lease")
     }
 
     /// Creates an entry, or finds that somebody else has.
@@ -221,25 +217,6 @@ impl JournalStore {
     /// What the store answers.
     pub(crate) async fn numbers(&self) -> Result<Vec<u64>> {
         self.list(&self.entries()).await
-    }
-
-    /// Who leads, as far as is known. A lease that makes no sense is none.
-    ///
-    /// # Errors
-    /// What the store answers.
-    pub(crate) async fn lease(&self) -> Result<Option<Lease>> {
-        let found = self.get(&self.lease_path()).await?;
-        let body = found.as_ref().and_then(|bytes| unframed(bytes));
-        Ok(body.and_then(|body| decode_lease(body).ok()))
-    }
-
-    /// Says who leads.
-    ///
-    /// # Errors
-    /// What the store answers.
-    pub(crate) async fn put_lease(&self, lease: &Lease) -> Result<()> {
-        self.put(&self.lease_path(), framed(&encode_lease(lease)))
-            .await
     }
 
     /// The numbers by which objects in a directory are called, in order.

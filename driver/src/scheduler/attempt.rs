@@ -157,8 +157,10 @@ impl Job {
         self.recall(executor, task, attempt, turn);
         let known = self.attempt(task, attempt, executor);
         if self.state.is_final() {
-            // Of jobs that ended in an earlier leadership some attempts are not known.
-            if known.is_none_or(Attempt::may_win) {
+            // Of jobs that ended in an earlier leadership some attempts are not known, nor which
+            // executor it was that won.
+            let is_kept = self.keeps(task.stage, task.task, attempt);
+            if !is_kept && known.is_none_or(Attempt::may_win) {
                 self.late(task, attempt, &outcome, turn);
             }
             return;

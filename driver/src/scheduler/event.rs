@@ -282,6 +282,7 @@ fn write_record(record: &Record, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Record::Forgotten { job } => write!(f, "record forgotten {job}"),
         Record::Archived { status, .. } => write!(f, "record archived {}", status.id),
         Record::Alive => f.write_str("record alive"),
+        Record::Resigned => f.write_str("record resigned"),
     }
 }
 

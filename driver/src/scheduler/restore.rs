@@ -32,7 +32,9 @@ impl Scheduler {
     /// `Corrupt` for a record that contradicts those before it.
     pub fn restore(&mut self, record: Record) -> Result<()> {
         match record {
-            Record::Term { .. } | Record::Alive | Record::Cleaned { .. } => Ok(()),
+            Record::Term { .. } | Record::Alive | Record::Resigned | Record::Cleaned { .. } => {
+                Ok(())
+            }
             Record::Submitted(submitted) => {
                 let kiln_proto::message::Submitted {
                     job,

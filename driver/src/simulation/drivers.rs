@@ -12,21 +12,20 @@ use super::world::{Happening, World};
 use crate::commit;
 use crate::event_loop::SETTLE_MS;
 use crate::journal::compact::compact;
-use crate::journal::election::{Campaign, Won, campaign};
-use crate::leader::{Effect, Leader, Write};
-use crate::ledger::renew;
+use crate::journal::election::{Campaign, Next, Won, campaign, look};
+use crate::leader::{Due, Effect, Leader};
 use crate::restored::Restored;
 use crate::scheduler::{Action, Detail, Event, Millis, Submitted};
 
 impl World {
-    /// A standby looks at the lease.
+    /// A standby looks at the journal.
     pub(super) fn look(&mut self, number: u64) {
         let Some(process) = self.drivers.get_mut(&number) else {
             return;
         };
-        if let Role::StandsBy(_) = process.role {
-            let journal = process.journal.clone();
-            process.repeat(async move { Done::Lease(journal.lease().await) });
+        if let Role::StandsBy(watch) = &process.role {
+            let (journal, seen) = (process.journal.clone(), watch.sight().cloned());
+            process.repeat(async move { Done::Look(look(&journal, seen).await) });
             self.poll(number);
         }
     }
@@ -55,14 +54,13 @@ impl World {
         };
         let clock = now + process.skew;
         match (done, &mut process.role) {
-            (Done::Lease(lease), Role::StandsBy(watch)) => {
-                let tries = lease.is_ok_and(|lease| watch.look(clock, lease));
-                if tries {
-                    let newest = watch.newest();
+            (Done::Look(sight), Role::StandsBy(watch)) => {
+                if sight.is_ok_and(|sight| watch.saw(clock, sight) == Next::Try) {
+                    let next = watch.next();
                     let (journal, url) = (process.journal.clone(), process.settings.url.clone());
                     let writer = WriterId(u128::from(self.random.u64(..)));
                     process.repeat(async move {
-                        let outcome = campaign(&journal, writer, &url, clock, newest).await;
+                        let outcome = campaign(&journal, writer, &url, clock, next).await;
                         Done::Campaign(clock, outcome)
                     });
                 } else {
@@ -73,8 +71,8 @@ impl World {
                 self.lead(number, since, *won);
             }
             (Done::Campaign(_, outcome), Role::StandsBy(watch)) => {
-                if let Ok(Campaign::Lost(newest)) = outcome {
-                    watch.wait(clock, newest);
+                if let Ok(Campaign::Lost) = outcome {
+                    watch.lost();
                 }
                 self.later(200, Happening::Look(number));
             }
@@ -85,18 +83,12 @@ impl World {
                 }
                 self.write(number);
             }
-            (Done::Renewed(outcome), Role::Leads(leading)) => {
-                leading.leader.renewed(outcome, clock);
-                self.write(number);
-            }
             (Done::Compacted(outcome), Role::Leads(leading)) => {
                 self.seen.snapshots += u64::from(outcome.is_ok());
                 leading.leader.compacted(outcome);
             }
             (Done::Listed(objects), Role::Leads(leading)) => {
-                if let Ok(objects) = objects {
-                    leading.leader.listed(objects);
-                }
+                leading.leader.listed(objects, clock);
                 self.write(number);
             }
             (Done::Tidied(job, event), Role::Leads(_)) => {
@@ -141,9 +133,6 @@ impl World {
             streams: BTreeMap::new(),
         }));
         self.log(&format!("driver {number} leads term {}", won.term));
-        if won.term > 1 {
-            self.effect(number, Effect::List);
-        }
         for (job, output) in restored.untidy {
             let leading = self.leading(number).expect("it leads");
             leading.leader.tidies(job);
@@ -222,11 +211,6 @@ impl World {
                 self.leading(number)?.hidden.remove(&job);
                 self.check_ended(number, job);
             }
-            Effect::List => {
-                let process = self.drivers.get_mut(&number)?;
-                let shuffle = process.shuffle.clone();
-                process.work(async move { Done::Listed(shuffle.objects().await) });
-            }
         }
         None
     }
@@ -240,16 +224,17 @@ impl World {
         let Role::Leads(leading) = &mut process.role else {
             return;
         };
-        for write in leading.leader.writes(clock) {
+        for due in leading.leader.dues(clock) {
             let journal = process.journal.clone();
-            match write {
-                Write::Entry(sequence, entry) => process
+            match due {
+                Due::Entry(sequence, entry) => process
                     .repeat(async move { Done::Wrote(journal.append(sequence, &entry).await) }),
-                Write::Lease(lease) => {
-                    process.repeat(async move { Done::Renewed(renew(&journal, &lease).await) });
-                }
-                Write::Snapshot => {
+                Due::Snapshot => {
                     process.repeat(async move { Done::Compacted(compact(&journal).await) });
+                }
+                Due::List => {
+                    let shuffle = process.shuffle.clone();
+                    process.work(async move { Done::Listed(shuffle.objects().await) });
                 }
             }
         }
@@ -345,7 +330,9 @@ impl World {
         let is_current = leading.streams.get(&executor) == Some(&stream);
         match &event {
             Event::ExecutorJoined(_) => {
-                leading.streams.insert(executor, stream);
+                if let Some(replaced) = leading.streams.insert(executor, stream) {
+                    self.at(self.now + 1, Happening::Broken(executor, replaced));
+                }
                 self.order(number, executor, None);
             }
             _ if !is_current => return,

@@ -10,23 +10,21 @@ use futures::task::noop_waker;
 use kiln_engine::Result;
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::storage::{Compression, Created, ShuffleObject, ShuffleStore, Stores};
-use kiln_proto::message::Lease;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::store::{SharedGate, SimStore};
 use crate::journal::JournalStore;
-use crate::journal::election::{Campaign, Watch};
+use crate::journal::election::{Campaign, Sight, Watch};
 use crate::leader::Leader;
 use crate::scheduler::{Event, Millis, Scheduler};
 use crate::settings::DriverSettings;
 
 /// What came of a piece of work.
 pub(super) enum Done {
-    Lease(Result<Option<Lease>>),
+    Look(Result<Sight>),
     Campaign(Millis, Result<Campaign>),
     Wrote(Result<Created>),
-    Renewed(Result<bool>),
     Compacted(Result<u64>),
     Listed(Result<Vec<ShuffleObject>>),
     Tidied(JobId, Option<Event>),
@@ -78,7 +76,7 @@ impl Process {
         stores.insert_multipart("memory://", Arc::clone(&store));
         let store: Arc<dyn ObjectStore> = store;
         let shuffle = ShuffleStore::new(Arc::clone(&store), "cluster".into(), Compression::None);
-        let watch = Watch::new(&settings.url, settings.leader_lease_ms);
+        let watch = Watch::started(&settings.url, settings.leader_lease_ms);
         Process {
             settings,
             journal: JournalStore::new(store, "cluster".into(), "memory:///cluster"),
@@ -125,7 +123,7 @@ impl Process {
     /// Leads no longer.
     pub(super) fn stand_by(&mut self) {
         self.works.clear();
-        let watch = Watch::new(&self.settings.url, self.settings.leader_lease_ms);
+        let watch = Watch::new(self.settings.leader_lease_ms);
         self.role = Role::StandsBy(watch);
     }
 

@@ -28,7 +28,7 @@ const END_MS: Millis = 300_000;
 pub(super) enum Happening {
     /// A driver process is started.
     StartDriver,
-    /// A standby looks at the lease.
+    /// A standby looks at the journal.
     Look(u64),
     /// The store comes to a request of a process.
     Storage(u64, u64),
@@ -299,8 +299,11 @@ impl World {
         clients
             .map(|client| client.ended)
             .all(|ended| ended.is_some())
-            && leaders
-                .any(|leading| leading.scheduler.active_jobs() == 0 && leading.leader.is_settled())
+            && leaders.any(|leading| {
+                leading.scheduler.active_jobs() == 0
+                    && leading.leader.is_settled()
+                    && !leading.leader.is_to_list()
+            })
             && self.drivers.values().all(|process| process.is_idle())
             && self.machines.values().all(Machine::is_idle)
             && self.queue.values().all(is_idle)
@@ -490,7 +493,7 @@ impl World {
             (2, Some(id), _) => {
                 let until = self.now + self.random.u64(0..3_000);
                 let machine = self.machines.get_mut(&id).expect("it was chosen");
-                machine.stalled_until = until;
+                machine.stalled_until = until.max(machine.stalled_until);
             }
             (3, _, _) => self.rot(),
             (4, _, _) => self.start_executor(),
@@ -499,7 +502,7 @@ impl World {
                 let until = self.now + self.random.u64(0..6_000);
                 self.log(&format!("driver {number} stalls until {until}"));
                 let process = self.drivers.get_mut(&number).expect("it was chosen");
-                process.stalled_until = until;
+                process.stalled_until = until.max(process.stalled_until);
             }
             (11, _, _) if self.drivers.len() < 4 => self.start_driver(),
             _ => {}

@@ -23,8 +23,8 @@ use crate::convert::task::{
 };
 use crate::convert::{malformed, need, plan, program, stage};
 use crate::message::{
-    Ended, Entry, JobState, Lease, PROTOCOL_VERSION, Planned, Prepared, Record, Submission,
-    Submitted, Won, WriterId,
+    Ended, Entry, JobState, PROTOCOL_VERSION, Planned, Prepared, Record, Submission, Submitted,
+    Won, WriterId,
 };
 use crate::wire;
 use crate::wire::journal_record::Record as WireRecord;
@@ -63,33 +63,6 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry> {
         writer: decode_writer(&entry.writer)?,
         sequence: entry.sequence,
         records: records.collect::<Result<_>>()?,
-    })
-}
-
-/// A lease.
-pub fn encode_lease(lease: &Lease) -> Vec<u8> {
-    let lease = wire::LeaseEntry {
-        term: lease.term,
-        writer: encode_writer(lease.writer),
-        renewals: lease.renewals,
-        url: lease.url.clone(),
-        resigned: lease.resigned,
-    };
-    lease.encode_to_vec()
-}
-
-/// A lease, as it was stored.
-///
-/// # Errors
-/// `Invalid` if it is malformed.
-pub fn decode_lease(bytes: &[u8]) -> Result<Lease> {
-    let lease = wire::LeaseEntry::decode(bytes).map_err(malformed)?;
-    Ok(Lease {
-        term: lease.term,
-        writer: decode_writer(&lease.writer)?,
-        renewals: lease.renewals,
-        url: lease.url,
-        resigned: lease.resigned,
     })
 }
 
@@ -142,6 +115,7 @@ fn to_wire(record: &Record) -> Result<wire::JournalRecord> {
             cleaned: *cleaned,
         }),
         Record::Alive => WireRecord::Alive(wire::Unit {}),
+        Record::Resigned => WireRecord::Resigned(wire::Unit {}),
     };
     Ok(wire::JournalRecord {
         record: Some(record),
@@ -181,6 +155,7 @@ fn decode_record(record: wire::JournalRecord) -> Result<Record> {
             cleaned: archived.cleaned,
         },
         WireRecord::Alive(wire::Unit {}) => Record::Alive,
+        WireRecord::Resigned(wire::Unit {}) => Record::Resigned,
     })
 }
 

@@ -28,21 +28,6 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WriterId(pub u128);
 
-/// Who leads: a hint for those who wait, and no promise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// The newest leadership.
-    pub term: u64,
-    /// As in its entries.
-    pub writer: WriterId,
-    /// Raised each time that the lease is renewed.
-    pub renewals: u64,
-    /// Where the driver is reached.
-    pub url: String,
-    /// It leads no longer, by its own will.
-    pub resigned: bool,
-}
-
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
@@ -101,6 +86,8 @@ pub enum Record {
     },
     /// Nothing happened: whoever wrote this still led.
     Alive,
+    /// Whoever wrote this leads no longer, by its own will.
+    Resigned,
 }
 
 /// A job was accepted.
@@ -174,7 +161,7 @@ impl Record {
     /// The job that it is about.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Record::Term { .. } | Record::Alive => None,
+            Record::Term { .. } | Record::Alive | Record::Resigned => None,
             Record::Submitted(submitted) => Some(submitted.job),
             Record::Planned(planned) => Some(planned.job),
             Record::Prepared(prepared) => Some(prepared.job),

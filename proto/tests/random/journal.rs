@@ -9,23 +9,13 @@ use kiln_proto::message::*;
 use super::Random;
 
 impl Random {
-    pub(crate) fn lease(&mut self) -> Lease {
-        Lease {
-            term: self.u64(),
-            writer: self.writer(),
-            renewals: self.u64(),
-            url: self.text(),
-            resigned: self.bool(),
-        }
-    }
-
     pub(crate) fn writer(&mut self) -> WriterId {
         WriterId(u128::from(self.u64()) << 64 | u128::from(self.u64()))
     }
 
     pub(crate) fn record(&mut self) -> Record {
         let job = JobId::new(self.u64());
-        match self.below(13) {
+        match self.below(14) {
             0 => Record::Term {
                 url: self.text(),
                 at_ms: self.u64(),
@@ -76,6 +66,7 @@ impl Random {
                 status: Box::new(self.job()),
                 cleaned: self.bool(),
             },
+            12 => Record::Resigned,
             _ => Record::Alive,
         }
     }
