@@ -21,7 +21,7 @@ pub struct DriverSettings {
     pub allow_programs: bool,
     /// Where executors and clients reach this driver, as others are told that look for who leads.
     pub url: String,
-    /// How long a lease may stay as it is before a standby tries to lead, in milliseconds.
+    /// How long the journal may stay as it is before a standby tries to lead, in milliseconds.
     pub leader_lease_ms: u64,
     /// Entries of the journal after which a snapshot replaces them, however small they are.
     pub snapshot_entries: u64,

@@ -293,9 +293,14 @@ impl Worker {
         Duration::from_millis(welcome.0.heartbeat_ms.max(1))
     }
 
-    /// Takes a driver's welcome; false if it comes from an older driver than one heard of.
+    /// Takes a driver's welcome; false if it comes from an older driver of this storage than one
+    /// heard of. Drivers of different storages know nothing of one another.
     fn accept(&mut self, welcome: Welcome) -> Result<bool> {
-        if welcome.epoch < self.epoch {
+        let known = self
+            .welcome
+            .as_ref()
+            .filter(|(old, _)| old.storage == welcome.storage);
+        if known.is_some() && welcome.epoch < self.epoch {
             tracing::warn!(
                 epoch = welcome.epoch,
                 newest = self.epoch,
@@ -304,10 +309,6 @@ impl Worker {
             return Ok(false);
         }
         self.epoch = welcome.epoch;
-        let known = self
-            .welcome
-            .as_ref()
-            .filter(|(old, _)| old.storage == welcome.storage);
         let shuffle = match (&self.components.shuffle, known) {
             (Some(given), _) => given.clone(),
             (None, Some((_, open))) => open.clone(),

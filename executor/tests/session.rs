@@ -160,6 +160,19 @@ async fn a_stale_driver_is_left_for_a_newer_one() {
 }
 
 #[tokio::test]
+async fn drivers_of_different_storages_have_nothing_to_do_with_one_another() {
+    let mut stage = start().await;
+    let mut driver = stage.stream().await;
+    driver.welcome(7).await;
+    driver.running().await;
+    drop(driver);
+    let mut driver = stage.stream().await;
+    driver.welcome_to("memory:///elsewhere", 1).await;
+    driver.say(launch(1, SUCCEED, 0)).await;
+    driver.expect("#1 t1-a0 succeeded").await;
+}
+
+#[tokio::test]
 async fn an_executor_that_leaves_waits_for_its_attempts_even_without_a_driver() {
     let mut stage = start().await;
     let mut driver = stage.stream().await;
