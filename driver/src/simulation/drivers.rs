@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, StageGraph, TaskFailure, TextOptions};
+use kiln_engine::storage::ShuffleObject;
 use kiln_proto::message::{self, JobState, Record, Submission, WriterId};
 
 use super::executors::Order;
@@ -88,6 +89,9 @@ impl World {
                 leading.leader.compacted(outcome);
             }
             (Done::Listed(objects), Role::Leads(leading)) => {
+                let is_needless = |object: &&ShuffleObject| !leading.scheduler.needs(object);
+                let needless = objects.iter().flatten().filter(is_needless).count();
+                self.seen.needless += needless as u64;
                 leading.leader.listed(objects, clock);
                 self.write(number);
             }
@@ -283,7 +287,6 @@ impl World {
                 });
             }
             Action::Cleanup { job, objects } => {
-                self.seen.swept += u64::from(leading.scheduler.state(job).is_none());
                 process.work(async move {
                     while shuffle.delete_job(job, &objects).await.is_err() {}
                     Done::Tidied(job, None)

@@ -11,7 +11,8 @@
 //! exactly the rows that went in, and its output is there once; one that is not has none; nothing
 //! is left behind; and the journal, whole or compacted, says what the leader knows.
 //!
-//! `KILN_SEED=N` runs one seed and prints what happened; `KILN_SEEDS=N` runs N seeds.
+//! `KILN_SEED=N` runs one seed and prints what happened; `KILN_SEEDS=N` runs N seeds. `mutants/run`
+//! breaks the drivers on purpose, in every way that is listed there, and expects a failure.
 
 mod checks;
 #[path = "../../tests/simulation/data.rs"]

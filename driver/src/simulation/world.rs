@@ -77,8 +77,8 @@ pub(super) struct Summary {
     /// Jobs that a leader went on with, and of these, those whose output was being committed.
     pub(super) recovered: u64,
     pub(super) resumed_commits: u64,
-    /// Objects of jobs that nobody knows.
-    pub(super) swept: u64,
+    /// Objects that no job needed any more, and that a new leader found.
+    pub(super) needless: u64,
     pub(super) snapshots: u64,
     /// Conditional writes that were refused though nothing was there, and requests of any kind
     /// that were carried out though the answer was an error.
@@ -96,7 +96,7 @@ impl Summary {
             ("deposed", &mut self.deposed),
             ("recovered", &mut self.recovered),
             ("resumed commits", &mut self.resumed_commits),
-            ("swept", &mut self.swept),
+            ("needless objects", &mut self.needless),
             ("snapshots", &mut self.snapshots),
             ("conflicts", &mut self.conflicts),
             ("lost answers", &mut self.lost_answers),
