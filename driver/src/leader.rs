@@ -244,7 +244,7 @@ impl<A> Leader<A> {
 
     /// The driver leads no longer, by its own will, as soon as that is written.
     pub(crate) fn resign(&mut self) {
-        self.record(&Record::Resigned);
+        self.ledger.resign();
     }
 }
 

@@ -111,6 +111,12 @@ impl<A> Ledger<A> {
         self.trusted_until
     }
 
+    /// The driver leads no longer, by its own will: as soon as that is written others may.
+    pub(crate) fn resign(&mut self) {
+        (self.trusted_until, self.lease_ms) = (0, 0);
+        self.append_empty(&Record::Resigned);
+    }
+
     /// The leadership.
     pub(crate) fn term(&self) -> u64 {
         self.term
@@ -130,6 +136,13 @@ impl<A> Ledger<A> {
             }
         }
         Ok(())
+    }
+
+    /// Has a record written down that has nothing in it.
+    fn append_empty(&mut self, record: &Record) {
+        if let Err(error) = self.append(record) {
+            tracing::error!(reason = error.report(), "an empty record cannot be encoded");
+        }
     }
 
     /// Something to be done: it comes back if it may be done now, and waits if not.
@@ -201,11 +214,8 @@ impl<A> Ledger<A> {
             return None;
         }
         self.retry_at = None;
-        if self.log.is_settled()
-            && now >= self.renew_at
-            && let Err(error) = self.append(&Record::Alive)
-        {
-            tracing::error!(reason = error.report(), "an empty record cannot be encoded");
+        if self.log.is_settled() && now >= self.renew_at {
+            self.append_empty(&Record::Alive);
         }
         let write = self.log.take()?;
         self.writing_since.get_or_insert(now);

@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt};
 use kiln_engine::{Error, ErrorKind, Result};
 use kiln_executor::{ExecutorSettings, serve};
 use kiln_proto::convert::{control, status};
-use kiln_proto::message::{FromExecutor, NOT_LEADING, ToExecutor};
+use kiln_proto::message::{FromExecutor, NOT_LEADING, ToExecutor, Welcome};
 use kiln_proto::wire;
 use script::{Driver, GATED, SUCCEED, components, launch, settings};
 use tokio::net::TcpListener;
@@ -167,7 +167,13 @@ async fn drivers_of_different_storages_have_nothing_to_do_with_one_another() {
     driver.running().await;
     drop(driver);
     let mut driver = stage.stream().await;
-    driver.welcome_to("memory:///elsewhere", 1).await;
+    driver.expect("register host:1 protocol=3").await;
+    let welcome = ToExecutor::Welcome(Welcome {
+        epoch: 1,
+        storage: "memory:///elsewhere".into(),
+        heartbeat_ms: 100,
+    });
+    driver.say(welcome).await;
     driver.say(launch(1, SUCCEED, 0)).await;
     driver.expect("#1 t1-a0 succeeded").await;
 }

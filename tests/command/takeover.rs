@@ -143,6 +143,11 @@ fn a_standby_goes_on_when_its_leader_is_killed() {
 }
 
 #[test]
+fn a_standby_goes_on_when_its_leader_leaves() {
+    check_standby("TERM");
+}
+
+#[test]
 fn a_standby_goes_on_when_its_leader_stands_still_which_is_then_not_heard() {
     check_standby("STOP");
 }

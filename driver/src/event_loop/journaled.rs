@@ -150,6 +150,7 @@ impl EventLoop {
             if let Some((leader, _)) = &mut self.leader {
                 leader.resign();
             }
+            self.trust();
             self.flush().await;
         });
         if flushed.await.is_err() {

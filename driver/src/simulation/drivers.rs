@@ -83,6 +83,7 @@ impl World {
                     None => self.depose(number),
                 }
                 self.write(number);
+                self.leave_if_written(number);
             }
             (Done::Compacted(outcome), Role::Leads(leading)) => {
                 self.seen.snapshots += u64::from(outcome.is_ok());
@@ -153,6 +154,28 @@ impl World {
         process.stand_by();
         self.drivers.insert(number, process);
         self.later(200, Happening::Look(number));
+    }
+
+    /// A driver leads no longer, by its own will.
+    pub(super) fn leave(&mut self, number: u64) {
+        if let Some(leading) = self.leading(number) {
+            leading.leader.resign();
+            self.log(&format!("driver {number} resigns"));
+            let process = self.drivers.get_mut(&number).expect("it leads");
+            process.leaves = true;
+            self.write(number);
+        }
+    }
+
+    fn leave_if_written(&mut self, number: u64) {
+        let leaves = |process: &Process| match &process.role {
+            Role::Leads(leading) => process.leaves && leading.leader.is_settled(),
+            Role::StandsBy(_) => false,
+        };
+        if self.drivers.get(&number).is_some_and(leaves) {
+            self.seen.resigned += 1;
+            self.crash_driver(number);
+        }
     }
 
     /// Closes every stream of a driver.

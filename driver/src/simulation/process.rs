@@ -40,6 +40,8 @@ pub(super) struct Process {
     pub(super) shuffle: ShuffleStore,
     /// It does nothing until then.
     pub(super) stalled_until: Millis,
+    /// It has resigned, and ends when that is written.
+    pub(super) leaves: bool,
     /// What its clock shows at the simulation's time 0.
     pub(super) skew: Millis,
     pub(super) role: Role,
@@ -83,6 +85,7 @@ impl Process {
             stores: Arc::new(stores),
             shuffle,
             stalled_until: 0,
+            leaves: false,
             skew,
             role: Role::StandsBy(watch),
             works: Vec::new(),
@@ -123,6 +126,7 @@ impl Process {
     /// Leads no longer.
     pub(super) fn stand_by(&mut self) {
         self.works.clear();
+        self.leaves = false;
         let watch = Watch::new(self.settings.leader_lease_ms);
         self.role = Role::StandsBy(watch);
     }

@@ -74,6 +74,7 @@ pub(super) struct Summary {
     pub(super) cancelled: u64,
     pub(super) leaderships: u64,
     pub(super) deposed: u64,
+    pub(super) resigned: u64,
     /// Jobs that a leader went on with, and of these, those whose output was being committed.
     pub(super) recovered: u64,
     pub(super) resumed_commits: u64,
@@ -87,13 +88,14 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    fn counts(&mut self) -> [(&'static str, &mut u64); 11] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 12] {
         [
             ("done", &mut self.done),
             ("failed", &mut self.failed),
             ("cancelled", &mut self.cancelled),
             ("leaderships", &mut self.leaderships),
             ("deposed", &mut self.deposed),
+            ("resigned", &mut self.resigned),
             ("recovered", &mut self.recovered),
             ("resumed commits", &mut self.resumed_commits),
             ("needless objects", &mut self.needless),
@@ -505,6 +507,7 @@ impl World {
                 process.stalled_until = until.max(process.stalled_until);
             }
             (11, _, _) if self.drivers.len() < 4 => self.start_driver(),
+            (12, _, Some(number)) => self.leave(number),
             _ => {}
         }
         let again = self.random.u64(20..1_500);

@@ -76,13 +76,9 @@ pub(crate) fn settings() -> ExecutorSettings {
 }
 
 pub(crate) fn welcome(epoch: u64) -> ToExecutor {
-    welcome_to("memory:///shuffle", epoch)
-}
-
-fn welcome_to(storage: &str, epoch: u64) -> ToExecutor {
     ToExecutor::Welcome(Welcome {
         epoch,
-        storage: storage.into(),
+        storage: "memory:///shuffle".into(),
         heartbeat_ms: 100,
     })
 }
@@ -183,20 +179,11 @@ impl Driver {
 
     /// Accepts the registration.
     pub(crate) async fn welcome(&mut self, epoch: u64) {
-        self.greet(welcome(epoch)).await;
-    }
-
-    /// Accepts the registration, as a driver of that storage.
-    pub(crate) async fn welcome_to(&mut self, storage: &str, epoch: u64) {
-        self.greet(welcome_to(storage, epoch)).await;
-    }
-
-    async fn greet(&mut self, welcome: ToExecutor) {
         assert_eq!(
             self.hear().await.as_deref(),
             Some("register host:1 protocol=3")
         );
-        self.say(welcome).await;
+        self.say(welcome(epoch)).await;
     }
 
     pub(crate) async fn expect(&mut self, line: &str) {
