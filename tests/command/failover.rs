@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
 
 use kiln::Session;
+use kiln_testkit::proxy::{Network, Proxy};
 
-use crate::proxy::{Network, Proxy};
 use crate::support::{
     Driver, Guard, attempts, count_plainly, kiln, make_text, run, run_ok, signal, sorted_keys,
     top_json, wait_for, write,

@@ -4,8 +4,6 @@
 
 mod support;
 
-mod proxy;
-
 mod cli;
 
 mod wordcount;
