@@ -137,9 +137,9 @@ const LATER: [(S3Op, &str, u64); 2] = [
 const LATER_OUTPUT: [(S3Op, &str, u64); 8] = [
     (S3Op::Put, "/storage/journal/entries/", 2),
     (S3Op::Get, SHUFFLE, 2),
-    (S3Op::Put, "/out/_staging-", 2),
-    (S3Op::CreateMultipart, "/out/", 2),
-    (S3Op::PutPart, "/out/", 2),
+    (S3Op::Put, "/out/_staging-[0-9a-f]*/part-", 1),
+    (S3Op::CreateMultipart, "/out/", 1),
+    (S3Op::PutPart, "/out/", 1),
     (S3Op::CompleteMultipart, "/out/", 1),
     (S3Op::Put, "/out/_(claim|manifest)", 2),
     (S3Op::Put, "/out/_SUCCESS", 1),

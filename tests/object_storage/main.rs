@@ -8,7 +8,9 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
 
+use kiln_testkit::process::wait_for;
 use kiln_testkit::s3::{S3Fault, S3Op, S3Rule, S3Server};
 use place::{Cluster, Place};
 use serde_json::Value;
@@ -169,6 +171,31 @@ fn a_store_that_is_gone_ends_a_job_with_an_error() {
     let said = place.run(&["run", "wordcount", &input]);
     assert_ne!(said.code, Some(0), "{said:?}");
     assert!(said.stderr.contains(&input), "{said:?}");
+}
+
+#[test]
+fn a_client_waits_while_the_storage_of_its_driver_answers_nothing() {
+    let (server, place) = stand_in();
+    let cluster = Cluster::start(&place);
+    let jobs = ["jobs", "--driver", &cluster.url];
+    place.run_ok(&jobs);
+    let silent = S3Rule::new(&[], S3Fault::Status(503)).at("/storage/journal/");
+    let silent = server.add(silent);
+    // Until the driver has noticed, it answers.
+    wait_for("a client to wait", || {
+        let mut client = place.client(&jobs);
+        let stderr = client.child.stderr.take().expect("stderr is piped");
+        let mut said = String::new();
+        for line in BufReader::new(stderr).lines() {
+            said += &line.expect("stderr is text");
+            if said.contains("no driver leads yet, waiting") {
+                server.clear();
+            }
+        }
+        assert_eq!(client.ended(), Some(0), "{said}");
+        said.contains("waiting").then_some(())
+    });
+    assert!(silent.count() > 0);
 }
 
 /// The value of a variable that `.ci/object-stores` sets.

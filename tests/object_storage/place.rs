@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_engine::storage::{StoreSettings, Stores};
-use kiln_testkit::process;
+use kiln_testkit::process::{self, Guard};
 use object_store::ObjectStoreExt as _;
 
 /// How long a driver that was asked to leave may take before it is killed.
@@ -76,6 +76,13 @@ impl Place {
         let variables = self.variables.iter();
         command.envs(variables.map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Starts the command, to be heard.
+    pub(crate) fn client(&self, args: &[&str]) -> Guard {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Guard::start(command)
     }
 
     /// Runs the command to its end.
