@@ -16,6 +16,10 @@ mod failover;
 
 mod takeover;
 
+mod endurance;
+
+mod journal;
+
 mod files;
 
 mod frames;
