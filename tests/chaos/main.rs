@@ -1,6 +1,6 @@
-//! Whole jobs on a cluster of real processes, while these are killed, stopped, told to leave and cut
-//! off, and while the store fails: the answer is right, the output is there once, nothing is left
-//! behind, and nobody has to do anything.
+//! Whole jobs on a cluster of real processes, while these are killed, stopped, told to leave and
+//! cut off, and while the store fails: the answer is right, the output is there once, nothing is
+//! left behind, and nobody has to do anything.
 //!
 //! A round is what its seed says: a job, and faults that begin when the store sees a certain
 //! request. That request is held while the fault begins, or for as long as it lasts, so that a

@@ -64,8 +64,11 @@ impl<'a> Round<'a> {
         };
         let mut client = round.client(&root);
         round.suffer(&mut client);
-        round.heal(|_| true);
         store.server.clear();
+        wait_for("everything to be healed", || {
+            round.heal(|_| true);
+            round.ongoing.is_empty().then_some(())
+        });
         round.check(&mut client, &root);
         round.is_done = true;
         round.fired.clone()
@@ -158,12 +161,17 @@ impl<'a> Round<'a> {
         });
     }
 
-    /// Ends the faults that are over.
+    /// Ends the faults that are over. Whoever was told to leave takes its time.
     fn heal(&mut self, is_over: impl Fn(&Ongoing) -> bool) {
-        let over: Vec<_> = self
+        let members = &mut self.cluster.members;
+        let mut is_leaving = |ongoing: &Ongoing| match (ongoing.place, ongoing.fault.kind) {
+            (Some(place), Kind::Process(What::Leave, _)) => members[place].is_alive(),
+            _ => false,
+        };
+        let over = self
             .ongoing
-            .extract_if(.., |ongoing| is_over(ongoing))
-            .collect();
+            .extract_if(.., |ongoing| is_over(ongoing) && !is_leaving(ongoing));
+        let over: Vec<_> = over.collect();
         for Ongoing {
             fault,
             place,

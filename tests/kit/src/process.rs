@@ -1,5 +1,5 @@
-//! Processes of a test: started away from the settings of whoever runs it, stopped, woken, and ended
-//! with it, also when it fails.
+//! Processes of a test: started away from the settings of whoever runs it, stopped, woken, and
+//! ended with it, also when it fails.
 
 use std::ffi::OsStr;
 use std::process::{Child, Command, Stdio};
