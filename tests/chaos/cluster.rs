@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use kiln_testkit::process::{Guard, signal, wait_for};
-use kiln_testkit::proxy::{Network, Proxy};
+use kiln_testkit::proxy::Network;
 
 use crate::fault::{Cut, Who};
 use crate::network::Ways;
@@ -144,37 +144,33 @@ impl Cluster {
         }
     }
 
-    /// The place of somebody who is not busy with a fault.
-    pub(crate) fn find(&self, who: Who, number: usize) -> Option<usize> {
+    /// The places of those whom a fault is to meet, unless they are busy with another one.
+    pub(crate) fn find(&self, who: Who, number: usize) -> Vec<usize> {
         let leader = (0..DRIVERS).max_by_key(|&driver| self.members[driver].term());
         let leader = leader.expect("there are drivers");
-        let place = match who {
-            Who::Leader => leader,
-            Who::Standby => (leader + 1) % DRIVERS,
-            Who::Executor => {
-                let executors = (0..EXECUTORS).map(|next| DRIVERS + (number + next) % EXECUTORS);
-                return executors
-                    .into_iter()
-                    .find(|&place| !self.members[place].is_busy);
-            }
-        };
-        (!self.members[place].is_busy).then_some(place)
+        let is_free = |place: &usize| !self.members[*place].is_busy;
+        let executors = (0..EXECUTORS).map(|next| DRIVERS + (number + next) % EXECUTORS);
+        match who {
+            Who::Leader => vec![leader].into_iter().filter(is_free).collect(),
+            Who::Standby => vec![1 - leader].into_iter().filter(is_free).collect(),
+            Who::Executor => executors.filter(is_free).take(1).collect(),
+            Who::Everybody => (0..self.members.len()).filter(is_free).collect(),
+        }
     }
 
     /// Lets the network around a process do this.
     pub(crate) fn set_network(&self, place: usize, cut: Cut, network: Network) {
-        let mut ways: Vec<&Proxy> = Vec::new();
-        if cut.from_store {
-            ways.push(&self.members[place].ways.store);
-        }
-        if cut.from_peers {
-            ways.extend(&self.members[place].ways.drivers);
-            // Whoever dials this one, if it is a driver.
-            let all = self.members.iter().map(|member| &member.ways);
-            let dialling = all.chain([&self.client]);
-            ways.extend(dialling.filter_map(|ways| ways.drivers.get(place)));
-        }
-        for way in ways {
+        let member = &self.members[place].ways;
+        // Whom it dials, and who dials it if it is a driver.
+        let all = self.members.iter().map(|member| &member.ways);
+        let dialling = all.chain([&self.client]);
+        let dialling = dialling.filter_map(|ways| ways.drivers.get(place));
+        let peers = member
+            .drivers
+            .iter()
+            .chain(dialling.filter(|_| place < DRIVERS));
+        let store = cut.from_store.then_some(&member.store);
+        for way in store.into_iter().chain(peers.take(cut.from_peers)) {
             way.set(network);
         }
     }

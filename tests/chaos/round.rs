@@ -9,7 +9,7 @@ use kiln_testkit::proxy::Network;
 use kiln_testkit::s3::S3Fired;
 
 use crate::cluster::{Cluster, log};
-use crate::fault::{Fault, Kind, What, faults};
+use crate::fault::{Cut, Fault, Kind, What, faults};
 use crate::store::{BUCKET, Store};
 use crate::work::Work;
 
@@ -21,8 +21,8 @@ struct Ongoing {
     fault: Fault,
     /// When it ends.
     until: Instant,
-    /// Which process, if it is one of a process.
-    place: Option<usize>,
+    /// Which processes, if it is one of these.
+    places: Vec<usize>,
     /// What the store was told, if it is one of the store.
     rules: Vec<S3Fired>,
 }
@@ -106,99 +106,105 @@ impl<'a> Round<'a> {
             }
             self.begin(fault);
         }
-        let goes_on = |ongoing: &Ongoing| ongoing.place.is_some();
+        let goes_on = |ongoing: &Ongoing| !ongoing.places.is_empty();
         while self.ongoing.iter().any(goes_on) && client.is_alive() {
             self.heal(|ongoing| ongoing.until <= Instant::now());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Lets a fault happen, unless whom it is to meet has met another one.
+    /// Lets a fault begin, unless whom it is to meet has met another one.
     fn begin(&mut self, fault: Fault) {
         let mut until = Instant::now() + fault.lasts;
-        let (place, rules) = match fault.kind {
+        let mut rules = Vec::new();
+        let mut places = Vec::new();
+        match fault.kind {
             Kind::Process(what, who) => {
-                let Some(place) = self.cluster.find(who, fault.number) else {
-                    self.store.server.release();
-                    return self.tell(&format!("nobody is left for {fault:?}"));
-                };
-                let member = &mut self.cluster.members[place];
-                member.is_busy = true;
-                let name = member.name.clone();
-                match what {
-                    What::Kill => {
-                        member.signal("KILL");
-                        member.ended();
-                    }
-                    What::Stop => member.signal("STOP"),
-                    What::Leave => member.signal("TERM"),
-                    What::Cut => {
-                        let network = fault.cut.network();
-                        self.cluster.set_network(place, fault.cut, network);
-                    }
+                places = self.cluster.find(who, fault.number);
+                for &place in &places {
+                    self.strike(place, what, fault.cut);
                 }
-                self.tell(&format!("{name} {fault:?}"));
-                self.fired.push(fault.kind);
-                (Some(place), Vec::new())
+                if !places.is_empty() {
+                    self.fired.push(fault.kind);
+                }
             }
             Kind::Store(trouble) => {
-                self.tell(&format!("{fault:?}"));
-                let rules = trouble.rules(fault.times).into_iter();
-                let rules = rules.map(|rule| self.store.server.add(rule)).collect();
+                let told = trouble.rules(fault.times).into_iter();
+                rules = told.map(|rule| self.store.server.add(rule)).collect();
                 // It ends when it has met so many requests, or with the job.
                 until += DEADLINE;
-                (None, rules)
             }
-        };
-        if !fault.holds || place.is_none() {
+        }
+        self.tell(&format!("processes {places:?}: {fault:?}"));
+        if !fault.holds || places.is_empty() {
             self.store.server.release();
         }
         self.ongoing.push(Ongoing {
             fault,
             until,
-            place,
+            places,
             rules,
         });
+    }
+
+    /// Lets it happen to a process.
+    fn strike(&mut self, place: usize, what: What, cut: Cut) {
+        let member = &mut self.cluster.members[place];
+        member.is_busy = true;
+        match what {
+            What::Kill => {
+                member.signal("KILL");
+                member.ended();
+            }
+            What::Stop => member.signal("STOP"),
+            What::Leave => member.signal("TERM"),
+            What::Cut => self.cluster.set_network(place, cut, cut.network()),
+        }
+    }
+
+    /// Makes up for it.
+    fn restore(&mut self, place: usize, what: What, cut: Cut) {
+        let member = &mut self.cluster.members[place];
+        member.is_busy = false;
+        match what {
+            What::Kill => member.start(),
+            What::Stop => member.signal("CONT"),
+            What::Leave => {
+                let code = member.ended();
+                let name = &member.name;
+                assert_eq!(code, Some(0), "{name} did not leave in order");
+                member.start();
+            }
+            What::Cut => self.cluster.set_network(place, cut, Network::Whole),
+        }
     }
 
     /// Ends the faults that are over. Whoever was told to leave takes its time.
     fn heal(&mut self, is_over: impl Fn(&Ongoing) -> bool) {
         let members = &mut self.cluster.members;
-        let mut is_leaving = |ongoing: &Ongoing| match (ongoing.place, ongoing.fault.kind) {
-            (Some(place), Kind::Process(What::Leave, _)) => members[place].is_alive(),
+        let mut is_leaving = |ongoing: &Ongoing| match ongoing.fault.kind {
+            Kind::Process(What::Leave, _) => {
+                let mut places = ongoing.places.iter();
+                places.any(|&place| members[place].is_alive())
+            }
             _ => false,
         };
         let over = self
             .ongoing
             .extract_if(.., |ongoing| is_over(ongoing) && !is_leaving(ongoing));
-        let over: Vec<_> = over.collect();
-        for Ongoing {
-            fault,
-            place,
-            rules,
-            ..
-        } in over
-        {
-            if let (Some(place), Kind::Process(what, _)) = (place, fault.kind) {
-                let member = &mut self.cluster.members[place];
-                match what {
-                    What::Kill => member.start(),
-                    What::Stop => member.signal("CONT"),
-                    What::Leave => {
-                        let code = member.ended();
-                        assert_eq!(code, Some(0), "{} did not leave in order", member.name);
-                        member.start();
-                    }
-                    What::Cut => self.cluster.set_network(place, fault.cut, Network::Whole),
+        for over in over.collect::<Vec<_>>() {
+            let fault = over.fault;
+            if let Kind::Process(what, _) = fault.kind {
+                for &place in &over.places {
+                    self.restore(place, what, fault.cut);
                 }
-                self.cluster.members[place].is_busy = false;
             }
-            let met: u64 = rules.iter().map(S3Fired::count).sum();
-            rules.iter().for_each(S3Fired::end);
+            let met: u64 = over.rules.iter().map(S3Fired::count).sum();
+            over.rules.iter().for_each(S3Fired::end);
             if met > 0 {
                 self.fired.push(fault.kind);
             }
-            if fault.holds && place.is_some() {
+            if fault.holds && !over.places.is_empty() {
                 self.store.server.release();
             }
             self.tell(&format!("over: {:?}, requests met={met}", fault.kind));
