@@ -113,6 +113,9 @@ fn the_repository_is_tidy() {
         let exists = |name: &str| root.join(name).exists() || folder.join(name).exists();
         complaints.extend(check_names(page, &read(&root.join(page)), exists));
     }
+    let page = "docs/failure-model.md";
+    let test = |path: &str| fs::read_to_string(root.join(path)).ok();
+    complaints.extend(check_faults(page, &read(&root.join(page)), test));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -191,6 +194,25 @@ fn check_names(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Str
         .filter(|name| !name.contains(char::is_whitespace) && !exists(name))
         .map(|name| format!("{page}: names a file that is not there: {name}"))
         .collect()
+}
+
+/// Faults that the page about them tells of.
+const FAULTS: usize = 85;
+
+/// A page about faults has a row for each, and the tests that it names as `file::test` are there.
+fn check_faults(page: &str, text: &str, file: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let rows = (1..=FAULTS)
+        .filter(|number| !text.contains(&format!("\n| F{number:02} |")))
+        .map(|number| format!("{page}: has no row for F{number:02}"));
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named = quoted.filter_map(|name| name.split_once(".rs::"));
+    let missing = named
+        .filter(|(path, test)| {
+            let code = file(&format!("{path}.rs")).unwrap_or_default();
+            !code.contains(&format!("fn {test}("))
+        })
+        .map(|(path, test)| format!("{page}: names a test that is not there: {path}.rs::{test}"));
+    rows.chain(missing).collect()
 }
 
 /// Generated wire types stay in `proto` and where the sockets are.
@@ -552,6 +574,22 @@ fn pages_name_only_files_that_are_there() {
     let expected = ["src/b.rs", "docs/c.md"]
         .map(|name| format!("A.md: names a file that is not there: {name}"));
     assert_eq!(check_names("A.md", page, exists), expected);
+}
+
+#[test]
+fn pages_about_faults_name_only_tests_that_are_there() {
+    let rows: String = (1..FAULTS)
+        .map(|number| format!("| F{number:02} | x |\n"))
+        .collect();
+    let page = format!("\n{rows}`a.rs::one`, `a.rs::two`, `b.rs::one`, `no test`");
+    let file = |path: &str| (path == "a.rs").then(|| "fn one() {}".to_owned());
+    let complaints = check_faults("x.md", &page, file);
+    let expected = [
+        "x.md: has no row for F85",
+        "x.md: names a test that is not there: a.rs::two",
+        "x.md: names a test that is not there: b.rs::one",
+    ];
+    assert_eq!(complaints, expected);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_engine::id::JobId;
 use kiln_engine::{Error, Result};
-use kiln_proto::message::{JobState, JobStatus, STOPPED};
+use kiln_proto::message::{JobState, JobStatus, STOPPED, UNSURE};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -104,9 +104,9 @@ impl Board {
                     .trusted_until
                     .is_some_and(|until| Instant::now() >= until) =>
             {
-                Err(Error::unavailable(
-                    "this driver does not know whether it still leads: its storage does not answer",
-                ))
+                Err(Error::unavailable(format!(
+                    "{UNSURE}: its storage does not answer"
+                )))
             }
             Role::Leads | Role::Closed => Ok(()),
             Role::StandsBy(leader) => Err(stands_by(leader.as_deref())),

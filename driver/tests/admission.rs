@@ -70,6 +70,28 @@ async fn more_jobs_than_the_driver_takes_are_refused_until_one_has_ended() {
 }
 
 #[tokio::test]
+async fn of_a_thousand_submissions_at_once_as_many_are_taken_as_the_driver_takes() {
+    let driver = start(100);
+    let submissions = (0..1_000).map(|key| driver.submit(submission(key, 1)));
+    let answers = futures::future::join_all(submissions).await;
+    let refused: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| answer.as_ref().err())
+        .collect();
+    assert_eq!(answers.len() - refused.len(), 100);
+    assert!(
+        refused
+            .iter()
+            .all(|error| error.kind() == ErrorKind::Exhausted)
+    );
+    // It still answers.
+    let taken = answers.iter().flatten().next().expect("some were taken");
+    driver.cancel(*taken).await.expect("the job is known");
+    let one_more = driver.submit(submission(1_000, 1)).await;
+    one_more.expect("there is room again");
+}
+
+#[tokio::test]
 async fn a_weight_that_there_is_not_is_refused() {
     let driver = start(9);
     for (key, weight) in [(1, 0), (2, 1_001)] {

@@ -165,6 +165,10 @@ async fn a_job_is_submitted_once_per_key_watched_listed_and_cancelled() {
         (status.name.as_str(), status.state),
         ("a job", JobState::Cancelled)
     );
+    // Once more changes nothing.
+    client.cancel(id).await.expect("the job is known");
+    let again = client.get(id).await.expect("the job is known");
+    assert_eq!(again, status);
     let listed: Vec<_> = client.list().await.expect("the driver is there");
     assert_eq!(
         listed.iter().map(|status| status.id).collect::<Vec<_>>(),

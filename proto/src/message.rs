@@ -301,10 +301,13 @@ pub const NOT_LEADING: &str = "this driver does not lead";
 /// What a driver answers that is on its way out.
 pub const STOPPED: &str = "the driver has stopped";
 
+/// What a driver answers whose storage has been silent for so long that another one may lead.
+pub const UNSURE: &str = "this driver does not know whether it still leads";
+
 /// Whether `error` is a driver's word that it is not the one to ask, rather than its answer: to be
 /// asked again, of whoever leads.
 pub fn is_absence(error: &Error) -> bool {
-    let words = [NOT_LEADING, STOPPED];
+    let words = [NOT_LEADING, STOPPED, UNSURE];
     error.kind() == ErrorKind::Unavailable
         && words.iter().any(|words| error.message().starts_with(words))
 }

@@ -10,8 +10,8 @@ use std::process::{ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use kiln::Session;
+use kiln_testkit::proxy::{Network, Proxy};
 
-use crate::proxy::{Network, Proxy};
 use crate::support::{
     DEADLINE, Driver, Guard, attempts, count_plainly, kiln, make_text, run, run_ok, signal,
     sorted_keys, top_json, wait_for, write,

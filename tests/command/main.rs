@@ -4,8 +4,6 @@
 
 mod support;
 
-mod proxy;
-
 mod cli;
 
 mod wordcount;
@@ -17,6 +15,10 @@ mod cluster;
 mod failover;
 
 mod takeover;
+
+mod endurance;
+
+mod journal;
 
 mod files;
 

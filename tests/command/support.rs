@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes, also on a slow machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) use kiln_testkit::process::{Guard, signal, wait_for};
 
 /// How long a driver that was asked to leave may take before it is killed.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -53,60 +52,6 @@ pub(crate) fn run_ok<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Str
     said.stdout
 }
 
-/// A process that does not outlive its test.
-pub(crate) struct Guard {
-    pub(crate) child: Child,
-}
-
-impl Guard {
-    pub(crate) fn start(mut command: Command) -> Self {
-        Guard {
-            child: command.spawn().expect("the command starts"),
-        }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits for the process to end by itself.
-    pub(crate) fn ended(&mut self) -> Option<i32> {
-        let status = wait_for("a process to end", || {
-            self.child.try_wait().expect("a child can be waited for")
-        });
-        status.code()
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // It may have ended already; a stopped one has to be killed all the same.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Sends `signal` (`KILL`, `STOP`, `TERM`, …) to a process.
-pub(crate) fn signal(pid: u32, signal: &str) {
-    let sent = Command::new("kill")
-        .arg(format!("-{signal}"))
-        .arg(pid.to_string())
-        .status();
-    assert!(sent.expect("kill starts").success(), "kill -{signal} {pid}");
-}
-
-/// Asks again and again until there is an answer.
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(started.elapsed() < DEADLINE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// A driver of this test's own on a free port, without executors.
 pub(crate) struct Driver {
     pub(crate) guard: Guard,
@@ -147,21 +92,10 @@ impl Driver {
 
     /// Ends the driver in order, so that it clears its storage away, programs included.
     fn leave(&mut self) {
-        if self
-            .guard
-            .child
-            .try_wait()
-            .is_ok_and(|ended| ended.is_none())
-        {
+        if self.guard.is_alive() {
             signal(self.guard.pid(), "TERM");
             let started = Instant::now();
-            while started.elapsed() < FAREWELL
-                && self
-                    .guard
-                    .child
-                    .try_wait()
-                    .is_ok_and(|ended| ended.is_none())
-            {
+            while started.elapsed() < FAREWELL && self.guard.is_alive() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

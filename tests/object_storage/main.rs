@@ -8,9 +8,12 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
 
+use kiln_testkit::process::wait_for;
 use kiln_testkit::s3::{S3Fault, S3Op, S3Rule, S3Server};
 use place::{Cluster, Place};
+use regex::Regex;
 use serde_json::Value;
 
 const BUCKET: &str = "kiln-test";
@@ -169,6 +172,77 @@ fn a_store_that_is_gone_ends_a_job_with_an_error() {
     let said = place.run(&["run", "wordcount", &input]);
     assert_ne!(said.code, Some(0), "{said:?}");
     assert!(said.stderr.contains(&input), "{said:?}");
+}
+
+#[test]
+fn a_store_that_refuses_in_the_middle_of_a_job_ends_it_and_keeps_its_secrets() {
+    let (server, place) = stand_in();
+    place.put("in/1.txt", text().0.as_bytes());
+    let cluster = Cluster::start(&place);
+    let refused = S3Rule::new(&[S3Op::Get], S3Fault::Status(403)).at(SHUFFLE);
+    let refused = server.add(refused);
+    let (input, output) = (place.url("in"), place.url("out"));
+    let args = ["run", "wordcount", "--output", &output, &input, "--driver"];
+    let said = place.run(&[&args[..], &[&cluster.url]].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr.contains("AccessDenied"), "{said:?}");
+    assert!(refused.count() > 0);
+    let secrets = server.variables().into_iter();
+    let mut secrets = secrets.filter(|(name, _)| name.contains("KEY"));
+    assert!(
+        secrets.all(|(_, secret)| !said.stderr.contains(&secret)),
+        "{said:?}"
+    );
+    wait_for("what the job has made to be removed", || {
+        let keys = server.keys(BUCKET);
+        let shuffle = Regex::new(SHUFFLE).expect("a pattern");
+        let is_left = |key: &String| key.contains("/out/") || shuffle.is_match(key);
+        (!keys.iter().any(is_left) && server.uploads().is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_noticed_before_anything_is_read() {
+    let (server, place) = stand_in();
+    place.put("in/1.txt", b"a b a");
+    let input = place.url("in");
+    let writes = [S3Op::Put, S3Op::CreateMultipart];
+    let read_only = server.add(S3Rule::new(&writes, S3Fault::Status(403)));
+    for output in ["s3://no-such-bucket/out", &place.url("out")] {
+        let said = place.run(&["run", "wordcount", "--output", output, &input]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains(output), "{said:?}");
+    }
+    assert!(read_only.count() > 0);
+    let requests = server.requests();
+    let reads = requests.iter().filter(|made| made.op == S3Op::Get);
+    let reads: Vec<_> = reads.filter(|made| made.key.contains("/in/")).collect();
+    assert!(reads.is_empty(), "the input was read: {reads:?}");
+}
+
+#[test]
+fn a_client_waits_while_the_storage_of_its_driver_answers_nothing() {
+    let (server, place) = stand_in();
+    let cluster = Cluster::start(&place);
+    let jobs = ["jobs", "--driver", &cluster.url];
+    place.run_ok(&jobs);
+    let silent = S3Rule::new(&[], S3Fault::Status(503)).at("/storage/journal/");
+    let silent = server.add(silent);
+    // Until the driver has noticed, it answers.
+    wait_for("a client to wait", || {
+        let mut client = place.client(&jobs);
+        let stderr = client.child.stderr.take().expect("stderr is piped");
+        let mut said = String::new();
+        for line in BufReader::new(stderr).lines() {
+            said += &line.expect("stderr is text");
+            if said.contains("no driver leads yet, waiting") {
+                server.clear();
+            }
+        }
+        assert_eq!(client.ended(), Some(0), "{said}");
+        said.contains("waiting").then_some(())
+    });
+    assert!(silent.count() > 0);
 }
 
 /// The value of a variable that `.ci/object-stores` sets.

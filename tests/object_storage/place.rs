@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_engine::storage::{StoreSettings, Stores};
+use kiln_testkit::process::{self, Guard};
 use object_store::ObjectStoreExt as _;
 
 /// How long a driver that was asked to leave may take before it is killed.
@@ -71,18 +72,17 @@ impl Place {
 
     /// The command, with this place's variables and no others.
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
-        command.args(args).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            let prefixes = ["AWS_", "AZURE_", "GOOGLE_", "KILN_", "RUST_LOG"];
-            if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-                command.env_remove(&*name);
-            }
-        }
+        let mut command = process::command(env!("CARGO_BIN_EXE_kiln"), args);
         let variables = self.variables.iter();
         command.envs(variables.map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Starts the command, to be heard.
+    pub(crate) fn client(&self, args: &[&str]) -> Guard {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Guard::start(command)
     }
 
     /// Runs the command to its end.

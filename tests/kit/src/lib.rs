@@ -8,9 +8,14 @@
 //! [`s3::S3Server`] is a server that speaks S3's protocol and fails in its ways: a lost answer is
 //! a connection that closes, and what a client makes of that is part of the test.
 //!
+//! [`proxy::Proxy`] is a network between two processes that can be cut, and [`process`] starts,
+//! stops and ends processes.
+//!
 //! The kit knows no crate of Kiln, so that all of them can use it.
 
 mod faulty;
+pub mod process;
+pub mod proxy;
 pub mod s3;
 
 pub use faulty::{Failure, Fault, FaultyStore, Fired, Op, Request, Rule};

@@ -307,6 +307,28 @@ async fn a_server_that_hangs_is_left() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_held_is_carried_out_though_nobody_waits_for_it() {
+    let (server, store) = start();
+    let path = Path::from("late");
+    let held = server.add(S3Rule::new(&[S3Op::Put], S3Fault::Hold).times(1));
+    let writer = {
+        let (store, path) = (Arc::clone(&store), path.clone());
+        tokio::spawn(async move { store.put(&path, "late".into()).await })
+    };
+    while held.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    writer.abort();
+    assert!(writer.await.expect_err("it was given up").is_cancelled());
+    assert_eq!(server.keys("bkt"), [""; 0]);
+    server.release();
+    while server.keys("bkt").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read(&store, &path).await.expect("it is there"), "late");
+}
+
+#[tokio::test]
 async fn faults_of_a_program_are_set_over_its_own_door() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (server, store) = start();

@@ -132,9 +132,15 @@ impl Buckets {
         request: &HttpRequest,
     ) -> Result<HttpResponse, Refusal> {
         self.check(bucket, key, request)?;
-        let etag = quoted(&hex(&Md5::digest(&request.body)));
-        self.store(bucket, key, request.body.clone(), etag.clone());
+        let etag = self.keep(bucket, key, request.body.clone());
         Ok(HttpResponse::new(200).with("ETag", etag))
+    }
+
+    /// Stores an object whatever is there; its tag.
+    pub(super) fn keep(&mut self, bucket: &str, key: &str, data: Bytes) -> String {
+        let etag = quoted(&hex(&Md5::digest(&data)));
+        self.store(bucket, key, data, etag.clone());
+        etag
     }
 
     fn copy(

@@ -49,6 +49,8 @@ pub enum S3Fault {
     Hang,
     /// It is carried out so many milliseconds later.
     Delay(u64),
+    /// It is carried out when the server lets go of it, though whoever sent it may be dead by then.
+    Hold,
     /// Half of the answer's body comes, and then the connection is closed.
     Truncate,
     /// One bit in the middle of the answer's body is wrong.
@@ -180,6 +182,11 @@ impl Rules {
         for ready in &mut self.rules {
             ready.rule.times = 0;
         }
+    }
+
+    /// Ends one rule.
+    pub(super) fn end(&mut self, number: usize) {
+        self.rules[number].rule.times = 0;
     }
 
     /// How often each rule has fired.

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use fault::{S3Fault, S3Op, S3Rule};
 
@@ -74,10 +74,19 @@ impl S3Fired {
     pub fn count(&self) -> u64 {
         self.shared.lock().rules.fired()[self.number]
     }
+
+    /// Ends the rule.
+    pub fn end(&self) {
+        self.shared.lock().rules.end(self.number);
+    }
 }
 
 #[derive(Debug)]
-struct Shared(Mutex<Inside>);
+struct Shared {
+    inside: Mutex<Inside>,
+    /// Counts how often requests were let go.
+    released: watch::Sender<u64>,
+}
 
 #[derive(Debug)]
 struct Inside {
@@ -88,7 +97,7 @@ struct Inside {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,11 +112,13 @@ impl S3Server {
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         listener.set_nonblocking(true).expect("a socket");
-        let shared = Arc::new(Shared(Mutex::new(Inside {
+        let inside = Mutex::new(Inside {
             buckets: Buckets::new(buckets),
             rules: Rules::new(),
             log: Vec::new(),
-        })));
+        });
+        let (released, _) = watch::channel(0);
+        let shared = Arc::new(Shared { inside, released });
         let (stop, stopped) = oneshot::channel();
         let served = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -151,9 +162,15 @@ impl S3Server {
         }
     }
 
-    /// Ends every rule.
+    /// Ends every rule; what is held is let go.
     pub fn clear(&self) {
         self.shared.lock().rules.end_all();
+        self.release();
+    }
+
+    /// Lets go of all requests that are held.
+    pub fn release(&self) {
+        self.shared.released.send_modify(|count| *count += 1);
     }
 
     /// Begins chance anew with `seed`.
@@ -198,11 +215,24 @@ impl S3Server {
         Some(object.data.clone())
     }
 
+    /// Puts an object, past every rule.
+    pub fn put(&self, bucket: &str, key: &str, data: impl Into<Bytes>) {
+        self.shared.lock().buckets.keep(bucket, key, data.into());
+    }
+
     /// The keys of uploads that were begun and not ended.
     pub fn uploads(&self) -> Vec<String> {
         let inside = self.shared.lock();
         let uploads = inside.buckets.uploads.values();
         uploads.map(|upload| upload.key.clone()).collect()
+    }
+
+    /// The keys of those that have parts.
+    pub fn uploads_with_parts(&self) -> Vec<String> {
+        let inside = self.shared.lock();
+        let uploads = inside.buckets.uploads.values();
+        let with_parts = uploads.filter(|upload| !upload.parts.is_empty());
+        with_parts.map(|upload| upload.key.clone()).collect()
     }
 }
 
@@ -310,8 +340,11 @@ async fn answer(
         return Ok(Next::Request);
     }
     let target = Target::of(&request);
+    let mut released = shared.released.subscribe();
     let (fault, number) = begin(&request, &target, shared);
     match fault {
+        // The sender is in what is shared.
+        Some(S3Fault::Hold) => drop(released.changed().await),
         Some(S3Fault::Reset) => return Ok(Next::Reset),
         Some(S3Fault::Hang) => std::future::pending().await,
         Some(S3Fault::Delay(_)) => {
@@ -410,6 +443,7 @@ fn told(request: &HttpRequest, shared: &Shared) -> HttpResponse {
         ("GET", "/__fault") => json(inside.rules.fired().into()),
         ("DELETE", "/__fault") => {
             inside.rules.end_all();
+            shared.released.send_modify(|count| *count += 1);
             json(serde_json::Value::Null)
         }
         ("GET", "/__log") => json(serde_json::json!(inside.log)),

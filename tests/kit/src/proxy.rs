@@ -1,7 +1,8 @@
 //! A network between two processes of a test, and what can go wrong in it.
 //!
-//! Whoever is to be cut off is given the proxy's address instead of the driver's. What happens to
-//! connections is said by [`Proxy::set`], for those that are open too, and is counted.
+//! Whoever is to be cut off is given the proxy's address instead of the server's. What happens to
+//! connections is said by [`Proxy::set`], for those that are open too, and is counted. It needs no
+//! rights that a test may lack, and cuts each way between two processes on its own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,34 +17,39 @@ use tokio::sync::watch;
 
 /// What the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Network {
+pub enum Network {
     /// It brings everything.
     Whole,
+    /// It brings nothing for now, and everything when it is another one: a cable that is out for
+    /// less time than it takes either side to give up.
+    Stalled,
     /// It brings everything, later.
     Slow(Duration),
     /// It brings nothing, and says nothing of that.
     Silent,
-    /// It brings what goes to the driver, and nothing back.
+    /// It brings what goes to the server, and nothing back.
     OneWay,
-    /// It resets connections when so many bytes have come from the driver over each.
+    /// It resets connections when so many bytes have come from the server over each.
     ResetAfter(usize),
 }
 
-/// A network between a driver and somebody else.
-pub(crate) struct Proxy {
-    pub(crate) url: String,
+/// A network between a server and somebody else.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens, as `http://127.0.0.1:PORT`.
+    pub url: String,
     network: watch::Sender<Network>,
     faults: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
 impl Proxy {
-    /// A network before the driver at `url`.
-    pub(crate) fn to(url: &str) -> Self {
-        let driver: SocketAddr = url
+    /// A network before the server at `url`, which need not be there yet.
+    pub fn to(url: &str) -> Self {
+        let server: SocketAddr = url
             .strip_prefix("http://")
             .and_then(|address| address.parse().ok())
-            .expect("a driver's URL");
+            .expect("a server's URL");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -54,7 +60,7 @@ impl Proxy {
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let (network, weather) = watch::channel(Network::Whole);
         let faults = Arc::new(AtomicUsize::new(0));
-        runtime.spawn(accept(listener, driver, weather, Arc::clone(&faults)));
+        runtime.spawn(accept(listener, server, weather, Arc::clone(&faults)));
         Proxy {
             url,
             network,
@@ -64,27 +70,27 @@ impl Proxy {
     }
 
     /// Changes the network.
-    pub(crate) fn set(&self, network: Network) {
+    pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
 
     /// How often something was not brought, or a connection was reset.
-    pub(crate) fn faults(&self) -> usize {
+    pub fn faults(&self) -> usize {
         self.faults.load(Ordering::Relaxed)
     }
 }
 
 async fn accept(
     listener: TcpListener,
-    driver: SocketAddr,
+    server: SocketAddr,
     network: watch::Receiver<Network>,
     faults: Arc<AtomicUsize>,
 ) {
     while let Ok((near, _)) = listener.accept().await {
         let (network, faults) = (network.clone(), Arc::clone(&faults));
         tokio::spawn(async move {
-            // A driver that is not there closes the connection.
-            let Ok(far) = TcpStream::connect(driver).await else {
+            // A server that is not there closes the connection.
+            let Ok(far) = TcpStream::connect(server).await else {
                 return;
             };
             for socket in [&near, &far] {
@@ -121,7 +127,7 @@ struct Way {
 
 impl Way {
     /// Brings bytes until either end closes or the network breaks.
-    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn carry(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut buffer = vec![0; 16 << 10];
         let mut carried = 0;
         // It may come to its end by an error too.
@@ -130,6 +136,14 @@ impl Way {
             carried += read;
             match network {
                 Network::Whole => {}
+                Network::Stalled => {
+                    self.fault();
+                    let ends = self.network.wait_for(|now| *now != Network::Stalled);
+                    // Without a proxy there is nobody to bring it.
+                    if ends.await.is_err() {
+                        return;
+                    }
+                }
                 Network::Slow(pause) => tokio::time::sleep(pause).await,
                 Network::Silent => {
                     self.fault();
