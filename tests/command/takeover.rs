@@ -113,6 +113,8 @@ fn a_job_outlives_a_driver_that_is_killed_and_started_again() {
 fn check_standby(fault: &str) {
     let place = Place::new();
     let first = place.driver("127.0.0.1:0");
+    // Its client waits until it leads, so the other one does not.
+    run_ok(["jobs", "--driver", &first.url]);
     let second = place.driver("127.0.0.1:0");
     let both = format!("{},{}", first.url, second.url);
     let _executor = executor(&both);
