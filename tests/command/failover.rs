@@ -10,11 +10,12 @@ use std::process::{ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use kiln::Session;
+use kiln_testkit::process::DEADLINE;
 use kiln_testkit::proxy::{Network, Proxy};
 
 use crate::support::{
-    DEADLINE, Driver, Guard, attempts, count_plainly, kiln, make_text, run, run_ok, signal,
-    sorted_keys, top_json, wait_for, write,
+    Driver, Guard, attempts, count_plainly, kiln, make_text, run, run_ok, signal, sorted_keys,
+    top_json, wait_for, write,
 };
 
 /// A waiting client, and what it says on stderr.
