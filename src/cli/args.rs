@@ -23,6 +23,8 @@ mod tpch;
 
 mod follow;
 
+mod gc;
+
 mod driver;
 mod executor;
 
@@ -35,6 +37,7 @@ pub(crate) use executor::ExecutorArgs;
 pub(crate) use explain::{ExplainArgs, ExplainTpchArgs, Explained};
 pub(crate) use files::{HeadArgs, SchemaArgs, StatsArgs};
 pub(crate) use follow::{JobIdArgs, ListArgs};
+pub(crate) use gc::GcArgs;
 pub(crate) use job::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
 pub(crate) use new::NewArgs;
 pub(crate) use run::RunArgs;
@@ -94,6 +97,8 @@ pub(crate) enum Command {
     Wait(JobIdArgs),
     /// Stop a job
     Cancel(JobIdArgs),
+    /// Remove what killed processes have left behind; nothing of jobs that go on
+    Gc(GcArgs),
     /// Be the driver of a cluster
     Driver(DriverArgs),
     /// Be an executor of a cluster

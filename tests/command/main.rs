@@ -18,6 +18,8 @@ mod failover;
 
 mod takeover;
 
+mod gc;
+
 mod files;
 
 mod frames;
