@@ -236,7 +236,7 @@ mod tests {
         let found = abandoned(path).expect("it can be read").pop();
         let found = found.expect("one of another kind is left");
         assert_eq!((found.path(), found.contents()), (other.as_path(), (2, 8)));
-        assert_eq!(paths(path), [PathBuf::new(); 0], "somebody has it");
+        assert_eq!(paths(path), Vec::<PathBuf>::new(), "somebody has it");
         found.remove().expect("nothing is in the way");
         assert!(!other.exists());
         let (living, next) = (living.path().to_owned(), drop_and_name(living, next));
@@ -259,7 +259,7 @@ mod tests {
         fs::write(at("kiln-driver-file"), "").expect("room for a file");
         fs::create_dir(at("something-else")).expect("room for a directory");
         fs::write(at("something-else").join(LOCK), "").expect("room for a file");
-        assert_eq!(paths(parent.path()), [PathBuf::new(); 0]);
-        assert_eq!(paths(&at("missing")), [PathBuf::new(); 0]);
+        assert_eq!(paths(parent.path()), Vec::<PathBuf>::new());
+        assert_eq!(paths(&at("missing")), Vec::<PathBuf>::new());
     }
 }

@@ -119,6 +119,14 @@ pub(crate) struct GlobalResources {
     pub(crate) memory: Option<u64>,
 }
 
+/// How much of a cluster a job may have, accepted before and after the job.
+#[derive(Debug, Args, Clone, Copy)]
+pub(crate) struct JobShare {
+    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", global = true, display_order = 104, value_parser = parse_weight)]
+    pub(crate) weight: Option<u32>,
+}
+
 const THREADS_MAX: usize = 4096;
 
 fn parse_weight(text: &str) -> Result<u32, String> {

@@ -219,7 +219,7 @@ fn what_an_executor_writes_for_a_job_that_is_over_goes() {
     assert_eq!(cancelled, format!("cancelled {id}\n"));
     signal(second.guard.pid(), "TERM");
     assert_eq!(second.guard.ended(), Some(0));
-    assert_eq!(objects(&storage, &id), [PathBuf::new(); 0]);
+    assert_eq!(objects(&storage, &id), Vec::<PathBuf>::new());
     place.open();
     let object = wait_for("the attempt to end", || objects(&storage, &id).pop());
     signal(executor.pid(), "KILL");
@@ -236,7 +236,7 @@ fn what_an_executor_writes_for_a_job_that_is_over_goes() {
         (&removed["removed"], &removed["left"][0]["objects"]),
         (&true.into(), &1.into())
     );
-    assert_eq!(objects(&storage, &id), [PathBuf::new(); 0]);
+    assert_eq!(objects(&storage, &id), Vec::<PathBuf>::new());
     assert_eq!(place.ok(["gc", "--storage", &storage]), NOTHING);
     // The journal is as good as before.
     let third = place.driver(Some(&storage));

@@ -423,6 +423,17 @@ async fn programs_go_that_no_job_has_called_for_long() {
     for number in [LIVE, ENDED, 8] {
         age(&place(number));
     }
+    // Who asks is told to bring an old one again, before it might go.
+    let shuffle = ShuffleStore::open(&world.stores, &world.url).expect("a store");
+    let settings = DriverSettings {
+        allow_programs: true,
+        ..DriverSettings::default()
+    };
+    let admission = programs::Admission::new(&settings, &shuffle);
+    for (number, is_relied_upon) in [(8, false), (9, true)] {
+        let has = admission.has(digest(number)).await;
+        assert_eq!(has.expect("the storage answers"), is_relied_upon);
+    }
     check_found(
         &world,
         &expect![[r#"

@@ -44,7 +44,7 @@ pub(super) fn run(words: &[OsString], given: &SubmitArgs) -> Outcome {
     let mut command = Command::new(&path);
     command.args(&args.arguments);
     command.env("KILN_DRIVER", driver.to_string());
-    if let Some(weight) = args.weight.or(given.weight) {
+    if let Some(weight) = args.share.weight.or(given.share.weight) {
         command.env("KILN_WEIGHT", weight.to_string());
     }
     if args.wait || given.wait {

@@ -8,7 +8,13 @@
 //! [`s3::S3Server`] is a server that speaks S3's protocol and fails in its ways: a lost answer is
 //! a connection that closes, and what a client makes of that is part of the test.
 //!
+//! [`cargo`] knows where programs are that tests start.
+//!
 //! The kit knows no crate of Kiln, so that all of them can use it.
+
+mod occasion;
+
+pub mod cargo;
 
 mod faulty;
 pub mod s3;
