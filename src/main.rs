@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Job(args) => cli::job::run(args),
         Command::Wait(args) => cli::wait::run(args),
         Command::Cancel(args) => cli::cancel::run(args),
+        Command::Gc(args) => cli::gc::run(args),
         Command::Driver(args) => cli::driver::run(args),
         Command::Executor(args) => cli::executor::run(args),
         Command::Cluster(args) => cli::cluster::run(args),

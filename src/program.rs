@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use kiln_driver::client::{Client, PROGRAM_PIECE_BYTES};
 use kiln_engine::id::JobId;
-use kiln_engine::plan::{Binary, Program};
+use kiln_engine::plan::{Binary, Program, Sha256};
 use kiln_engine::storage::sha256_of_file;
 use kiln_engine::{Error, Result, limits};
 use kiln_proto::message::{OfferedProgram, PROTOCOL_VERSION, platform};
@@ -31,8 +31,10 @@ pub(crate) struct Hosted {
     limits: ProgramLimits,
     environment: BTreeMap<String, String>,
     jobs_file: Option<PathBuf>,
-    /// Its binary in the storage of the one cluster that it talks to.
-    staged: OnceCell<Binary>,
+    /// Whether it is Kiln itself, which every executor has.
+    is_kiln: bool,
+    /// The SHA-256 of its binary, and its bytes.
+    hashed: OnceCell<(Sha256, u64)>,
 }
 
 /// What the functions of a program may use in one process.
@@ -65,7 +67,8 @@ impl Hosted {
             limits,
             environment,
             jobs_file: std::env::var_os(JOBS_FILE_VARIABLE).map(PathBuf::from),
-            staged: OnceCell::new(),
+            is_kiln: false,
+            hashed: OnceCell::new(),
         }
     }
 
@@ -73,21 +76,25 @@ impl Hosted {
     fn kiln(functions: Vec<String>) -> Self {
         let limits = ProgramLimits::default();
         Hosted {
-            staged: OnceCell::new_with(Some(Binary::Kiln)),
+            is_kiln: true,
             ..Hosted::this_process(functions, limits, BTreeMap::new())
         }
     }
 
-    /// The program as a driver is told of it, in its storage by then.
+    /// The program as a driver is told of it, in its storage by then. That is asked for each job
+    /// anew: what no job has called for long does not stay there.
     ///
     /// # Errors
     /// What reading the binary and the driver answer.
     async fn offer(&self, client: &Client) -> Result<OfferedProgram> {
-        let binary = self.staged.get_or_try_init(|| stage_this_process(client));
+        let binary = match self.is_kiln {
+            true => Binary::Kiln,
+            false => self.stage_this_process(client).await?,
+        };
         let ProgramLimits { memory, call_ms } = self.limits;
         Ok(OfferedProgram {
             program: Program {
-                binary: *binary.await?,
+                binary,
                 memory,
                 call_ms,
                 environment: self.environment.clone(),
@@ -96,6 +103,17 @@ impl Hosted {
             protocol: PROTOCOL_VERSION,
             functions: self.functions.clone(),
         })
+    }
+
+    /// Puts the binary of this process into the cluster's storage, unless it is there.
+    async fn stage_this_process(&self, client: &Client) -> Result<Binary> {
+        let path = this_binary()?;
+        let hashed = self.hashed.get_or_try_init(|| hash(path.clone())).await;
+        let (sha256, bytes) = *hashed?;
+        tracing::debug!(%sha256, bytes, "staging the program");
+        let binary = || pieces(path.clone());
+        client.stage_program(sha256, bytes, binary).await?;
+        Ok(Binary::Staged { sha256, bytes })
     }
 
     /// Tells whoever started this program, if they asked, that it has submitted a job.
@@ -141,17 +159,9 @@ pub(crate) async fn offered(
     }
 }
 
-/// Puts the binary of this process into the cluster's storage, unless it is there.
-async fn stage_this_process(client: &Client) -> Result<Binary> {
-    let path = this_binary()?;
-    let read = path.clone();
-    let hashed = tokio::task::spawn_blocking(move || sha256_of_file(&read)).await;
-    let (sha256, bytes) = hashed
-        .map_err(|error| Error::internal("hashing the program was cut off").with_source(error))??;
-    tracing::debug!(%sha256, bytes, "staging the program");
-    let binary = || pieces(path.clone());
-    client.stage_program(sha256, bytes, binary).await?;
-    Ok(Binary::Staged { sha256, bytes })
+async fn hash(path: PathBuf) -> Result<(Sha256, u64)> {
+    let hashed = tokio::task::spawn_blocking(move || sha256_of_file(&path)).await;
+    hashed.map_err(|error| Error::internal("hashing the program was cut off").with_source(error))?
 }
 
 /// The file that this process was started from, even if another has its name by now.

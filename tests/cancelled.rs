@@ -4,13 +4,10 @@
 //! request that the test names, which is awaited; when the job is cancelled the request must be
 //! given up and the executor's slot must be free for another job, though the store never answers.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::{DataType, Field, Schema};
-use futures::stream::BoxStream;
-use futures::{StreamExt as _, stream};
+use futures::stream;
 use kiln_driver::{Driver, DriverHandle, DriverSettings};
 use kiln_engine::expr::{col, count_all};
 use kiln_engine::id::JobId;
@@ -20,125 +17,26 @@ use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, TextOptions};
 use kiln_engine::storage::{Compression, ShuffleStore, Stores, local_url};
 use kiln_executor::{Components, ExecutorSettings, Link};
 use kiln_proto::message::{FromExecutor, JobState, Submission};
+use kiln_testkit::{Fault, FaultyStore, Fired, Op, Rule};
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 use tokio::sync::mpsc;
 
-/// At what the store stands still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    Reading,
-    Writing,
-    /// Nothing that was begun is removed either.
-    WritingAndRemoving,
-}
-
-/// A store that stands still while it is told to, and says when it does and when that is over.
-#[derive(Debug)]
-struct Standing {
-    objects: InMemory,
-    at: At,
-    stands: AtomicBool,
-    begun: mpsc::UnboundedSender<()>,
-    given_up: mpsc::UnboundedSender<()>,
-}
-
-/// Somebody who waits for the store, until they do not any more.
-struct Waiting(mpsc::UnboundedSender<()>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        // At the end of the test nobody listens.
-        let _ = self.0.send(());
-    }
-}
-
-impl Standing {
-    async fn stand_still(&self, here: bool) {
-        if here && self.stands.load(Ordering::Relaxed) {
-            let _waiting = Waiting(self.given_up.clone());
-            self.begun.send(()).expect("the test listens");
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Standing")
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Standing {
-    async fn put_opts(&self, at: &Path, bytes: PutPayload, how: PutOptions) -> Result<PutResult> {
-        self.stand_still(self.at != At::Reading).await;
-        self.objects.put_opts(at, bytes, how).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        at: &Path,
-        how: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.stand_still(self.at != At::Reading).await;
-        self.objects.put_multipart_opts(at, how).await
-    }
-
-    async fn get_opts(&self, at: &Path, how: GetOptions) -> Result<GetResult> {
-        self.stand_still(self.at == At::Reading).await;
-        self.objects.get_opts(at, how).await
-    }
-
-    fn delete_stream(
-        &self,
-        all: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        let stands = self.at == At::WritingAndRemoving && self.stands.load(Ordering::Relaxed);
-        match stands {
-            true => stream::pending().boxed(),
-            false => self.objects.delete_stream(all),
-        }
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.objects.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.objects.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, how: CopyOptions) -> Result<()> {
-        self.objects.copy_opts(from, to, how).await
-    }
-}
+/// Requests by which an object comes into the store.
+const WRITING: &[Op] = &[Op::Put, Op::PutIfAbsent, Op::CreateMultipart];
 
 /// A driver and an executor with a single slot, over a store that stands still.
 struct Stage {
     driver: DriverHandle,
-    store: Arc<Standing>,
-    begun: mpsc::UnboundedReceiver<()>,
-    given_up: mpsc::UnboundedReceiver<()>,
+    store: Arc<FaultyStore>,
+    /// The requests at which the store stands still.
+    held: Fired,
     directory: tempfile::TempDir,
 }
 
-async fn start(at: At) -> Stage {
-    let (begun_to, begun) = mpsc::unbounded_channel();
-    let (given_up_to, given_up) = mpsc::unbounded_channel();
-    let store = Arc::new(Standing {
-        objects: InMemory::new(),
-        at,
-        stands: AtomicBool::new(true),
-        begun: begun_to,
-        given_up: given_up_to,
-    });
-    let objects: Arc<dyn ObjectStore> = store.clone();
-    let shuffle = ShuffleStore::new(objects, "shuffle".into(), Compression::Lz4);
+async fn start(at: &[Op]) -> Stage {
+    let store = FaultyStore::new(Arc::new(InMemory::new()));
+    let held = store.add(Rule::new(at, Fault::Hold));
+    let shuffle = ShuffleStore::new(store.clone(), "shuffle".into(), Compression::Lz4);
     let stores = Arc::new(Stores::new());
     let components = kiln_driver::Components {
         stores: Arc::clone(&stores),
@@ -172,8 +70,7 @@ async fn start(at: At) -> Stage {
     Stage {
         driver,
         store,
-        begun,
-        given_up,
+        held,
         directory: tempfile::tempdir().expect("a temporary directory"),
     }
 }
@@ -214,14 +111,9 @@ impl Stage {
         submitted.expect("the job is taken")
     }
 
-    /// Waits until nobody waits for the store.
-    async fn all_given_up(&mut self) {
-        loop {
-            self.given_up.recv().await.expect("it is given up");
-            if self.begun.try_recv().is_err() {
-                return;
-            }
-        }
+    /// Waits until the store stands still at another request than those of before.
+    async fn stands_still(&self, before: u64) {
+        self.held.reached(before + 1).await;
     }
 
     async fn ended(&self, job: JobId) -> JobState {
@@ -231,34 +123,41 @@ impl Stage {
     }
 }
 
-async fn check(at: At) {
-    let mut stage = start(at).await;
+async fn check(at: &[Op], and_removing: bool) {
+    let stage = start(at).await;
+    // What was begun is not removed either.
+    let removing = Rule::new(&[Op::Delete], Fault::Hold);
+    let removing = and_removing.then(|| stage.store.add(removing));
     let job = stage.submit(1).await;
-    stage.begun.recv().await.expect("it comes to that");
+    stage.stands_still(0).await;
     stage.driver.cancel(job).await.expect("the job is known");
     assert_eq!(stage.ended(job).await, JobState::Cancelled);
-    stage.all_given_up().await;
+    stage.held.deserted().await;
     // The only slot is free: the next job comes as far as the first one, and further if it may.
+    let before = stage.held.count();
     let next = stage.submit(2).await;
-    stage.begun.recv().await.expect("it comes to that");
+    stage.stands_still(before).await;
     stage.driver.cancel(next).await.expect("the job is known");
-    stage.all_given_up().await;
-    stage.store.stands.store(false, Ordering::Relaxed);
+    stage.held.deserted().await;
+    stage.held.release();
     let last = stage.submit(3).await;
     assert_eq!(stage.ended(last).await, JobState::Done);
+    if let Some(removing) = removing {
+        removing.reached(1).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_waits_for_what_it_reads_is_given_up() {
-    check(At::Reading).await;
+    check(&[Op::Get, Op::Head], false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_waits_for_what_it_writes_is_given_up() {
-    check(At::Writing).await;
+    check(WRITING, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_whose_output_cannot_be_removed_is_given_up() {
-    check(At::WritingAndRemoving).await;
+    check(WRITING, true).await;
 }

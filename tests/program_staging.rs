@@ -11,7 +11,7 @@ use kiln_driver::{Driver, DriverSettings, service};
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::storage::{Compression, ShuffleStore, Stores, local_url};
 use kiln_executor::{Components, ExecutorSettings};
-use kiln_testkit::{FaultyStore, Op};
+use kiln_testkit::{FaultyStore, Op, cargo};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use tokio::net::TcpListener;
@@ -33,13 +33,8 @@ fn shuffle(store: &Arc<FaultyStore>) -> ShuffleStore {
 /// The test program, at least as large as is asked for: what is behind the end of an executable
 /// is not looked at.
 fn large_program(directory: &FilePath) -> PathBuf {
-    let tests = std::env::current_exe().expect("this is a process");
-    let built = tests
-        .parent()
-        .and_then(FilePath::parent)
-        .expect("cargo's folders");
     let path = directory.join("program");
-    std::fs::copy(built.join("examples/test_program"), &path).expect("cargo builds examples");
+    std::fs::copy(cargo::example("test_program"), &path).expect("cargo builds examples");
     let file = std::fs::OpenOptions::new()
         .write(true)
         .open(&path)

@@ -103,6 +103,23 @@ pub async fn discard(stores: &Stores, job: JobId, output: &Output) -> Result<()>
     }
 }
 
+/// What there is of `job` that [`discard`] would look at: how many files, and their bytes; none
+/// where there is nothing.
+///
+/// # Errors
+/// What storage answered.
+pub async fn left_behind(
+    stores: &Stores,
+    job: JobId,
+    output: &Output,
+) -> Result<Option<(u64, u64)>> {
+    let staging = staging_url(&output.url, job)?;
+    match Local::new(job, output, &staging) {
+        Some(local) => local.run(|place| place.left_behind()).await,
+        None => remote(stores, job, output, &staging)?.left_behind().await,
+    }
+}
+
 /// Does for a staging directory that is found in storage what [`discard`] does for a job: the
 /// caller knows that the job has ended, or that nobody knows of it any more.
 ///
@@ -166,10 +183,10 @@ impl Local {
     }
 
     /// Runs file system calls where they may wait.
-    async fn run(
+    async fn run<T: Send + 'static>(
         self,
-        work: impl FnOnce(&local::Place<'_>) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
+        work: impl FnOnce(&local::Place<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let done = tokio::task::spawn_blocking(move || {
             work(&local::Place {
                 files: &disk::Disk,

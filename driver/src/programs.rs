@@ -1,6 +1,7 @@
 //! Programs of users: which are let in, and how they come into the storage.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use kiln_engine::plan::{Binary, Sha256};
 use kiln_engine::storage::{ProgramStore, ShuffleStore, Staging};
@@ -8,6 +9,20 @@ use kiln_engine::{Error, Result, limits};
 use kiln_proto::message::{OfferedProgram, PROTOCOL_VERSION, Submission, platform};
 
 use crate::settings::DriverSettings;
+
+/// How long a program stays in the storage that no job calls.
+pub(crate) const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A program that has been there for so long is to be brought again: between the time that its
+/// owner is told that it is there and the job that calls it, nobody may take it for one that is
+/// not called. What is left until [`KEPT`] is more than submitting takes and clocks differ by.
+const RELIED_UPON: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Whether something that was put there at `since` has been there for `age`. What a clock says is
+/// yet to come is not old.
+pub(crate) fn is_old(since: SystemTime, age: Duration) -> bool {
+    since.elapsed().is_ok_and(|elapsed| elapsed >= age)
+}
 
 /// Lets programs in, or does not.
 #[derive(Clone)]
@@ -53,9 +68,9 @@ impl Admission {
         let Binary::Staged { sha256, bytes } = offered.program.binary else {
             return Ok(());
         };
-        match self.store.bytes(sha256).await? {
-            Some(found) if found == bytes => Ok(()),
-            Some(found) => Err(Error::invalid(format!(
+        match self.store.find(sha256).await? {
+            Some((found, _)) if found == bytes => Ok(()),
+            Some((found, _)) => Err(Error::invalid(format!(
                 "a program is in the storage with another size sha256={sha256} bytes={found} \
                  expected={bytes}"
             ))),
@@ -65,10 +80,11 @@ impl Admission {
         }
     }
 
-    /// Whether a program is in the storage already.
+    /// Whether a program is in the storage already, and will stay until a job calls it.
     pub(crate) async fn has(&self, sha256: Sha256) -> Result<bool> {
         self.check_allowed()?;
-        Ok(self.store.bytes(sha256).await?.is_some())
+        let found = self.store.find(sha256).await?;
+        Ok(found.is_some_and(|(_, since)| !is_old(since, RELIED_UPON)))
     }
 
     /// Begins to put a program into the storage.

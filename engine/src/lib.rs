@@ -16,6 +16,8 @@ pub mod metrics;
 
 mod cancel;
 
+pub mod scratch;
+
 pub mod kernel;
 
 pub mod udf;

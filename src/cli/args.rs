@@ -23,6 +23,8 @@ mod tpch;
 
 mod follow;
 
+mod gc;
+
 mod driver;
 mod executor;
 
@@ -35,6 +37,7 @@ pub(crate) use executor::ExecutorArgs;
 pub(crate) use explain::{ExplainArgs, ExplainTpchArgs, Explained};
 pub(crate) use files::{HeadArgs, SchemaArgs, StatsArgs};
 pub(crate) use follow::{JobIdArgs, ListArgs};
+pub(crate) use gc::GcArgs;
 pub(crate) use job::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
 pub(crate) use new::NewArgs;
 pub(crate) use run::RunArgs;
@@ -94,6 +97,8 @@ pub(crate) enum Command {
     Wait(JobIdArgs),
     /// Stop a job
     Cancel(JobIdArgs),
+    /// Remove what killed processes have left behind; nothing of jobs that go on
+    Gc(GcArgs),
     /// Be the driver of a cluster
     Driver(DriverArgs),
     /// Be an executor of a cluster
@@ -112,6 +117,14 @@ pub(crate) struct GlobalResources {
     #[arg(long, value_name = "SIZE", global = true, display_order = 102)]
     #[arg(value_parser = parse_bytes)]
     pub(crate) memory: Option<u64>,
+}
+
+/// How much of a cluster a job may have, accepted before and after the job.
+#[derive(Debug, Args, Clone, Copy)]
+pub(crate) struct JobShare {
+    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", global = true, display_order = 104, value_parser = parse_weight)]
+    pub(crate) weight: Option<u32>,
 }
 
 const THREADS_MAX: usize = 4096;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use kiln::Error;
 use kiln_driver::{Components, Driver, DriverHandle, DriverSettings, JournalStore, service};
+use kiln_engine::scratch::{Scratch, ScratchKind};
 use kiln_engine::storage::ShuffleStore;
 use kiln_engine::storage::{Stores, local_url, parse_location};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -117,7 +117,7 @@ pub(crate) struct Serving {
     stop: oneshot::Sender<()>,
     served: JoinHandle<kiln::Result<()>>,
     /// Removed with this value, when nobody named a place to keep things.
-    _scratch: Option<TempDir>,
+    _scratch: Option<Scratch>,
 }
 
 impl Serving {
@@ -190,17 +190,15 @@ impl Serving {
     }
 }
 
-fn open_storage(storage: Option<&str>) -> Outcome<(String, Option<TempDir>)> {
+fn open_storage(storage: Option<&str>) -> Outcome<(String, Option<Scratch>)> {
     if let Some(storage) = storage {
         return Ok((parse_location(storage).map_err(Failure::Usage)?, None));
     }
-    let scratch = tempfile::Builder::new()
-        .prefix("kiln-")
-        .tempdir()
-        .map_err(|error| {
-            let error = Error::exhausted("cannot make a temporary directory").with_source(error);
-            Failure::Job(error)
-        })?;
+    let scratch = Scratch::create(&std::env::temp_dir(), ScratchKind::Driver);
+    let scratch = scratch.map_err(|error| {
+        let error = Error::exhausted("cannot make a temporary directory").with_source(error);
+        Failure::Job(error)
+    })?;
     Ok((local_url(scratch.path()), Some(scratch)))
 }
 

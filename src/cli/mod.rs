@@ -41,3 +41,5 @@ pub(crate) mod driver;
 pub(crate) mod executor;
 
 pub(crate) mod cluster;
+
+pub(crate) mod gc;

@@ -12,7 +12,7 @@ use super::{connect, plan, result};
 /// See [`Failure`].
 pub(crate) fn run(args: &RunArgs) -> Outcome {
     let session = connect::session(args.cluster.driver.as_ref(), args.resources)?;
-    let session = connect::weighted(session, args.weight);
+    let session = connect::weighted(session, args.share.weight);
     let plan = plan::build(&session, &args.job)?;
     let interrupt = Interrupt::listen()?;
     let job = plan.frame.submit(plan.name).map_err(Failure::from_driver)?;

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &SubmitArgs) -> Outcome {
         Submitted::Program(words) => return program::run(words, args),
     };
     let session = connect::cluster(driver(args.cluster.driver.as_ref())?)?;
-    let session = connect::weighted(session, args.weight);
+    let session = connect::weighted(session, args.share.weight);
     let plan = plan::build(&session, job)?;
     let job = plan.frame.submit(plan.name).map_err(Failure::from_driver)?;
     writeln!(io::stdout(), "{}", job.id())?;

@@ -44,6 +44,7 @@ fn help_of_kiln() {
               job       Show a job: its stages, shuffles, and the attempts that were lost or failed
               wait      Wait for a job and print its result
               cancel    Stop a job
+              gc        Remove what killed processes have left behind; nothing of jobs that go on
               driver    Be the driver of a cluster
               executor  Be an executor of a cluster
               cluster   Start a driver and executors on this machine; Ctrl-C ends them
@@ -284,6 +285,26 @@ fn help_of_explain() {
                   --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
               -h, --help                 Print help
         "#]],
+    );
+}
+
+#[test]
+fn help_of_gc() {
+    check_help(
+        &["gc"],
+        &expect![[r#"
+        Remove what killed processes have left behind; nothing of jobs that go on
+
+        Usage: kiln gc [OPTIONS]
+
+        Options:
+              --storage <URL>  The storage of a cluster, as its drivers were given it; a driver may be at
+                               work there [default: only temporary directories of killed processes are
+                               looked for]
+              --dry-run        Show what is left behind, and remove nothing
+              --json           Print JSON
+          -h, --help           Print help
+    "#]],
     );
 }
 

@@ -1,18 +1,12 @@
 //! The examples, as users run them: their binaries, on the small data beside them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use expect_test::{Expect, expect};
+use kiln_testkit::cargo;
 
 use crate::support::{Driver, Said};
-
-/// The binary of an example, which cargo builds before it runs tests.
-fn binary(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().expect("this is a process");
-    let built = tests.parent().and_then(Path::parent);
-    built.expect("cargo's folders").join("examples").join(name)
-}
 
 /// An argument that stands for an empty directory, another one each time.
 const FRESH: &str = "FRESH";
@@ -25,7 +19,7 @@ fn said(name: &str, args: &[&str]) -> Said {
         FRESH => fresh.as_str(),
         arg => arg,
     });
-    let mut command = Command::new(binary(name));
+    let mut command = Command::new(cargo::example(name));
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
     command.args(args).current_dir(data).stdin(Stdio::null());
     for name in ["KILN_DRIVER", "RUST_LOG", "COLUMNS"] {

@@ -20,6 +20,8 @@ mod endurance;
 
 mod journal;
 
+mod gc;
+
 mod files;
 
 mod frames;

@@ -5,15 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use expect_test::expect;
+use kiln_testkit::cargo;
 
 use crate::support::{Driver, Said, kiln, run_ok, write};
-
-/// The folder that cargo builds into, where dependencies are built already.
-fn target() -> PathBuf {
-    let tests = std::env::current_exe().expect("this is a process");
-    let target = tests.ancestors().nth(3).expect("target/PROFILE/deps/test");
-    target.to_owned()
-}
 
 /// Builds the crate in `directory` with the dependencies of this repository: the same versions,
 /// features and flags, so that those outside of it are not built once more.
@@ -21,13 +15,15 @@ fn build(directory: &Path) -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let locked = std::fs::copy(repository.join("Cargo.lock"), directory.join("Cargo.lock"));
     locked.expect("a file can be copied");
+    // Dependencies are built there already.
+    let target = cargo::target();
     let built = Command::new(env!("CARGO"))
         .args(["build", "--offline", "--quiet"])
         .args(["--config", "profile.dev.opt-level=1"])
         .args(["--config", "profile.dev.debug=false"])
         .args(["--config", "profile.dev.build-override.opt-level=0"])
         .current_dir(directory)
-        .env("CARGO_TARGET_DIR", target())
+        .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_INCREMENTAL", "0")
         .output()
         .expect("cargo starts");
@@ -36,7 +32,7 @@ fn build(directory: &Path) -> PathBuf {
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
-    target().join("debug").join("my-job")
+    target.join("debug").join("my-job")
 }
 
 fn said(command: &mut Command) -> Said {

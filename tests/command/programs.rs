@@ -6,19 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use expect_test::expect;
+use kiln_testkit::cargo;
 
 use crate::support::{
     Driver, Guard, Said, count_plainly, kiln, make_text, run, run_ok, signal, wait_for, write,
 };
 
-/// The binary of `tests/program/test_program.rs`, which cargo builds before it runs tests.
+/// The binary of `tests/program/test_program.rs`.
 fn program() -> PathBuf {
-    let tests = std::env::current_exe().expect("this is a process");
-    let built = tests
-        .parent()
-        .and_then(Path::parent)
-        .expect("cargo's folders");
-    built.join("examples/test_program")
+    cargo::example("test_program")
 }
 
 /// The program, away from the settings of whoever runs the tests.

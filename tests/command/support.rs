@@ -70,7 +70,13 @@ impl Driver {
     /// As [`Driver::start`], at an address of the test's own.
     pub(crate) fn start_at(address: &str, args: &[&str]) -> Self {
         let mut command = kiln(["driver", "--listen", address]);
-        command.args(args).stdout(Stdio::piped());
+        command.args(args);
+        Driver::spawn(command)
+    }
+
+    /// Runs a command that is a driver.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdout(Stdio::piped());
         let mut guard = Guard::start(command);
         let mut stdout = BufReader::new(guard.child.stdout.take().expect("stdout is piped"));
         let mut banner = String::new();

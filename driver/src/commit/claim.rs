@@ -88,7 +88,7 @@ impl Claim<'_> {
     }
 
     /// Where claims to the output are.
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         let name = self.target.file_name().unwrap_or_default();
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);

@@ -81,6 +81,41 @@ impl Place<'_> {
         self.clear()
     }
 
+    /// The files that the job has staged or moved aside, and their bytes; none where there is not
+    /// even a directory.
+    pub(super) fn left_behind(&self) -> Result<Option<(u64, u64)>> {
+        let mut found = None;
+        let mut left = vec![
+            self.staging.to_owned(),
+            self.gone(),
+            self.aside(),
+            self.claim().directory(),
+        ];
+        let claim = left.last().cloned();
+        while let Some(directory) = left.pop() {
+            let entries = match self.files.entries(&directory) {
+                Err(error) if is_absent(&error) => continue,
+                entries => entries.map_err(self.failed("read"))?,
+            };
+            let is_claim = claim.as_ref() == Some(&directory);
+            let is_ours = |path: &Path| !is_claim || path.ends_with(self.job.to_string());
+            if !is_claim {
+                found.get_or_insert((0, 0));
+            }
+            for (path, is_directory) in entries {
+                if is_directory {
+                    left.push(path);
+                } else if is_ours(&path) {
+                    let (files, bytes) = found.get_or_insert((0, 0));
+                    *files += 1;
+                    // It may have gone meanwhile.
+                    *bytes += self.files.size(&path).unwrap_or_default();
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn put_in_place(&self, moves: &[Move], manifest: &Manifest) -> Result<()> {
         if self.mode != OutputMode::ErrorIfExists {
             self.claim().take()?;

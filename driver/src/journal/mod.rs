@@ -28,3 +28,8 @@ pub(crate) mod compact;
 pub(crate) mod election;
 
 pub use store::JournalStore;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod store_tests;

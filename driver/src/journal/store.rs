@@ -19,6 +19,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Begins every object: what it is, and the version of the frame.
 const MAGIC: &[u8; 8] = b"kilnjnl1";
 
+/// The part of that which no version changes.
+const MAGIC_ALWAYS: &[u8; 7] = b"kilnjnl";
+
 /// Times that a journal is read anew because a leader has tidied it up meanwhile.
 const LOADS_MAX: usize = 10;
 
@@ -122,13 +125,25 @@ impl JournalStore {
         self.decode(&path, &bytes).map(Some)
     }
 
-    /// Writes a snapshot.
+    /// Writes a snapshot, and sees that it is there: what it stands for will be removed.
     ///
     /// # Errors
-    /// What the store answers.
+    /// `Unavailable` if the store has kept something else; what it answers.
     pub(crate) async fn put_snapshot(&self, sequence: u64, entry: &[u8]) -> Result<()> {
         let path = numbered(self.snapshots(), sequence);
-        self.put(&path, framed(entry)).await
+        let body = framed(entry);
+        let put = self.store.put(&path, body.clone().into()).await;
+        put.map_err(|error| self.failed("write", error))?;
+        if self.get(&path).await? == Some(body) {
+            return Ok(());
+        }
+        // Or nobody could read the journal any more.
+        let removed = self.store.delete(&path).await;
+        removed.map_err(|error| self.failed("remove", error))?;
+        Err(Error::unavailable(format!(
+            "the storage did not keep what was written object={path} url={}",
+            self.url
+        )))
     }
 
     /// The number of the newest snapshot; 0 where there is none.
@@ -246,18 +261,17 @@ impl JournalStore {
         }
     }
 
-    async fn put(&self, path: &Path, body: Bytes) -> Result<()> {
-        let put = self.store.put(path, body.into()).await;
-        put.map(drop).map_err(|error| self.failed("write", error))
-    }
-
     fn decode(&self, path: &Path, bytes: &[u8]) -> Result<Entry> {
-        let body = unframed(bytes)
-            .ok_or_else(|| self.corrupt(&format!("{path} is not what was written")))?;
-        decode_entry(body).map_err(|error| {
-            let kind = ErrorKind::Corrupt;
-            Error::new(kind, format!("cannot read the journal url={}", self.url)).with_source(error)
-        })
+        let unread = || format!("cannot read the journal object={path} url={}", self.url);
+        let body = unframed(bytes).ok_or_else(|| {
+            let is_newer = bytes.starts_with(MAGIC_ALWAYS) && !bytes.starts_with(MAGIC);
+            match is_newer {
+                true => Error::corrupt(format!("{}: a newer version of kiln wrote it", unread())),
+                false => self.corrupt(&format!("{path} is not what was written")),
+            }
+        })?;
+        decode_entry(body)
+            .map_err(|error| Error::new(ErrorKind::Corrupt, unread()).with_source(error))
     }
 
     fn corrupt(&self, what: &str) -> Error {

@@ -7,6 +7,7 @@
 mod conditional;
 mod fault;
 mod footers;
+mod half_written;
 mod limited;
 mod listing;
 mod location;
@@ -20,6 +21,7 @@ mod stores;
 pub use conditional::{Created, create};
 pub use fault::storage_error;
 pub use footers::FooterCache;
+pub use half_written::HalfWritten;
 pub use listing::list_files;
 pub use location::{local_path, local_url, parse_location, staging_url};
 pub use overflow::OverflowStore;

@@ -40,14 +40,14 @@ impl ProgramStore {
         self.root.clone().join(sha256.to_string())
     }
 
-    /// The size of a program; none if it is not there.
+    /// The size of a program in bytes, and when it was put there; none if it is not there.
     ///
     /// # Errors
     /// What the store answers.
-    pub async fn bytes(&self, sha256: Sha256) -> Result<Option<u64>> {
+    pub async fn find(&self, sha256: Sha256) -> Result<Option<(u64, SystemTime)>> {
         let path = self.path(sha256);
         match self.store.head(&path).await {
-            Ok(found) => Ok(Some(found.size)),
+            Ok(found) => Ok(Some((found.size, found.last_modified.into()))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(storage_error("look for", path.as_ref(), error)),
         }

@@ -1,5 +1,6 @@
 //! Where shuffle objects are, and what they are called.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,8 +9,9 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{JobId, StageId};
+use crate::storage::half_written::{self, HalfWritten};
 use crate::storage::{OverflowStore, ProgramStore, Stores, file_error, local_path, storage_error};
 
 /// How the buffers of a block are compressed.
@@ -29,6 +31,8 @@ pub struct ShuffleStore {
     pub(crate) store: Arc<dyn ObjectStore>,
     root: Path,
     pub(crate) compression: Compression,
+    /// Where the root is, if that is a directory of this machine.
+    directory: Option<PathBuf>,
 }
 
 /// A shuffle object, by its name.
@@ -52,10 +56,15 @@ impl ShuffleObject {
         if parts.next().is_some() {
             return None;
         }
-        let (task, attempt) = name.as_ref().strip_prefix('t')?.split_once("-a")?;
+        Self::named(job.as_ref(), stage.as_ref(), name.as_ref())
+    }
+
+    /// What the last three parts of a name say.
+    pub(super) fn named(job: &str, stage: &str, name: &str) -> Option<Self> {
+        let (task, attempt) = name.strip_prefix('t')?.split_once("-a")?;
         Some(ShuffleObject {
-            job: job.as_ref().parse().ok()?,
-            stage: StageId(stage.as_ref().strip_prefix('s')?.parse().ok()?),
+            job: job.parse().ok()?,
+            stage: StageId(stage.strip_prefix('s')?.parse().ok()?),
             task: task.parse().ok()?,
             attempt: attempt.parse().ok()?,
         })
@@ -69,6 +78,7 @@ impl ShuffleStore {
             store,
             root,
             compression,
+            directory: None,
         }
     }
 
@@ -88,11 +98,10 @@ impl ShuffleStore {
         let store = LocalFileSystem::new_with_prefix(&directory)
             .map_err(|error| storage_error("open", url, error))?
             .with_automatic_cleanup(true);
-        Ok(ShuffleStore::new(
-            Arc::new(store),
-            Path::ROOT,
-            Compression::Lz4,
-        ))
+        Ok(ShuffleStore {
+            directory: Some(directory),
+            ..ShuffleStore::new(Arc::new(store), Path::ROOT, Compression::Lz4)
+        })
     }
 
     /// Objects in memory, uncompressed, so that they are read where they lie.
@@ -128,14 +137,42 @@ impl ShuffleStore {
     /// # Errors
     /// What the store answers.
     pub async fn objects(&self) -> Result<Vec<ShuffleObject>> {
+        let found = self.sized_objects().await?;
+        Ok(found.into_iter().map(|(object, _)| object).collect())
+    }
+
+    /// The same with the bytes of each.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn sized_objects(&self) -> Result<Vec<(ShuffleObject, u64)>> {
         let depth = self.root.parts().count();
         let listed = self.store.list(Some(&self.root));
-        let found = listed.map_ok(|object| ShuffleObject::parse(&object.location, depth));
+        let found = listed.map_ok(|object| {
+            let name = ShuffleObject::parse(&object.location, depth)?;
+            Some((name, object.size))
+        });
         let found: Vec<_> = found
             .try_collect()
             .await
             .map_err(|error| storage_error("list", "shuffle objects", error))?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Files of objects that were never finished, or are being written: only file systems have
+    /// them.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub async fn half_written(&self) -> Result<Vec<HalfWritten>> {
+        let Some(directory) = self.directory.clone() else {
+            return Ok(Vec::new());
+        };
+        let found = tokio::task::spawn_blocking(move || half_written::find(&directory)).await;
+        let found = found.map_err(|error| {
+            Error::internal("a look at the storage was cut off").with_source(error)
+        })?;
+        found.map_err(|error| file_error("list", "shuffle objects", error))
     }
 
     /// Deletes the objects of a job that ended, `(stage, task, attempt)` each. Objects that are

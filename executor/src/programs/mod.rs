@@ -23,7 +23,6 @@
 mod attempt;
 mod blame;
 mod cache;
-mod directory;
 mod output;
 mod process;
 
@@ -37,13 +36,13 @@ use kiln_engine::context::{CancelToken, TaskContext};
 use kiln_engine::id::JobId;
 use kiln_engine::memory::{MemoryBudget, Reservation};
 use kiln_engine::plan::{Binary, Program, TaskSpec, TaskSuccess};
+use kiln_engine::scratch::{Scratch, ScratchKind};
 use kiln_engine::{Error, Result, limits};
 use kiln_proto::message::WorkerRun;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
 
 use crate::programs::cache::Cache;
-use crate::programs::directory::Directory;
 use crate::programs::process::{Executable, Process, Recipe};
 use crate::settings::{ExecutorSettings, MEMORY_POLL, ProgramSettings};
 
@@ -75,7 +74,7 @@ pub(crate) struct Programs {
     share: u64,
     memory: Arc<MemoryBudget>,
     /// Made when the first program is run.
-    directory: AsyncMutex<Option<Directory>>,
+    directory: AsyncMutex<Option<Scratch>>,
     cache: Cache,
     idle: Mutex<Idle>,
 }
@@ -220,7 +219,7 @@ impl Programs {
         let mut directory = self.directory.lock().await;
         if directory.is_none() {
             let parent = &self.settings.directory;
-            let made = Directory::create(parent).map_err(|error| {
+            let made = Scratch::create(parent, ScratchKind::Programs).map_err(|error| {
                 let text = format!(
                     "cannot make a directory for programs in={}",
                     parent.display()

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ClusterChoice, GlobalResources, Job, parse_weight};
+use super::{ClusterChoice, GlobalResources, Job, JobShare};
 
 /// `kiln run`.
 #[derive(Debug, Args)]
@@ -17,9 +17,9 @@ pub(crate) struct RunArgs {
     /// What this process may use, when the job runs in it.
     #[command(flatten)]
     pub(crate) resources: GlobalResources,
-    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000 [default: 1]
-    #[arg(long, value_name = "N", value_parser = parse_weight, global = true, display_order = 104)]
-    pub(crate) weight: Option<u32>,
+    /// Its share.
+    #[command(flatten)]
+    pub(crate) share: JobShare,
     /// Print the result as JSON, one object a line
     #[arg(long, global = true, display_order = 103)]
     pub(crate) json: bool,

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 use kiln_proto::address::Drivers;
 
-use super::{ClusterChoice, Job, parse_weight};
+use super::{ClusterChoice, Job, JobShare};
 
 /// `kiln submit`.
 #[derive(Debug, Args)]
@@ -29,9 +29,9 @@ pub(crate) struct SubmitArgs {
     // Not `required`: a global argument cannot be. `submit` says so itself.
     #[command(flatten)]
     pub(crate) cluster: ClusterChoice,
-    /// Share of the cluster's slots, against those of other jobs, from 1 to 1000 [default: 1]
-    #[arg(long, value_name = "N", value_parser = parse_weight, global = true, display_order = 101)]
-    pub(crate) weight: Option<u32>,
+    /// Its share.
+    #[command(flatten)]
+    pub(crate) share: JobShare,
     /// With a program: end when it does, and as it does
     #[arg(long)]
     pub(crate) wait: bool,
@@ -63,9 +63,9 @@ pub(crate) struct ProgramArgs {
     /// The cluster's driver; with standbys, all of them
     #[arg(long, value_name = "URL[,URL…]")]
     pub(crate) driver: Option<Drivers>,
-    /// Share of the cluster's slots, against those of other jobs
-    #[arg(long, value_name = "N", value_parser = parse_weight)]
-    pub(crate) weight: Option<u32>,
+    /// The share of its jobs.
+    #[command(flatten)]
+    pub(crate) share: JobShare,
     /// What the program is given.
     #[arg(last = true, value_name = "ARGUMENT")]
     pub(crate) arguments: Vec<OsString>,

@@ -5,6 +5,7 @@
 //! command prints.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use kiln::{Error, JOBS_FILE_VARIABLE};
+use kiln_engine::scratch::{Scratch, ScratchKind};
 
 use crate::cli::args::{ProgramArgs, SubmitArgs};
 use crate::cli::connect;
@@ -42,7 +44,7 @@ pub(super) fn run(words: &[OsString], given: &SubmitArgs) -> Outcome {
     let mut command = Command::new(&path);
     command.args(&args.arguments);
     command.env("KILN_DRIVER", driver.to_string());
-    if let Some(weight) = args.weight.or(given.weight) {
+    if let Some(weight) = args.share.weight.or(given.share.weight) {
         command.env("KILN_WEIGHT", weight.to_string());
     }
     if args.wait || given.wait {
@@ -83,8 +85,10 @@ fn detach(path: &Path, mut command: Command) -> Outcome {
         let error = Error::unavailable("cannot make a temporary file").with_source(error);
         Failure::Job(error)
     };
-    let jobs = tempfile::Builder::new().prefix("kiln-jobs-").tempfile();
-    let jobs = jobs.map_err(scratch)?;
+    let directory = Scratch::create(&std::env::temp_dir(), ScratchKind::Submit);
+    let directory = directory.map_err(scratch)?;
+    let jobs = directory.path().join("jobs");
+    File::create_new(&jobs).map_err(scratch)?;
     let log = tempfile::Builder::new()
         .prefix("kiln-submit-")
         .suffix(".log")
@@ -92,7 +96,7 @@ fn detach(path: &Path, mut command: Command) -> Outcome {
     let (log, log_path) = log.and_then(|log| Ok(log.keep()?)).map_err(scratch)?;
     let error_log = log.try_clone().map_err(scratch)?;
     let child = command
-        .env(JOBS_FILE_VARIABLE, jobs.path())
+        .env(JOBS_FILE_VARIABLE, &jobs)
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(error_log)
@@ -101,7 +105,7 @@ fn detach(path: &Path, mut command: Command) -> Outcome {
         .spawn()
         .map_err(|error| cannot_run(path, error))?;
     let pid = child.id();
-    let job = first_job(jobs.path(), child, &log_path)?;
+    let job = first_job(&jobs, child, &log_path)?;
     writeln!(io::stdout(), "{job}")?;
     // With stderr closed there is nobody left to tell.
     let _ = writeln!(

@@ -11,7 +11,13 @@
 //! [`proxy::Proxy`] is a network between two processes that can be cut, and [`process`] starts,
 //! stops and ends processes.
 //!
+//! [`cargo`] knows where programs are that tests start.
+//!
 //! The kit knows no crate of Kiln, so that all of them can use it.
+
+mod occasion;
+
+pub mod cargo;
 
 mod faulty;
 pub mod process;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use kiln_testkit::{Failure, Fault, FaultyStore, Op, Rule};
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore as _;
@@ -206,4 +206,20 @@ async fn a_store_without_parts_says_so() {
     let store = FaultyStore::new(Arc::new(InMemory::new()));
     let begun = store.create_multipart(&Path::from("a")).await;
     assert!(matches!(begun, Err(Error::NotSupported { .. })));
+}
+
+#[tokio::test]
+async fn who_gives_up_a_request_that_is_held_is_seen() {
+    let store = FaultyStore::new(Arc::new(InMemory::new()));
+    let held = store.add(Rule::new(&[Op::Get], Fault::Hold));
+    let reading = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.get(&Path::from("a")).await.map(drop) })
+    };
+    held.reached(1).await;
+    let mut left = Box::pin(held.deserted());
+    assert!((&mut left).now_or_never().is_none(), "somebody waits");
+    reading.abort();
+    left.await;
+    assert_eq!(held.count(), 1);
 }

@@ -57,6 +57,19 @@ impl Place<'_> {
         self.remove_staging(staged).await
     }
 
+    /// How many objects the job has staged, and their bytes; none where nothing is staged. Uploads
+    /// that wait are told of by objects, but their own bytes are not known.
+    pub(in crate::commit) async fn left_behind(&self) -> Result<Option<(u64, u64)>> {
+        let sizes = self.store.list(Some(&self.staging));
+        let sizes: Vec<u64> = sizes
+            .map_ok(|object| object.size)
+            .try_collect()
+            .await
+            .map_err(|error| self.failed("list", error))?;
+        let found = (sizes.len() as u64, sizes.iter().sum());
+        Ok((!sizes.is_empty()).then_some(found))
+    }
+
     /// The file whose upload the staged object called `name` tells of.
     fn upload_of<'n>(&self, name: &'n str) -> Option<&'n str> {
         let file = recorded_upload(name)?;

@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use object_store::{PutPayload, Result};
-use tempfile::TempDir;
 
 use super::{generic, lock};
 use crate::memory::{MemoryBudget, Reservation};
+use crate::scratch::{Scratch, ScratchKind};
 
 /// Room for segments.
 pub(super) struct Space {
@@ -147,7 +147,7 @@ impl Drop for Permit {
 
 struct Disk {
     parent: PathBuf,
-    directory: Mutex<Option<Arc<TempDir>>>,
+    directory: Mutex<Option<Arc<Scratch>>>,
     next: AtomicU64,
 }
 
@@ -155,18 +155,16 @@ struct Disk {
 pub(super) struct DiskFile {
     path: PathBuf,
     /// The directory outlives its files.
-    _directory: Arc<TempDir>,
+    _directory: Arc<Scratch>,
 }
 
 impl Disk {
-    fn directory(&self) -> io::Result<Arc<TempDir>> {
+    fn directory(&self) -> io::Result<Arc<Scratch>> {
         let mut directory = lock(&self.directory);
         if let Some(directory) = &*directory {
             return Ok(Arc::clone(directory));
         }
-        let made = tempfile::Builder::new()
-            .prefix("kiln-shuffle-")
-            .tempdir_in(&self.parent)?;
+        let made = Scratch::create(&self.parent, ScratchKind::Shuffle)?;
         Ok(Arc::clone(directory.insert(Arc::new(made))))
     }
 

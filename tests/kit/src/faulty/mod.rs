@@ -181,17 +181,9 @@ impl Desk {
             draw: 0,
         };
         for (rule, fired) in &mut book.rules {
-            if rule.times == 0 || !rule.is_for(op, path) {
+            if !rule.is_for(op, path) || !rule.occasion.take(&mut book.random) {
                 continue;
             }
-            if rule.skip > 0 {
-                rule.skip -= 1;
-                continue;
-            }
-            if rule.chance < 1.0 && book.random.f64() >= rule.chance {
-                continue;
-            }
-            rule.times -= 1;
             fired.0.send_modify(|progress| progress.fired += 1);
             fate.draw = book.random.usize(..);
             fate.fault = Some((rule.fault, fired.clone()));

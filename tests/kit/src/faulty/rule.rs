@@ -7,6 +7,8 @@ use object_store::path::Path;
 use regex::Regex;
 use tokio::sync::watch;
 
+use crate::occasion::Occasion;
+
 /// What a store is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Op {
@@ -142,9 +144,7 @@ pub enum Fault {
 pub struct Rule {
     pub(super) ops: Vec<Op>,
     pub(super) path: Option<Regex>,
-    pub(super) skip: u64,
-    pub(super) times: u64,
-    pub(super) chance: f64,
+    pub(super) occasion: Occasion,
     pub(super) fault: Fault,
 }
 
@@ -154,9 +154,7 @@ impl Rule {
         Rule {
             ops: ops.to_vec(),
             path: None,
-            skip: 0,
-            times: u64::MAX,
-            chance: 1.0,
+            occasion: Occasion::ALWAYS,
             fault,
         }
     }
@@ -169,19 +167,19 @@ impl Rule {
 
     /// Not the first `count` requests that match.
     pub fn skip(mut self, count: u64) -> Self {
-        self.skip = count;
+        self.occasion.skip = count;
         self
     }
 
     /// Not more than `count` requests.
     pub fn times(mut self, count: u64) -> Self {
-        self.times = count;
+        self.occasion.times = count;
         self
     }
 
     /// Only with this probability, by the seed of the store.
     pub fn chance(mut self, probability: f64) -> Self {
-        self.chance = probability;
+        self.occasion.chance = probability;
         self
     }
 
@@ -199,6 +197,8 @@ pub struct Fired(pub(super) watch::Sender<Progress>);
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
     pub(super) fired: u64,
+    /// Requests that are held.
+    waiting: u64,
     pub(super) released: bool,
 }
 
@@ -222,7 +222,13 @@ impl Fired {
         self.0.send_modify(|progress| progress.released = true);
     }
 
+    /// Waits until no request is held: released, or given up by whoever made it.
+    pub async fn deserted(&self) {
+        self.until(|progress| progress.waiting == 0).await;
+    }
+
     pub(super) async fn released(&self) {
+        let _waiting = Waiting::new(self);
         self.until(|progress| progress.released).await;
     }
 
@@ -230,5 +236,21 @@ impl Fired {
         let mut seen = self.0.subscribe();
         let waited = seen.wait_for(|progress| is_so(progress)).await;
         waited.expect("the sender is held here");
+    }
+}
+
+/// A request that is held, as long as somebody waits for it.
+struct Waiting<'a>(&'a Fired);
+
+impl<'a> Waiting<'a> {
+    fn new(fired: &'a Fired) -> Self {
+        fired.0.send_modify(|progress| progress.waiting += 1);
+        Waiting(fired)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|progress| progress.waiting -= 1);
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use regex::Regex;
 use serde::Deserialize;
 
+use crate::occasion::Occasion;
+
 /// What a client asks an S3-compatible server for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,22 +97,27 @@ pub struct S3Rule {
 }
 
 fn no_limit() -> u64 {
-    u64::MAX
+    Occasion::ALWAYS.times
 }
 
 fn certain() -> f64 {
-    1.0
+    Occasion::ALWAYS.chance
 }
 
 impl S3Rule {
     /// `fault` for every request of these kinds.
     pub fn new(ops: &[S3Op], fault: S3Fault) -> Self {
+        let Occasion {
+            skip,
+            times,
+            chance,
+        } = Occasion::ALWAYS;
         S3Rule {
             ops: ops.to_vec(),
             key: None,
-            skip: 0,
-            times: no_limit(),
-            chance: certain(),
+            skip,
+            times,
+            chance,
             fault,
         }
     }
@@ -151,6 +158,7 @@ pub(super) struct Rules {
 struct Ready {
     rule: S3Rule,
     key: Option<Regex>,
+    occasion: Occasion,
     fired: u64,
 }
 
@@ -172,15 +180,24 @@ impl Rules {
     /// What is wrong with its pattern.
     pub(super) fn add(&mut self, rule: S3Rule) -> Result<usize, regex::Error> {
         let key = rule.key.as_deref().map(Regex::new).transpose()?;
-        let fired = 0;
-        self.rules.push(Ready { rule, key, fired });
+        let occasion = Occasion {
+            skip: rule.skip,
+            times: rule.times,
+            chance: rule.chance,
+        };
+        self.rules.push(Ready {
+            rule,
+            key,
+            occasion,
+            fired: 0,
+        });
         Ok(self.rules.len() - 1)
     }
 
     /// Ends every rule; their numbers stay.
     pub(super) fn end_all(&mut self) {
         for ready in &mut self.rules {
-            ready.rule.times = 0;
+            ready.occasion.times = 0;
         }
     }
 
@@ -197,22 +214,13 @@ impl Rules {
     /// The fault of the first rule that matches.
     pub(super) fn decide(&mut self, op: S3Op, key: &str) -> Option<S3Fault> {
         for ready in &mut self.rules {
-            let rule = &mut ready.rule;
+            let rule = &ready.rule;
             let is_op = rule.ops.is_empty() || rule.ops.contains(&op);
             let is_key = ready.key.as_ref().is_none_or(|regex| regex.is_match(key));
-            if rule.times == 0 || !is_op || !is_key {
-                continue;
+            if is_op && is_key && ready.occasion.take(&mut self.random) {
+                ready.fired += 1;
+                return Some(rule.fault);
             }
-            if rule.skip > 0 {
-                rule.skip -= 1;
-                continue;
-            }
-            if rule.chance < 1.0 && self.random.f64() >= rule.chance {
-                continue;
-            }
-            rule.times -= 1;
-            ready.fired += 1;
-            return Some(rule.fault);
         }
         None
     }
