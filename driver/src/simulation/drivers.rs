@@ -98,7 +98,7 @@ impl World {
             }
             (Done::Tidied(job, event), Role::Leads(_)) => {
                 if let Some(event) = event {
-                    self.step(number, event);
+                    self.step(number, *event);
                 }
                 if let Some(leading) = self.leading(number) {
                     leading.leader.tidied(job, true, &leading.scheduler);
@@ -299,7 +299,7 @@ impl World {
                 process.work(async move {
                     let done = commit::commit(&stores, job, &output, files).await;
                     let outcome = done.map(drop).map_err(|error| TaskFailure::from(&error));
-                    Done::Tidied(job, Some(Event::Committed { job, outcome }))
+                    Done::Tidied(job, Some(Box::new(Event::Committed { job, outcome })))
                 });
             }
             Action::Discard { job, output } => {

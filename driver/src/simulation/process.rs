@@ -27,7 +27,7 @@ pub(super) enum Done {
     Wrote(Result<Created>),
     Compacted(Result<u64>),
     Listed(Result<Vec<ShuffleObject>>),
-    Tidied(JobId, Option<Event>),
+    Tidied(JobId, Option<Box<Event>>),
 }
 
 type Work = Pin<Box<dyn Future<Output = Done>>>;
