@@ -345,9 +345,7 @@ impl Scheduler {
             attempt,
             outcome,
         } = report;
-        if let Some(sequence) = self.executors.report(now, executor, sequence) {
-            actions.push(Action::Acknowledge { executor, sequence });
-        }
+        let acknowledged = self.executors.report(now, executor, sequence);
         if !self.jobs.contains_key(&task.job) && outcome.is_ok() {
             // Nobody will read what it has written; that is, if this driver knows all jobs that
             // there are, as the one that leads does.
@@ -362,6 +360,9 @@ impl Scheduler {
         self.with_job(task.job, now, actions, |job, turn| {
             job.reported(executor, task, attempt, outcome, turn);
         });
+        // Behind what follows from the report: it may be forgotten when that is written down.
+        let acknowledge = |sequence| Action::Acknowledge { executor, sequence };
+        actions.extend(acknowledged.map(acknowledge));
     }
 
     fn forget_if_left(&mut self, executor: ExecutorId, actions: &mut Vec<Action>) {

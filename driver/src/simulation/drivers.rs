@@ -290,6 +290,10 @@ impl World {
             Action::Launch { executor, ref spec } => {
                 let key = (spec.id, spec.attempt);
                 assert!(self.launched.insert(key), "launched twice: {key:?}");
+                // Who leads no longer and does not know it may; its word counts for nothing.
+                let leads = self.terms.keys().next_back() == Some(&leading.leader.term());
+                let is_done = self.acknowledged.contains(&spec.id) && !self.rotten;
+                assert!(!leads || !is_done, "done, and launched again: {key:?}");
                 self.order(number, executor, Some(action.clone()));
             }
             Action::Cancel { executor, .. } | Action::Acknowledge { executor, .. } => {

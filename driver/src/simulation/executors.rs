@@ -188,7 +188,10 @@ impl World {
                 machine.running.remove(&(task, attempt));
             }
             Some(Action::Acknowledge { sequence, .. }) => {
-                machine.reports.retain(|&number, _| number > sequence);
+                let taken = machine.reports.extract_if(..=sequence, |_, _| true);
+                let done = taken.filter(|(_, report)| report.outcome.is_ok());
+                self.acknowledged
+                    .extend(done.map(|(_, report)| report.task));
             }
             Some(other) => panic!("executors are not told {other}"),
         }
@@ -368,6 +371,7 @@ impl World {
             let gone = self.disk.delete(&object_path(name)).now_or_never();
             // It may have been removed already.
             drop(gone.expect("memory answers at once"));
+            self.rotten = true;
         }
     }
 }

@@ -6,10 +6,11 @@
 //! leads, elects, writes the journal, commits and cleans up is the real thing; only messages, time,
 //! the store's mood, planning and the tasks' work are simulated.
 //!
-//! Whatever happens: two drivers never lead in the same term; an attempt is launched once; a job
-//! that a client was told of is never forgotten, ends, and ends one way; one that is done has
-//! exactly the rows that went in, and its output is there once; one that is not has none; nothing
-//! is left behind; and the journal, whole or compacted, says what the leader knows.
+//! Whatever happens: two drivers never lead in the same term; an attempt is launched once, and no
+//! task again that an executor knows to be done; a job that a client was told of is never
+//! forgotten, ends, and ends one way; one that is done has exactly the rows that went in, and its
+//! output is there once; one that is not has none; nothing is left behind; and the journal, whole
+//! or compacted, says what the leader knows.
 //!
 //! `KILN_SEED=N` runs one seed and prints what happened; `KILN_SEEDS=N` runs N seeds. `mutants/run`
 //! breaks the drivers on purpose, in every way that is listed there, and expects a failure.

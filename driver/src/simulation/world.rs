@@ -141,6 +141,10 @@ pub(super) struct World {
     /// Every job that a driver ever made of a client's wish.
     pub(super) wishes: BTreeMap<JobId, u64>,
     pub(super) launched: BTreeSet<(TaskId, u32)>,
+    /// Tasks of which an executor was told that somebody knows that they are done.
+    pub(super) acknowledged: BTreeSet<TaskId>,
+    /// An object has vanished.
+    pub(super) rotten: bool,
     /// The rows in shuffle objects; those that the disk has not any more do not count.
     pub(super) content: Store,
     /// Objects that may be left behind: their writer died before it could tell.
@@ -172,6 +176,8 @@ impl World {
             clients: BTreeMap::new(),
             wishes: BTreeMap::new(),
             launched: BTreeSet::new(),
+            acknowledged: BTreeSet::new(),
+            rotten: false,
             content: Store::new(),
             excused: BTreeSet::new(),
             rough: !spotless,
