@@ -185,12 +185,11 @@ async fn a_snapshot_of_which_the_store_keeps_half_replaces_nothing() {
 #[tokio::test]
 async fn a_frame_of_a_newer_version_is_refused_by_name() {
     let (journal, store) = filled(1).await;
-    let path = Path::from("journal/entries/00000000000000000002");
+    let path = Path::from("kiln/journal/entries/00000000000000000002");
     let put = store.put(&path, "kilnjnl2 and the rest".into()).await;
     put.expect("room for an object");
     let error = journal.load().await.expect_err("nobody can read it");
-    expect![[r#"
-        cannot read the journal object=journal/entries/00000000000000000002 url=memory:///kiln: a newer version of kiln wrote it"#]]
+    expect!["cannot read the journal object=kiln/journal/entries/00000000000000000002 url=memory:///kiln: a newer version of kiln wrote it"]
     .assert_eq(&error.report());
 }
 
