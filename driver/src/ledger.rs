@@ -48,7 +48,6 @@ pub(crate) enum Held<A> {
 /// The journal of a driver that leads.
 pub(crate) struct Ledger<A> {
     log: Log,
-    term: u64,
     /// What waits, by the entry that it waits for.
     held: BTreeMap<u64, Vec<Held<A>>>,
     /// Launches that wait, and for which entry: what is said of them has to wait behind them.
@@ -85,7 +84,6 @@ impl<A> Ledger<A> {
     pub(crate) fn new(won: &Won, settings: &DriverSettings, since: Millis) -> Self {
         Ledger {
             log: Log::new(won.term, won.writer, won.began),
-            term: won.term,
             held: BTreeMap::new(),
             launches: BTreeMap::new(),
             structure: BTreeMap::new(),
@@ -119,7 +117,7 @@ impl<A> Ledger<A> {
 
     /// The leadership.
     pub(crate) fn term(&self) -> u64 {
-        self.term
+        self.log.term()
     }
 
     /// Has something written down.

@@ -43,6 +43,13 @@ impl World {
     /// One in memory, with a journal that says of a job that it goes on and of another that it has
     /// ended; and what fails there.
     async fn new() -> (Self, Arc<FaultyStore>) {
+        let (world, store) = World::without_journal();
+        world.begin().await;
+        (world, store)
+    }
+
+    /// One in memory, of a driver that keeps no journal.
+    fn without_journal() -> (Self, Arc<FaultyStore>) {
         let store = FaultyStore::with_multipart(InMemory::new());
         let stores = Stores::new();
         stores.insert_multipart("memory://", Arc::clone(&store));
@@ -51,7 +58,6 @@ impl World {
             stores,
             store: store.clone(),
         };
-        world.begin().await;
         (world, store)
     }
 
@@ -269,14 +275,7 @@ async fn a_job_that_begins_while_somebody_looks_is_not_touched() {
 
 #[tokio::test]
 async fn without_a_journal_nothing_is_garbage() {
-    let store = FaultyStore::with_multipart(InMemory::new());
-    let stores = Stores::new();
-    stores.insert_multipart("memory://", Arc::clone(&store));
-    let world = World {
-        url: URL.to_owned(),
-        stores,
-        store: store.clone(),
-    };
+    let (world, _) = World::without_journal();
     world.write(LIVE, 0).await;
     let error = world.find().await.expect_err("nobody knows");
     assert_eq!(

@@ -49,6 +49,11 @@ impl Log {
         }
     }
 
+    /// The leadership.
+    pub(crate) fn term(&self) -> u64 {
+        self.term
+    }
+
     /// Adds a record.
     ///
     /// # Errors
