@@ -139,52 +139,41 @@ fn a_cluster_counts_like_a_single_thread() {
     assert!(listed.contains(&id) && listed.contains("done"), "{listed}");
 }
 
-#[test]
-fn an_executor_killed_in_the_map_stage_changes_nothing() {
-    corpus(); // Made before the clock of a stopped executor runs.
-    let driver = Driver::start(&[]);
-    let victim = driver.executor(1);
-    wait_for_executors(&driver, 1);
-    // A stopped process takes tasks and never ends them, so the fault cannot come too late.
-    signal(victim.pid(), "STOP");
-    let id = submit_count(&driver);
-    let _survivor = driver.executor(1);
-    wait_for("a task of the map stage on the victim", || {
-        let job = driver.job_json(&id);
-        states_on(&job, 0, victim.pid())
-            .contains(&"running".to_owned())
-            .then_some(())
-    });
-    signal(victim.pid(), "KILL");
-    check_answer(&driver, &id);
-    check_retried(&driver, &id, 0, victim.pid());
-}
-
-#[test]
-fn an_executor_killed_in_the_reduce_stage_changes_nothing() {
-    // A reduce task is short. Where the job was faster than the signal, it is tried again.
+/// Kills an executor while an attempt of `stage` of a word count runs there.
+fn check_killed_in(stage: u64) {
+    // A task is short. Where the job was faster than the signal, it is tried again.
     for _ in 0..10 {
         let driver = Driver::start(&[]);
         let (victim, _survivor) = (driver.executor(1), driver.executor(1));
-        wait_for_executors(&driver, 2);
+        driver.wait_for_executors(2);
         let id = submit_count(&driver);
-        if !stop_in_stage(&driver, &id, 1, &victim) {
+        if !stop_in_stage(&driver, &id, stage, &victim) {
             continue;
         }
         signal(victim.pid(), "KILL");
         check_answer(&driver, &id);
-        check_retried(&driver, &id, 1, victim.pid());
+        check_retried(&driver, &id, stage, victim.pid());
         return;
     }
-    panic!("no reduce task was ever seen running on the victim");
+    panic!("no task of stage {stage} was ever seen running on the victim");
+}
+
+#[test]
+fn an_executor_killed_in_the_map_stage_changes_nothing() {
+    check_killed_in(0);
+}
+
+#[test]
+fn an_executor_killed_in_the_reduce_stage_changes_nothing() {
+    check_killed_in(1);
 }
 
 /// Stops `victim` while an attempt of `stage` runs there; false if the job was faster.
-fn stop_in_stage(driver: &Driver, id: &str, stage: usize, victim: &Guard) -> bool {
+fn stop_in_stage(driver: &Driver, id: &str, stage: u64, victim: &Guard) -> bool {
     let session = Session::connect(&driver.url).expect("the driver is there");
     let job = session.job(job_id(id));
     let running = |status: &kiln::JobStatus| {
-        status.stages.get(stage).is_some_and(|stage| {
+        status.stages.get(stage as usize).is_some_and(|stage| {
             stage.attempts.iter().any(|attempt| {
                 attempt.state == AttemptState::Running && is_on(&attempt.executor, victim.pid())
             })
@@ -202,13 +191,6 @@ fn stop_in_stage(driver: &Driver, id: &str, stage: usize, victim: &Guard) -> boo
             return running(&job.status().expect("the job is known"));
         }
     }
-}
-
-fn wait_for_executors(driver: &Driver, n: usize) {
-    let session = Session::connect(&driver.url).expect("the driver is there");
-    wait_for("executors to attach", || {
-        (session.executors().expect("the driver is there").len() == n).then_some(())
-    });
 }
 
 #[test]
@@ -242,7 +224,7 @@ fn an_executor_that_joins_gets_work() {
 fn a_terminated_executor_drains() {
     let driver = Driver::start(&[]);
     let mut leaving = driver.executor(1);
-    wait_for_executors(&driver, 1);
+    driver.wait_for_executors(1);
     let id = submit_count(&driver);
     wait_for("work on the executor", || {
         let job = driver.job_json(&id);
@@ -272,24 +254,6 @@ fn without_executors_a_job_fails_after_the_grace_period() {
         lines.len() == 1 && lines[0].contains("no executor"),
         "{said:?}"
     );
-}
-
-#[test]
-fn a_job_fails_when_its_last_executor_is_gone() {
-    corpus(); // Made before the clock of a stopped executor runs.
-    let driver = Driver::start(&["--grace-ms", "300"]);
-    let only = driver.executor(1);
-    wait_for_executors(&driver, 1);
-    signal(only.pid(), "STOP");
-    let id = submit_count(&driver);
-    wait_for("a task on the executor", || {
-        (!attempts(&driver.job_json(&id)).is_empty()).then_some(())
-    });
-    signal(only.pid(), "KILL");
-    let said = run(["wait", &id, "--driver", &driver.url]);
-    assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.stderr.contains("no executor"), "{said:?}");
-    assert!(!states_on(&driver.job_json(&id), 0, only.pid()).contains(&"running".to_owned()));
 }
 
 #[test]

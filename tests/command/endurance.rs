@@ -192,6 +192,27 @@ fn a_task_that_takes_its_executor_down_every_time_fails_its_job() {
 }
 
 #[test]
+fn a_job_fails_when_its_last_executor_is_gone() {
+    let gates = Gates::new(SMALL);
+    let driver = Driver::start(&["--allow-programs", "--grace-ms", "300"]);
+    let mut only = driver.executor(1);
+    driver.wait_for_executors(1);
+    let id = gates.submit(&driver);
+    gates.wait("map", 1);
+    signal(only.pid(), "KILL");
+    only.ended();
+    let said = run(["wait", &id, "--driver", &driver.url]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr.contains("no executor"), "{said:?}");
+    let job = driver.job_json(&id);
+    let states: Vec<_> = attempts(&job)
+        .into_iter()
+        .map(|(_, it)| it["state"].clone())
+        .collect();
+    assert_eq!(states, ["lost"], "{job:#}");
+}
+
+#[test]
 fn a_client_that_is_killed_in_the_middle_of_a_result_costs_nobody_anything() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let words: String = (0..400_000).map(|word| format!("word{word}\n")).collect();

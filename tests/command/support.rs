@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use kiln::Session;
 pub(crate) use kiln_testkit::process::{Guard, signal, wait_for};
 
 /// How long a driver that was asked to leave may take before it is killed.
@@ -112,6 +113,14 @@ impl Driver {
         let threads = threads.to_string();
         let args = ["executor", "--driver", &self.url, "--threads", &threads];
         Guard::start(kiln(args))
+    }
+
+    /// Waits until so many executors are attached.
+    pub(crate) fn wait_for_executors(&self, n: usize) {
+        let session = Session::connect(&self.url).expect("the driver is there");
+        wait_for("executors to attach", || {
+            (session.executors().expect("the driver is there").len() == n).then_some(())
+        });
     }
 
     /// What `kiln job ID --json` prints, if it does.
