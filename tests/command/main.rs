@@ -16,6 +16,8 @@ mod failover;
 
 mod takeover;
 
+mod network;
+
 mod endurance;
 
 mod journal;

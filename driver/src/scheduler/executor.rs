@@ -45,6 +45,9 @@ pub(super) struct Executor {
 #[derive(Debug)]
 struct Held {
     since: Millis,
+    /// It was told to run it over the stream that it has now: it will hear of it, though perhaps
+    /// late.
+    told: bool,
     /// When a heartbeat first did not name it.
     missing_since: Option<Millis>,
 }
@@ -61,7 +64,8 @@ struct Reports {
 /// How what an executor says that it runs differs from what it is thought to run.
 #[derive(Debug, Default)]
 pub(super) struct Difference {
-    /// Thought to run there, but have not for a whole heartbeat.
+    /// Thought to run there, but have not for a whole heartbeat, or for a lease if they may still
+    /// be on their way.
     pub(super) missing: Vec<Key>,
     /// Run there, though nobody here thinks so.
     pub(super) strange: Vec<Key>,
@@ -94,19 +98,32 @@ impl Executor {
         self.heard = false;
         self.lease_ends = lease_ends;
         self.reports = Reports::default();
+        for held in self.running.values_mut() {
+            held.told = false;
+        }
     }
 
     /// A heartbeat arrived that names what it runs.
-    pub(super) fn hear(&mut self, now: Millis, running: &[Key], heartbeat_ms: u64) -> Difference {
+    pub(super) fn hear(
+        &mut self,
+        now: Millis,
+        running: &[Key],
+        heartbeat_ms: u64,
+        lease_ms: u64,
+    ) -> Difference {
         self.heard = true;
         let mut difference = Difference::default();
         let mut listed = running.to_vec();
         listed.sort_unstable();
         listed.dedup();
         for (key, held) in &mut self.running {
+            let patience = match held.told {
+                true => lease_ms,
+                false => heartbeat_ms,
+            };
             if listed.binary_search(key).is_ok() {
                 held.missing_since = None;
-            } else if now >= held.since + heartbeat_ms {
+            } else if now >= held.since + patience {
                 let since = *held.missing_since.get_or_insert(now);
                 if now >= since + heartbeat_ms {
                     difference.missing.push(*key);
@@ -127,6 +144,7 @@ impl Executor {
     pub(super) fn hold(&mut self, now: Millis, key: Key) {
         let held = Held {
             since: now,
+            told: true,
             missing_since: None,
         };
         self.running.insert(key, held);

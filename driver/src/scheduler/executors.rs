@@ -128,8 +128,10 @@ impl Executors {
 
     /// A heartbeat arrived.
     pub(super) fn hear(&mut self, now: Millis, id: ExecutorId, running: &[Key]) -> Difference {
-        let heartbeat = self.settings.heartbeat_ms;
-        let heard = self.touch(now, id, |executor| executor.hear(now, running, heartbeat));
+        let (heartbeat, lease) = (self.settings.heartbeat_ms, self.settings.lease_ms);
+        let heard = self.touch(now, id, |executor| {
+            executor.hear(now, running, heartbeat, lease)
+        });
         heard.unwrap_or_default()
     }
 

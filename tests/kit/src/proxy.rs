@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// What the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Network {
     Stalled,
     /// It brings everything, later.
     Slow(Duration),
+    /// It brings so many bytes a second each way, over all connections.
+    Narrow(u32),
     /// It brings nothing, and says nothing of that.
     Silent,
     /// It brings what goes to the server, and nothing back.
@@ -86,7 +88,9 @@ async fn accept(
     network: watch::Receiver<Network>,
     faults: Arc<AtomicUsize>,
 ) {
+    let lines: [Line; 2] = Default::default();
     while let Ok((near, _)) = listener.accept().await {
+        let [line_up, line_down] = lines.clone();
         let (network, faults) = (network.clone(), Arc::clone(&faults));
         tokio::spawn(async move {
             // A server that is not there closes the connection.
@@ -102,11 +106,13 @@ async fn accept(
             let up = Way {
                 network: network.clone(),
                 faults: Arc::clone(&faults),
+                line: line_up,
                 is_down: false,
             };
             let down = Way {
                 network,
                 faults,
+                line: line_down,
                 is_down: true,
             };
             // When one direction has ended, so has the connection.
@@ -118,10 +124,14 @@ async fn accept(
     }
 }
 
+/// Held by what is on its way where there is little room.
+type Line = Arc<Mutex<()>>;
+
 /// One direction of a connection.
 struct Way {
     network: watch::Receiver<Network>,
     faults: Arc<AtomicUsize>,
+    line: Line,
     is_down: bool,
 }
 
@@ -145,6 +155,11 @@ impl Way {
                     }
                 }
                 Network::Slow(pause) => tokio::time::sleep(pause).await,
+                Network::Narrow(rate) => {
+                    let _line = self.line.lock().await;
+                    let takes = read as f64 / f64::from(rate);
+                    tokio::time::sleep(Duration::from_secs_f64(takes)).await;
+                }
                 Network::Silent => {
                     self.fault();
                     continue;
