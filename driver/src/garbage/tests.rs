@@ -274,6 +274,16 @@ async fn a_job_that_begins_while_somebody_looks_is_not_touched() {
 }
 
 #[tokio::test]
+async fn a_job_that_a_list_of_the_journal_does_not_show_yet_is_not_touched() {
+    let (world, store) = World::new().await;
+    world.write(LIVE, 0).await;
+    // All but the beginning.
+    let old = store.add(Rule::new(&[Op::List], Fault::Truncate(1)).at("journal/entries$"));
+    assert_eq!(world.shown().await, "");
+    assert_eq!(old.count(), 1);
+}
+
+#[tokio::test]
 async fn without_a_journal_nothing_is_garbage() {
     let (world, _) = World::without_journal();
     world.write(LIVE, 0).await;

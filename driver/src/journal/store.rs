@@ -193,15 +193,25 @@ impl JournalStore {
             let Some(bytes) = bytes.filter(|_| number == next) else {
                 return Ok(None);
             };
-            loaded.bytes += bytes.len() as u64;
-            let entry = self.decode(&numbered(self.entries(), number), &bytes)?;
-            if entry.sequence != number {
-                return Err(self.corrupt(&format!("entry {number} is {}", entry.sequence)));
-            }
-            loaded.entries.push(entry);
+            self.load_entry(&mut loaded, number, &bytes)?;
+            next += 1;
+        }
+        // The newest are there, too, if a list does not show them yet.
+        while let Some(bytes) = self.get(&numbered(self.entries(), next)).await? {
+            self.load_entry(&mut loaded, next, &bytes)?;
             next += 1;
         }
         Ok(Some(loaded))
+    }
+
+    fn load_entry(&self, loaded: &mut Loaded, number: u64, bytes: &[u8]) -> Result<()> {
+        let entry = self.decode(&numbered(self.entries(), number), bytes)?;
+        if entry.sequence != number {
+            return Err(self.corrupt(&format!("entry {number} is {}", entry.sequence)));
+        }
+        loaded.bytes += bytes.len() as u64;
+        loaded.entries.push(entry);
+        Ok(())
     }
 
     /// Removes the entries of these numbers and the snapshots before `snapshot`.
