@@ -20,8 +20,8 @@ use crate::journal::log::Log;
 use crate::scheduler::{Action, Millis};
 use crate::settings::DriverSettings;
 
-/// How often an entry is written though nothing happens, in milliseconds.
-const RENEW_MS: Millis = 1_000;
+/// How often, at least, an entry is written though nothing happens, in milliseconds.
+const RENEW_MS_MAX: Millis = 1_000;
 
 /// Pause in milliseconds before an entry is written again of which nothing is known; doubled each
 /// time.
@@ -60,11 +60,15 @@ pub(crate) struct Ledger<A> {
     failures: u32,
     retry_at: Option<Millis>,
     renew_at: Millis,
+    /// How long after an entry the next one is written though nothing happens: one that takes a
+    /// while comes in time, too.
+    renew_ms: Millis,
     /// When the entry that is on its way began to be written for the first time.
     writing_since: Option<Millis>,
-    /// Until then nobody else can have begun to lead, if clocks run at about the same pace.
+    /// Until then nobody else can have begun to lead, if no clock runs twice as fast as another.
     trusted_until: Millis,
-    lease_ms: u64,
+    /// How long that is after the beginning of an entry.
+    trust_ms: Millis,
     snapshot: Snapshot,
 }
 
@@ -82,6 +86,8 @@ struct Snapshot {
 impl<A> Ledger<A> {
     /// The ledger of a leadership for which a driver began to campaign at `since`.
     pub(crate) fn new(won: &Won, settings: &DriverSettings, since: Millis) -> Self {
+        let trust_ms = settings.leader_lease_ms / 2;
+        let renew_ms = RENEW_MS_MAX.min(trust_ms / 2);
         Ledger {
             log: Log::new(won.term, won.writer, won.began),
             held: BTreeMap::new(),
@@ -90,10 +96,11 @@ impl<A> Ledger<A> {
             latest: BTreeMap::new(),
             failures: 0,
             retry_at: None,
-            renew_at: since + RENEW_MS,
+            renew_at: since + renew_ms,
+            renew_ms,
             writing_since: None,
-            trusted_until: since + settings.leader_lease_ms,
-            lease_ms: settings.leader_lease_ms,
+            trusted_until: since + trust_ms,
+            trust_ms,
             snapshot: Snapshot {
                 bytes: won.journal.bytes,
                 entries: won.journal.entries.len() as u64,
@@ -111,7 +118,7 @@ impl<A> Ledger<A> {
 
     /// The driver leads no longer, by its own will: as soon as that is written others may.
     pub(crate) fn resign(&mut self) {
-        (self.trusted_until, self.lease_ms) = (0, 0);
+        (self.trusted_until, self.trust_ms) = (0, 0);
         self.append_empty(&Record::Resigned);
     }
 
@@ -217,7 +224,7 @@ impl<A> Ledger<A> {
         }
         let write = self.log.take()?;
         self.writing_since.get_or_insert(now);
-        self.renew_at = now + RENEW_MS;
+        self.renew_at = now + self.renew_ms;
         Some(write)
     }
 
@@ -230,7 +237,7 @@ impl<A> Ledger<A> {
                 self.snapshot.entries += 1;
                 (self.failures, self.retry_at) = (0, None);
                 let since = self.writing_since.take().unwrap_or_default();
-                self.trusted_until = self.trusted_until.max(since + self.lease_ms);
+                self.trusted_until = self.trusted_until.max(since + self.trust_ms);
                 true
             }
             Ok(Created::Theirs(_)) => false,

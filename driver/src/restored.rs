@@ -72,6 +72,10 @@ impl Restored {
                 untidy.extend(output.map(|output| (status.id, output.clone())));
             }
             Record::Cleaned { job } => drop(untidy.remove(job)),
+            Record::Untidy { job } => {
+                let output = self.scheduler.output(*job);
+                untidy.extend(output.map(|output| (*job, output.clone())));
+            }
             Record::Forgotten { job } => {
                 self.keys.retain(|(_, known)| known != job);
                 untidy.remove(job);

@@ -94,8 +94,8 @@ impl DriverSettings {
         }
         if self.leader_lease_ms < Self::LEADER_LEASE_MS_MIN {
             return Err(Error::invalid(format!(
-                "the lease of who leads is renewed every second, so it must last for two \
-                 leader_lease_ms={}",
+                "who leads has to be able to renew its lease while the storage is slow, so it must \
+                 last for two seconds leader_lease_ms={}",
                 self.leader_lease_ms
             )));
         }

@@ -88,9 +88,12 @@ fn fold_job(job: JobId, records: Vec<Record>) -> Result<Vec<Record>> {
         Record::Submitted(submitted) => Some(submitted.submission.key),
         _ => None,
     });
-    let cleaned = records
-        .iter()
-        .any(|record| matches!(record, Record::Cleaned { .. }));
+    let is_tidy = |record: &Record| match record {
+        Record::Cleaned { .. } => Some(true),
+        Record::Untidy { .. } => Some(false),
+        _ => None,
+    };
+    let cleaned = records.iter().rev().find_map(is_tidy).unwrap_or_default();
     let mut scheduler = Scheduler::new(DriverSettings::default());
     for record in &records {
         scheduler.restore(record.clone())?;

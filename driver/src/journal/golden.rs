@@ -70,6 +70,7 @@ fn kind(record: &Record) -> &'static str {
         Record::Committing { .. } => "committing",
         Record::Ended(_) => "ended",
         Record::Cleaned { .. } => "cleaned",
+        Record::Untidy { .. } => "untidy",
         Record::ResultDropped { .. } => "result dropped",
         Record::Forgotten { .. } => "forgotten",
         Record::Archived { .. } => "archived",
@@ -83,7 +84,7 @@ async fn version_1_has_every_kind_of_record_and_says_what_it_said() {
     let loaded = journal("v1").load().await.expect("it is read for ever");
     let kinds: BTreeSet<&str> = loaded.records().map(kind).collect();
     let kinds: Vec<&str> = kinds.into_iter().collect();
-    expect!["alive, archived, cleaned, committing, ended, forgotten, planned, prepared, resigned, result dropped, revoked, submitted, term, won"].assert_eq(&kinds.join(", "));
+    expect!["alive, archived, cleaned, committing, ended, forgotten, planned, prepared, resigned, result dropped, revoked, submitted, term, untidy, won"].assert_eq(&kinds.join(", "));
     let restored = Restored::replay(DriverSettings::default(), &loaded);
     let restored = restored.expect("it makes sense");
     expect![[r#"
@@ -128,6 +129,7 @@ async fn version_1_has_every_kind_of_record_and_says_what_it_said() {
           s1 0/0 rows=0 read stage 0 → aggregate final → shuffle single
         keys 4276944897:000000000001 4276944898:000000000002 4276944899:000000000003 4276944901:000000000005 4276944902:000000000006 4276944906:00000000000a 4276944903:000000000007 4276944904:000000000008
         to go on with 000000000006 000000000007
+        to tidy up 000000000002 memory:///out-2
         to tidy up 000000000003 memory:///out-3
         program Staged { sha256: 0707070707070707070707070707070707070707070707070707070707070707, bytes: 1000 } {"MODE": "fast"}
     "#]].assert_eq(&shown(&restored));
@@ -334,6 +336,7 @@ impl History {
             Record::ResultDropped { job: JobId::new(1) },
             ended(8, JobState::Cancelled),
             Record::Cleaned { job: JobId::new(8) },
+            Record::Untidy { job: JobId::new(2) },
             ended(9, JobState::Failed),
             Record::Forgotten { job: JobId::new(9) },
         ]);

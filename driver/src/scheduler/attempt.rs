@@ -276,16 +276,13 @@ impl Job {
             (None, Ok(success)) if matches!(success.output, TaskOutput::Files(_)) => self.output(),
             (None, _) => None,
         };
-        turn.actions.push(match files {
-            Some(output) => Action::Discard {
-                job: self.id,
-                output: output.clone(),
-            },
-            None => Action::Cleanup {
+        match files.cloned() {
+            Some(output) => self.discard_late(output, turn),
+            None => turn.actions.push(Action::Cleanup {
                 job: self.id,
                 objects: vec![(task.stage, task.task, attempt)],
-            },
-        });
+            }),
+        }
     }
 
     /// An executor speaks of an attempt that it may have been given in an earlier leadership, of

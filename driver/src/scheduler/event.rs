@@ -278,6 +278,7 @@ fn write_record(record: &Record, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Record::Committing { job } => write!(f, "record committing {job}"),
         Record::Ended(ended) => write!(f, "record ended {} {:?}", ended.job, ended.state),
         Record::Cleaned { job } => write!(f, "record cleaned {job}"),
+        Record::Untidy { job } => write!(f, "record untidy {job}"),
         Record::ResultDropped { job } => write!(f, "record dropped {job}"),
         Record::Forgotten { job } => write!(f, "record forgotten {job}"),
         Record::Archived { status, .. } => write!(f, "record archived {}", status.id),

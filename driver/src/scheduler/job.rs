@@ -181,6 +181,16 @@ impl Job {
         }
     }
 
+    /// Removes what is beside an output and came perhaps after the job had ended. The next driver
+    /// goes on with it if this one does not come to its end.
+    pub(super) fn discard_late(&self, output: Output, turn: &mut Turn<'_>) {
+        let job = self.id;
+        if self.state.is_final() {
+            turn.record(|| Record::Untidy { job });
+        }
+        turn.actions.push(Action::Discard { job, output });
+    }
+
     /// The plan has been made, or more of it: stages that follow those known so far.
     pub(super) fn planned(&mut self, graph: &StageGraph, turn: &mut Turn<'_>) {
         let first = self.state == JobState::Planning;
@@ -188,10 +198,7 @@ impl Job {
         if self.state != JobState::Running && (!first || checked.is_err()) {
             // Planning has prepared the output, and nobody knows of it but the plan.
             if let Some(output) = graph.output.clone() {
-                turn.actions.push(Action::Discard {
-                    job: self.id,
-                    output,
-                });
+                self.discard_late(output, turn);
             }
         }
         if !first && self.state != JobState::Running {

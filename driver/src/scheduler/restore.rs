@@ -32,9 +32,11 @@ impl Scheduler {
     /// `Corrupt` for a record that contradicts those before it.
     pub fn restore(&mut self, record: Record) -> Result<()> {
         match record {
-            Record::Term { .. } | Record::Alive | Record::Resigned | Record::Cleaned { .. } => {
-                Ok(())
-            }
+            Record::Term { .. }
+            | Record::Alive
+            | Record::Resigned
+            | Record::Cleaned { .. }
+            | Record::Untidy { .. } => Ok(()),
             Record::Submitted(submitted) => {
                 let kiln_proto::message::Submitted {
                     job,

@@ -30,10 +30,12 @@ impl World {
         let leading = self.leading(number).expect("it was asked");
         let state = leading.scheduler.state(job);
         let state = state.unwrap_or_else(|| panic!("job {job} was taken and is not known"));
-        if !state.is_final() || leading.hidden.contains(&job) {
+        let goes_on = !state.is_final() || leading.hidden.contains(&job);
+        let client = self.clients.get_mut(&key).expect("it asked");
+        if goes_on {
+            assert_eq!(client.ended, None, "job {job} had ended and goes on");
             return;
         }
-        let client = self.clients.get_mut(&key).expect("it asked");
         let before = client.ended.replace(state);
         assert!(
             before.is_none_or(|before| before == state),
@@ -149,11 +151,6 @@ impl World {
             });
         let newest = leaders.max_by_key(|(_, leading)| leading.leader.term());
         let (process, leading) = newest.expect("somebody leads");
-        let excused: Vec<Path> = self
-            .excused
-            .iter()
-            .map(|name| super::executors::object_path(*name))
-            .collect();
         let is_waste = |path: &Path| {
             let parts: Vec<_> = path.parts().map(|part| part.as_ref().to_owned()).collect();
             let is_shuffle = parts[0] == "cluster" && parts[1] != "journal";
@@ -175,7 +172,7 @@ impl World {
         let left: Vec<_> = paths.iter().filter(|path| is_waste(path)).collect();
         let left: Vec<_> = left
             .into_iter()
-            .filter(|path| !excused.contains(path))
+            .filter(|path| !self.excused.contains(*path))
             .collect();
         assert!(left.is_empty(), "left behind: {left:?}");
         for machine in self.machines.values() {

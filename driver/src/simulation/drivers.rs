@@ -53,7 +53,7 @@ impl World {
         let Some(process) = self.drivers.get_mut(&number) else {
             return;
         };
-        let clock = now + process.skew;
+        let clock = process.clock.at(now);
         match (done, &mut process.role) {
             (Done::Look(sight), Role::StandsBy(watch)) => {
                 if sight.is_ok_and(|sight| watch.saw(clock, sight) == Next::Try) {
@@ -115,7 +115,7 @@ impl World {
 
     fn lead(&mut self, number: u64, since: Millis, won: Won) {
         let process = self.drivers.get_mut(&number).expect("it has just won");
-        let clock = self.now + process.skew;
+        let clock = process.clock.at(self.now);
         let other = self.terms.insert(won.term, number);
         assert_eq!(other, None, "two leaders of term {}", won.term);
         let mut restored = Restored::replay(process.settings.clone(), &won.journal)
@@ -202,7 +202,7 @@ impl World {
             let Some(process) = self.drivers.get_mut(&number) else {
                 return;
             };
-            let clock = now + process.skew;
+            let clock = process.clock.at(now);
             let Some(leading) = process.leading() else {
                 return;
             };
@@ -247,7 +247,7 @@ impl World {
         let Some(process) = self.drivers.get_mut(&number) else {
             return;
         };
-        let clock = now + process.skew;
+        let clock = process.clock.at(now);
         let Role::Leads(leading) = &mut process.role else {
             return;
         };
@@ -294,6 +294,8 @@ impl World {
                 let leads = self.terms.keys().next_back() == Some(&leading.leader.term());
                 let is_done = self.acknowledged.contains(&spec.id) && !self.rotten;
                 assert!(!leads || !is_done, "done, and launched again: {key:?}");
+                let has_ended = self.clients[&self.wishes[&spec.id.job]].ended.is_some();
+                assert!(!leads || !has_ended, "its job has ended: {key:?}");
                 self.order(number, executor, Some(action.clone()));
             }
             Action::Cancel { executor, .. } | Action::Acknowledge { executor, .. } => {
@@ -395,7 +397,8 @@ impl World {
 
     /// A client does the next thing about its job, and again after a while.
     pub(super) fn ask(&mut self, key: u64) {
-        if self.clients[&key].ended.is_some() {
+        // Whoever knows the end asks again, to see that it stays.
+        if self.clients[&key].ended.is_some() && !self.rough {
             return;
         }
         let drivers: Vec<_> = self.drivers.keys().copied().collect();
@@ -413,7 +416,7 @@ impl World {
         let Some(process) = self.drivers.get_mut(&number) else {
             return;
         };
-        let clock = now + process.skew;
+        let clock = process.clock.at(now);
         let Some(leading) = process.leading() else {
             return;
         };

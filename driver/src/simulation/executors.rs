@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use kiln_engine::id::{ExecutorId, TaskId};
+use kiln_engine::id::{ExecutorId, JobId, TaskId};
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
     OutputFile, PendingUpload, SinkSpec, Stage, StageGraph, TaskFailure, TaskInput, TaskOutput,
@@ -274,8 +274,7 @@ impl World {
         let name = format!("{}t{task}-a{}", part_prefix(job), spec.attempt);
         let lines = rows.iter().map(|row| format!("{row}\n"));
         let text: String = lines.collect();
-        let path = |url: &str| Path::from(url.strip_prefix("memory:///").expect("in memory"));
-        let file = path(url).join(name.as_str());
+        let file = in_memory(url).join(name.as_str());
         let disk = Arc::clone(&self.disk);
         let upload = async {
             let id = disk.create_multipart(&file).await?;
@@ -284,8 +283,7 @@ impl World {
         };
         let uploaded = upload.now_or_never().expect("memory answers at once");
         let (id, part) = uploaded.expect("there is room");
-        let staging = staging_url(url, job).expect("a staging directory");
-        self.put(&path(&staging).join(upload_record(&name)), id.clone());
+        self.put(&record_path(url, job, &name), id.clone());
         vec![OutputFile {
             name,
             rows: rows.len() as u64,
@@ -322,7 +320,16 @@ impl World {
         };
         for report in machine.reports.values() {
             let TaskId { job, stage, task } = report.task;
-            self.excused.insert((job, stage.0, task, report.attempt));
+            let name = (job, stage.0, task, report.attempt);
+            self.excused.insert(object_path(name));
+            let graph = &self.clients[&self.wishes[&job]].graph;
+            let output = graph.output.as_ref().map(|output| output.url.as_str());
+            if let (Ok(success), Some(url)) = (&report.outcome, output)
+                && let TaskOutput::Files(files) = &success.output
+            {
+                let records = files.iter().map(|file| record_path(url, job, &file.name));
+                self.excused.extend(records);
+            }
         }
         let back = self.random.u64(0..2_000);
         self.later(back, Happening::StartExecutor);
@@ -374,6 +381,16 @@ impl World {
             self.rotten = true;
         }
     }
+}
+
+fn in_memory(url: &str) -> Path {
+    Path::from(url.strip_prefix("memory:///").expect("in memory"))
+}
+
+/// Where it is noted that a file of a job's output is being uploaded.
+fn record_path(url: &str, job: JobId, file: &str) -> Path {
+    let staging = staging_url(url, job).expect("a staging directory");
+    in_memory(&staging).join(upload_record(file))
 }
 
 /// Where the object of that name is.

@@ -32,6 +32,27 @@ pub(super) enum Done {
 
 type Work = Pin<Box<dyn Future<Output = Done>>>;
 
+/// The clock of a process: it began somewhere, and runs at its own pace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// What it shows at the simulation's time 0.
+    pub(super) offset: Millis,
+    /// How far it gets while the simulation's gets to 100.
+    pub(super) pace: Millis,
+}
+
+impl Clock {
+    /// What it shows at a time of the simulation.
+    pub(super) fn at(self, now: Millis) -> Millis {
+        self.offset + now * self.pace / 100
+    }
+
+    /// When it will show this.
+    pub(super) fn when(self, shows: Millis) -> Millis {
+        (shows.saturating_sub(self.offset) * 100).div_ceil(self.pace)
+    }
+}
+
 /// A driver process.
 pub(super) struct Process {
     pub(super) settings: DriverSettings,
@@ -42,8 +63,7 @@ pub(super) struct Process {
     pub(super) stalled_until: Millis,
     /// It has resigned, and ends when that is written.
     pub(super) leaves: bool,
-    /// What its clock shows at the simulation's time 0.
-    pub(super) skew: Millis,
+    pub(super) clock: Clock,
     pub(super) role: Role,
     works: Vec<(bool, Work)>,
 }
@@ -71,7 +91,7 @@ impl Process {
         disk: &Arc<InMemory>,
         gate: &SharedGate,
         settings: DriverSettings,
-        skew: Millis,
+        clock: Clock,
     ) -> Self {
         let store = Arc::new(SimStore::new(Arc::clone(disk), gate.clone(), number));
         let stores = Stores::new();
@@ -86,7 +106,7 @@ impl Process {
             shuffle,
             stalled_until: 0,
             leaves: false,
-            skew,
+            clock,
             role: Role::StandsBy(watch),
             works: Vec::new(),
         }

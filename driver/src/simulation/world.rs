@@ -10,10 +10,11 @@ use kiln_engine::id::{ExecutorId, JobId, TaskId};
 use kiln_engine::plan::StageGraph;
 use kiln_proto::message::JobState;
 use object_store::memory::InMemory;
+use object_store::path::Path;
 
-use super::data::{self, Name, Store};
+use super::data::{self, Store};
 use super::executors::{Machine, Order};
-use super::process::{Process, Role};
+use super::process::{Clock, Process, Role};
 use super::store::{SharedGate, Verdict};
 use crate::scheduler::{Event, Millis};
 use crate::settings::DriverSettings;
@@ -148,7 +149,7 @@ pub(super) struct World {
     /// The rows in shuffle objects; those that the disk has not any more do not count.
     pub(super) content: Store,
     /// Objects that may be left behind: their writer died before it could tell.
-    pub(super) excused: BTreeSet<Name>,
+    pub(super) excused: BTreeSet<Path>,
     pub(super) rough: bool,
     pub(super) spotless: bool,
     pub(super) print: bool,
@@ -209,7 +210,7 @@ impl World {
                 cancelled: false,
             };
             self.clients.insert(key, client);
-            let at = self.random.u64(0..6_000);
+            let at = self.random.u64(0..15_000);
             self.later(at, Happening::Ask(key));
             if self.chance(10) {
                 let at = at + self.random.u64(0..6_000);
@@ -280,7 +281,7 @@ impl World {
                 .into_iter()
                 .chain(leading.leader.deadline())
                 .min()?;
-            let due = due.saturating_sub(process.skew);
+            let due = process.clock.when(due);
             Some((due.max(process.stalled_until), number))
         });
         dues.min()
@@ -420,8 +421,12 @@ impl World {
             url: host,
             ..DriverSettings::default()
         };
-        let skew = self.random.u64(0..10_000_000);
-        let process = Process::new(number, &self.disk, &self.gate, settings, skew);
+        // One may run twice as fast as another.
+        let clock = Clock {
+            offset: self.random.u64(0..10_000_000),
+            pace: self.random.u64(70..=140),
+        };
+        let process = Process::new(number, &self.disk, &self.gate, settings, clock);
         self.log(&format!(
             "driver {number} starts at {}",
             process.settings.url
@@ -521,7 +526,7 @@ impl World {
     }
 
     /// Whether the disk has an object.
-    pub(super) fn is_there(&self, path: &object_store::path::Path) -> bool {
+    pub(super) fn is_there(&self, path: &Path) -> bool {
         use object_store::ObjectStoreExt as _;
         let found = self.disk.head(path).now_or_never();
         found.expect("memory answers at once").is_ok()

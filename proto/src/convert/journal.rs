@@ -103,6 +103,7 @@ fn to_wire(record: &Record) -> Result<wire::JournalRecord> {
             failure: ended.failure.as_ref().map(encode_failure),
         }),
         Record::Cleaned { job } => WireRecord::Cleaned(of(*job)),
+        Record::Untidy { job } => WireRecord::Untidy(of(*job)),
         Record::ResultDropped { job } => WireRecord::ResultDropped(of(*job)),
         Record::Forgotten { job } => WireRecord::Forgotten(of(*job)),
         Record::Archived {
@@ -141,6 +142,9 @@ fn decode_record(record: wire::JournalRecord) -> Result<Record> {
         },
         WireRecord::Ended(ended) => Record::Ended(Box::new(decode_ended(ended)?)),
         WireRecord::Cleaned(of) => Record::Cleaned {
+            job: decode_job_id(of.job)?,
+        },
+        WireRecord::Untidy(of) => Record::Untidy {
             job: decode_job_id(of.job)?,
         },
         WireRecord::ResultDropped(of) => Record::ResultDropped {

@@ -65,6 +65,11 @@ pub enum Record {
         /// Which job.
         job: JobId,
     },
+    /// Something was written for a job that had ended: it has to be removed, again.
+    Untidy {
+        /// Which job.
+        job: JobId,
+    },
     /// The result of a job is kept no longer.
     ResultDropped {
         /// Which job.
@@ -171,6 +176,7 @@ impl Record {
             Record::Archived { status, .. } => Some(status.id),
             Record::Committing { job }
             | Record::Cleaned { job }
+            | Record::Untidy { job }
             | Record::ResultDropped { job }
             | Record::Forgotten { job } => Some(*job),
         }

@@ -15,7 +15,7 @@ impl Random {
 
     pub(crate) fn record(&mut self) -> Record {
         let job = JobId::new(self.u64());
-        match self.below(14) {
+        match self.below(15) {
             0 => Record::Term {
                 url: self.text(),
                 at_ms: self.u64(),
@@ -67,6 +67,7 @@ impl Random {
                 cleaned: self.bool(),
             },
             12 => Record::Resigned,
+            13 => Record::Untidy { job },
             _ => Record::Alive,
         }
     }
