@@ -159,9 +159,9 @@ impl<A> Leader<A> {
                     }
                 }
                 Held::Sweep(objects) => {
+                    // By what is known now, so behind all of that.
                     for (job, objects) in needless(&objects, scheduler) {
-                        self.tidies(job);
-                        effects.push(Effect::Do(Action::Cleanup { job, objects }));
+                        effects.extend(self.admit(Action::Cleanup { job, objects }));
                     }
                 }
             }
@@ -259,4 +259,45 @@ fn needless(
         gone.entry(object.job).or_default().push(name);
     }
     gone
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_proto::message::WriterId;
+
+    use super::*;
+    use crate::journal::store::Loaded;
+
+    #[test]
+    fn what_is_needless_is_removed_when_it_is_written_why() {
+        let won = Won {
+            term: 2,
+            writer: WriterId(1),
+            journal: Loaded::default(),
+            began: 5,
+        };
+        let settings = DriverSettings::default();
+        let scheduler = Scheduler::journaled(settings.clone());
+        let mut leader: Leader<()> = Leader::new(&won, &settings, 0, BTreeSet::new());
+        let object = ShuffleObject {
+            job: JobId::new(1),
+            stage: StageId(0),
+            task: 5,
+            attempt: 1,
+        };
+        assert!(matches!(leader.dues(0)[..], [Due::List]));
+        leader.listed(Ok(vec![object]), 0);
+        assert!(matches!(leader.dues(0)[..], [Due::Entry(6, _)]));
+        // It may be for this that the object is needless.
+        assert!(leader.admit(Action::Record(Record::Alive)).is_empty());
+        let effects = leader.wrote(Ok(Created::Ours), 0, &scheduler);
+        assert!(matches!(effects.as_deref(), Some([])), "{effects:?}");
+        assert!(matches!(leader.dues(0)[..], [Due::Entry(7, _)]));
+        let effects = leader.wrote(Ok(Created::Ours), 0, &scheduler);
+        let [Effect::Do(Action::Cleanup { job, objects })] = &effects.expect("it leads")[..] else {
+            panic!("it is not removed");
+        };
+        let expected = (object.stage, object.task, object.attempt);
+        assert_eq!((*job, &objects[..]), (object.job, &[expected][..]));
+    }
 }

@@ -4,12 +4,14 @@
 //! are read, and what is shown when a round fails.
 
 use std::fs::{File, OpenOptions};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use kiln_testkit::process::{Guard, signal, wait_for};
-use kiln_testkit::proxy::Network;
 
 use crate::fault::{Cut, Who};
+use crate::namespace::Namespace;
 use crate::network::Ways;
 use crate::store::Store;
 
@@ -33,7 +35,9 @@ const LOG: &str = "warn,kiln_driver=info,kiln_executor=info,kiln::cli::logging=d
 pub(crate) struct Member {
     pub(crate) name: String,
     args: Vec<String>,
-    pub(crate) ways: Ways,
+    ways: Ways,
+    /// Where it runs, if not beside the test.
+    namespace: Option<Namespace>,
     pub(crate) log: PathBuf,
     process: Option<Guard>,
     /// A fault is going on.
@@ -45,6 +49,9 @@ impl Member {
     pub(crate) fn start(&mut self) {
         let args: Vec<_> = self.args.iter().map(String::as_str).collect();
         let mut command = Store::command(&self.ways.store.url, &args);
+        if let Some(namespace) = &self.namespace {
+            command = namespace.enter(&command);
+        }
         command.env("RUST_LOG", LOG);
         command.stdout(log(&self.log)).stderr(log(&self.log));
         self.process = Some(Guard::start(command));
@@ -95,6 +102,7 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
     /// The client's.
     pub(crate) client: Ways,
+    client_namespace: Option<Namespace>,
     /// The drivers, past the network.
     pub(crate) drivers: String,
 }
@@ -102,8 +110,9 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts everything; what is said goes to files in `directory`.
     pub(crate) fn start(store: &Store, storage: &str, directory: &Path) -> Self {
-        let at = store.server.url();
-        let member = |name: String, ways: Ways, args: &[&str]| Member {
+        let (at, between) = (store.server.url(), store.between);
+        let member = |place: usize, name: String, ways: Ways, args: &[&str]| Member {
+            namespace: between.namespace(place),
             log: directory.join(&name),
             name,
             ways,
@@ -113,10 +122,13 @@ impl Cluster {
         };
         let mut members = Vec::new();
         for number in 0..DRIVERS {
-            let args = ["driver", "--storage", storage, "--listen", "127.0.0.1:0"];
-            let ways = Ways::to(&at, &[]);
+            let args = ["driver", "--insecure", "--storage", storage, "--listen"];
             let args = [&args[..1], &TIMES[..], &args[1..]].concat();
-            let mut driver = member(format!("driver-{number}"), ways, &args);
+            let ways = Ways::to(&at, &[], between);
+            let mut driver = member(number, format!("driver-{number}"), ways, &args);
+            let address = driver.namespace.as_ref().map(Namespace::address);
+            let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
+            driver.args.push(format!("{address}:0"));
             driver.start();
             members.push(driver);
         }
@@ -129,17 +141,19 @@ impl Cluster {
             urls.push(url);
         }
         for number in 0..EXECUTORS {
-            let ways = Ways::to(&at, &urls);
+            let ways = Ways::to(&at, &urls, between);
             let drivers = ways.urls();
             let args = ["executor", "--driver", &drivers, "--threads", "1"];
             let args = [&args[..], &["--drain-timeout", "1"]].concat();
-            let mut executor = member(format!("executor-{number}"), ways, &args);
+            let name = format!("executor-{number}");
+            let mut executor = member(DRIVERS + number, name, ways, &args);
             executor.start();
             members.push(executor);
         }
         Cluster {
             members,
-            client: Ways::to(&at, &urls),
+            client: Ways::to(&at, &urls, between),
+            client_namespace: between.namespace(DRIVERS + EXECUTORS),
             drivers: urls.join(","),
         }
     }
@@ -158,20 +172,35 @@ impl Cluster {
         }
     }
 
-    /// Lets the network around a process do this.
-    pub(crate) fn set_network(&self, place: usize, cut: Cut, network: Network) {
-        let member = &self.members[place].ways;
-        // Whom it dials, and who dials it if it is a driver.
+    /// The same command where the client runs.
+    pub(crate) fn as_client(&self, command: Command) -> Command {
+        match &self.client_namespace {
+            Some(namespace) => namespace.enter(&command),
+            None => command,
+        }
+    }
+
+    /// Cuts a process off, or makes up for that: from whom it dials, and from who dials it if it is
+    /// a driver.
+    pub(crate) fn set(&self, place: usize, cut: Cut, is_cut: bool) {
+        let member = &self.members[place];
+        if let Some(namespace) = &member.namespace {
+            let drivers = &self.members[..DRIVERS];
+            let dialling = &self.members[DRIVERS..];
+            let peers = if place < DRIVERS { dialling } else { drivers };
+            let peers = peers.iter().filter_map(|peer| peer.namespace.as_ref());
+            let client = self.client_namespace.as_ref();
+            let client = client.filter(|_| place < DRIVERS);
+            return cut.set(namespace, peers.chain(client), is_cut);
+        }
         let all = self.members.iter().map(|member| &member.ways);
         let dialling = all.chain([&self.client]);
         let dialling = dialling.filter_map(|ways| ways.drivers.get(place));
-        let peers = member
-            .drivers
-            .iter()
-            .chain(dialling.filter(|_| place < DRIVERS));
-        let store = cut.from_store.then_some(&member.store);
+        let dialling = dialling.filter(|_| place < DRIVERS);
+        let peers = member.ways.drivers.iter().chain(dialling);
+        let store = cut.from_store.then_some(&member.ways.store);
         for way in store.into_iter().chain(peers.take(cut.from_peers)) {
-            way.set(network);
+            way.set(cut, is_cut);
         }
     }
 

@@ -82,6 +82,10 @@ const PROCESS: [(What, Who); 10] = [
     (What::Kill, Who::Everybody),
 ];
 
+/// Requests that the store answers badly, at most: they may all be of one process, which gives up
+/// after half a minute.
+const TIMES_MAX: u64 = 24;
+
 /// Faults of a round that cost executors what they run: a task that was lost three times is not
 /// tried again.
 const ATTEMPTS_LOST_MAX: usize = 2;
@@ -229,7 +233,7 @@ fn fault(random: &mut fastrand::Rng, kind: Kind, among: &Moments) -> Fault {
             resets: random.u8(..3) == 0,
         },
         times: if random.u8(..5) == 0 {
-            60
+            TIMES_MAX
         } else {
             random.u64(1..12)
         },
@@ -248,7 +252,10 @@ impl Trouble {
         ];
         let any = |fault| S3Rule::new(&[], fault).times(times);
         match self {
-            Trouble::Errors => [503, 500, 429].map(|it| any(S3Fault::Status(it))).into(),
+            Trouble::Errors => {
+                let share = |it| S3Rule::new(&[], S3Fault::Status(it)).times(times.div_ceil(3));
+                [503, 500, 429].map(share).into()
+            }
             Trouble::Slow => vec![any(S3Fault::Delay(100))],
             Trouble::Truncates => vec![S3Rule::new(&[S3Op::Get], S3Fault::Truncate).times(times)],
             // What is damaged is asked for once more; nobody can make a result anew that is damaged

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_testkit::process::{DEADLINE, Guard, wait_for};
-use kiln_testkit::proxy::Network;
 use kiln_testkit::s3::S3Fired;
 
 use crate::cluster::{Cluster, log};
@@ -80,6 +79,7 @@ impl<'a> Round<'a> {
         let mut command = self
             .work
             .client(&ways.store.url, &drivers, root, &self.directory);
+        command = self.cluster.as_client(command);
         let said = self.directory.join("client");
         command.stdout(log(&said)).stderr(log(&said));
         command.env("RUST_LOG", "warn,kiln_driver=info");
@@ -158,7 +158,7 @@ impl<'a> Round<'a> {
             }
             What::Stop => member.signal("STOP"),
             What::Leave => member.signal("TERM"),
-            What::Cut => self.cluster.set_network(place, cut, cut.network()),
+            What::Cut => self.cluster.set(place, cut, true),
         }
     }
 
@@ -175,7 +175,7 @@ impl<'a> Round<'a> {
                 assert_eq!(code, Some(0), "{name} did not leave in order");
                 member.start();
             }
-            What::Cut => self.cluster.set_network(place, cut, Network::Whole),
+            What::Cut => self.cluster.set(place, cut, false),
         }
     }
 

@@ -10,6 +10,7 @@ use kiln_testkit::s3::{S3Server, variables};
 use regex::Regex;
 
 use crate::fault::SHUFFLE;
+use crate::network::Between;
 
 pub(crate) const BUCKET: &str = "kiln-chaos";
 
@@ -22,13 +23,17 @@ const REPEATS: usize = 5;
 /// The store.
 pub(crate) struct Store {
     pub(crate) server: S3Server,
+    pub(crate) between: Between,
     /// How often each word is in the text.
     pub(crate) words: BTreeMap<String, u64>,
 }
 
 impl Store {
-    pub(crate) fn new() -> Self {
-        let server = S3Server::start(&[BUCKET]);
+    pub(crate) fn new(between: Between) -> Self {
+        let server = match between {
+            Between::Proxies => S3Server::start(&[BUCKET]),
+            Between::Bridge { store } => S3Server::start_at(store, &[BUCKET]),
+        };
         let directory = tempfile::tempdir().expect("a temporary directory");
         let tables = directory.path().join("tables");
         let to = tables.display().to_string();
@@ -41,7 +46,11 @@ impl Store {
         let (text, words) = text();
         server.put(BUCKET, "text/1.txt", text.clone());
         server.put(BUCKET, "text/2.txt", text);
-        Store { server, words }
+        Store {
+            server,
+            between,
+            words,
+        }
     }
 
     /// The command, with this store behind `endpoint`.

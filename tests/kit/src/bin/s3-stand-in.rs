@@ -24,7 +24,7 @@ fn main() {
         buckets.push("kiln".to_owned());
     }
     let names: Vec<&str> = buckets.iter().map(String::as_str).collect();
-    let server = S3Server::start_at(port, &names);
+    let server = S3Server::start_at(([127, 0, 0, 1], port).into(), &names);
     #[expect(
         clippy::print_stdout,
         reason = "whoever started this waits for the line"

@@ -104,12 +104,12 @@ impl Shared {
 impl S3Server {
     /// Starts a server with these buckets on a free port.
     pub fn start(buckets: &[&str]) -> Self {
-        S3Server::start_at(0, buckets)
+        S3Server::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), buckets)
     }
 
-    /// The same on a certain port.
-    pub fn start_at(port: u16, buckets: &[&str]) -> Self {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+    /// The same at a certain address.
+    pub fn start_at(address: SocketAddr, buckets: &[&str]) -> Self {
+        let listener = std::net::TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         listener.set_nonblocking(true).expect("a socket");
         let inside = Mutex::new(Inside {
@@ -143,7 +143,7 @@ impl S3Server {
         }
     }
 
-    /// Where it listens, as `http://127.0.0.1:PORT`.
+    /// Where it listens, as `http://127.0.0.1:PORT` unless it was started elsewhere.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
