@@ -401,8 +401,9 @@ impl World {
         if self.clients[&key].ended.is_some() && !self.rough {
             return;
         }
+        // Several, since one that leads no longer may be among them.
         let drivers: Vec<_> = self.drivers.keys().copied().collect();
-        if let Some(driver) = self.random.choice(drivers) {
+        for driver in drivers {
             let delay = self.random.u64(0..20);
             self.later(delay, Happening::Asked(driver, key));
         }
