@@ -248,18 +248,17 @@ impl Drop for Round<'_> {
     fn drop(&mut self) {
         let Round { seed, work, .. } = self;
         let took = self.began.elapsed();
-        if self.is_done {
-            let faults = self.fired.len();
-            eprintln!("round {seed}: {work}, {faults} faults, {took:.1?}");
-            if std::env::var_os("KILN_SEED").is_some() {
-                eprintln!("{}", self.story);
-            }
+        match self.is_done {
+            true => eprintln!(
+                "round {seed}: {work}, {} faults, {took:.1?}",
+                self.fired.len()
+            ),
+            false => eprintln!("round {seed} failed, KILN_SEED={seed} repeats it: {work}"),
+        }
+        if self.is_done && std::env::var_os("KILN_SEED").is_none() {
             return;
         }
-        eprintln!(
-            "round {seed} failed, KILN_SEED={seed} repeats it: {work}\n{}",
-            self.story
-        );
+        eprintln!("{}", self.story);
         let logs = self.cluster.members.iter().map(|member| member.log.clone());
         for path in logs.chain([self.directory.join("client")]) {
             eprintln!("---- {}\n{}", path.display(), tail(&path));
