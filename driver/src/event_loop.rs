@@ -96,6 +96,8 @@ pub(crate) enum End {
     Stopped(Option<oneshot::Sender<()>>),
     /// Somebody else leads.
     Deposed,
+    /// Nothing could be written for so long that somebody else may lead.
+    CutOff,
 }
 
 /// What came of work beside the loop.
@@ -235,6 +237,10 @@ impl EventLoop {
             if self.deposed {
                 tracing::warn!("somebody else leads");
                 return End::Deposed;
+            }
+            if self.is_cut_off() {
+                tracing::warn!("the storage does not answer, so somebody else may lead");
+                return End::CutOff;
             }
             if let Some(answer) = stop {
                 break answer;

@@ -183,6 +183,11 @@ impl<A> Leader<A> {
         self.ledger.deadline().into_iter().chain(self.list_at).min()
     }
 
+    /// Whether nothing could be written for so long that others lead by now, if they can write.
+    pub(crate) fn is_cut_off(&self, now: Millis) -> bool {
+        self.ledger.is_cut_off(now)
+    }
+
     /// Whether everything that has happened is written.
     pub(crate) fn is_settled(&self) -> bool {
         self.ledger.is_settled()

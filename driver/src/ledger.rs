@@ -69,6 +69,8 @@ pub(crate) struct Ledger<A> {
     trusted_until: Millis,
     /// How long that is after the beginning of an entry.
     trust_ms: Millis,
+    /// How long after that beginning others wait before they try to lead.
+    lease_ms: Millis,
     snapshot: Snapshot,
 }
 
@@ -101,6 +103,7 @@ impl<A> Ledger<A> {
             writing_since: None,
             trusted_until: since + trust_ms,
             trust_ms,
+            lease_ms: settings.leader_lease_ms,
             snapshot: Snapshot {
                 bytes: won.journal.bytes,
                 entries: won.journal.entries.len() as u64,
@@ -260,7 +263,14 @@ impl<A> Ledger<A> {
     /// When something is to be written though nothing happens.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         let renew = self.log.is_settled().then_some(self.renew_at);
-        renew.into_iter().chain(self.retry_at).min()
+        let cut_off = self.writing_since.map(|since| since + self.lease_ms);
+        renew.into_iter().chain(self.retry_at).chain(cut_off).min()
+    }
+
+    /// Whether nothing could be written for a lease: others lead by now, if they can write.
+    pub(crate) fn is_cut_off(&self, now: Millis) -> bool {
+        let since = self.writing_since;
+        since.is_some_and(|since| now >= since + self.lease_ms)
     }
 
     /// Whether to write a snapshot now.

@@ -92,6 +92,11 @@ impl Node {
             match driver.run(&mut inbox, &mut handles).await {
                 End::Stopped(answer) => break answer,
                 End::Deposed => self.board.lock().stand_by(None),
+                End::CutOff => {
+                    self.board.lock().stand_by(None);
+                    // Where nobody else has led meanwhile, it goes on as soon as it can.
+                    watch = Watch::started(url, lease_ms);
+                }
             }
         };
         if let Some(answer) = answer {

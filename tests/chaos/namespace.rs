@@ -63,7 +63,9 @@ fn ip(args: &[&str]) {
 pub(crate) fn bridge() -> SocketAddr {
     let here = address(1);
     ip(&["link", "set", "lo", "up"]);
-    ip(&["link", "add", BRIDGE, "type", "bridge"]);
+    // An address of its own, not that of whoever comes next.
+    let mac = "02:00:00:00:00:01";
+    ip(&["link", "add", BRIDGE, "address", mac, "type", "bridge"]);
     ip(&["addr", "add", &format!("{here}/24"), "dev", BRIDGE]);
     ip(&["link", "set", BRIDGE, "up"]);
     SocketAddr::from((here, 0))

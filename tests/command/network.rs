@@ -104,3 +104,34 @@ fn executors_with_little_bandwidth_to_the_store_are_not_lost() {
     let once = |line: &str| line.ends_with("\"count\":1}");
     assert!(counted.lines().all(once), "a word is there more than once");
 }
+
+#[test]
+fn a_leader_that_cannot_reach_the_store_leaves_everybody_to_the_next_one() {
+    let store = S3Server::start(&[BUCKET]);
+    let way = Proxy::to(&store.url());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let input = write(directory.path(), "in.txt", b"one\n");
+    let storage = format!("s3://{BUCKET}/storage");
+    let driver = |endpoint: &str| {
+        let mut command = kiln(["driver", "--listen", "127.0.0.1:0", "--storage", &storage]);
+        command.args(["--leader-lease-ms", "2000"]);
+        command.envs(variables(endpoint));
+        Driver::spawn(command)
+    };
+    let first = driver(&way.url);
+    assert_eq!(run_ok(["jobs", "--json", "--driver", &first.url]), "[]\n");
+    let second = driver(&store.url());
+    let both = format!("{},{}", first.url, second.url);
+    let mut command = kiln(["executor", "--threads", "1", "--driver", &both]);
+    command.envs(store.variables());
+    let _executor = Guard::start(command);
+    first.wait_for_executors(1);
+    way.set(Network::Stalled);
+    // All of them can still reach the first one.
+    let counted = run_ok(["run", "wordcount", "--json", &input, "--driver", &both]);
+    assert_eq!(counted, "{\"word\":\"one\",\"count\":1}\n");
+    assert!(way.faults() > 0, "nothing was cut off");
+    let jobs = run_ok(["jobs", "--driver", &second.url]);
+    assert!(jobs.contains("done"), "{jobs}");
+    second.wait_for_executors(1);
+}

@@ -50,6 +50,17 @@ impl EventLoop {
         Ok(driver)
     }
 
+    /// Whether those who wait here had better look for somebody else.
+    pub(super) fn is_cut_off(&mut self) -> bool {
+        // After a stall of this process an answer may wait here.
+        while let Some(outcome) = self.work.try_join_next() {
+            self.finished(outcome);
+        }
+        let now = self.clock.now();
+        let leader = self.leader.as_ref();
+        leader.is_some_and(|(leader, _)| leader.is_cut_off(now))
+    }
+
     /// Tells how long what is known here may be told.
     fn trust(&self) {
         if let Some((leader, _)) = &self.leader {

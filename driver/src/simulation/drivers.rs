@@ -13,7 +13,7 @@ use super::world::{Happening, World};
 use crate::commit;
 use crate::event_loop::SETTLE_MS;
 use crate::journal::compact::compact;
-use crate::journal::election::{Campaign, Next, Won, campaign, look};
+use crate::journal::election::{Campaign, Next, Watch, Won, campaign, look};
 use crate::leader::{Due, Effect, Leader};
 use crate::restored::Restored;
 use crate::scheduler::{Action, Detail, Event, Millis, Submitted};
@@ -80,7 +80,10 @@ impl World {
             (Done::Wrote(outcome), Role::Leads(leading)) => {
                 match leading.leader.wrote(outcome, clock, &leading.scheduler) {
                     Some(effects) => self.affect(number, effects),
-                    None => self.depose(number),
+                    None => {
+                        self.seen.deposed += 1;
+                        self.depose(number, |_, lease_ms| Watch::new(lease_ms));
+                    }
                 }
                 self.write(number);
                 self.leave_if_written(number);
@@ -146,12 +149,12 @@ impl World {
         self.tick(number);
     }
 
-    fn depose(&mut self, number: u64) {
-        self.seen.deposed += 1;
+    fn depose(&mut self, number: u64, watch: fn(&str, u64) -> Watch) {
         self.log(&format!("driver {number} leads no longer"));
         let mut process = self.drivers.remove(&number).expect("it has just led");
         self.break_streams(&mut process);
-        process.stand_by();
+        let settings = &process.settings;
+        process.stand_by(watch(&settings.url, settings.leader_lease_ms));
         self.drivers.insert(number, process);
         self.later(200, Happening::Look(number));
     }
@@ -190,6 +193,16 @@ impl World {
     }
 
     pub(super) fn tick(&mut self, number: u64) {
+        let now = self.now;
+        let is_cut_off = |process: &mut Process| {
+            let clock = process.clock.at(now);
+            let leading = process.leading();
+            leading.is_some_and(|leading| leading.leader.is_cut_off(clock))
+        };
+        if self.drivers.get_mut(&number).is_some_and(is_cut_off) {
+            self.seen.cut_off += 1;
+            return self.depose(number, Watch::started);
+        }
         self.step(number, Event::Tick);
         self.write(number);
     }

@@ -143,11 +143,10 @@ impl Process {
         done
     }
 
-    /// Leads no longer.
-    pub(super) fn stand_by(&mut self) {
+    /// Leads no longer, and watches who does.
+    pub(super) fn stand_by(&mut self, watch: Watch) {
         self.works.clear();
         self.leaves = false;
-        let watch = Watch::new(self.settings.leader_lease_ms);
         self.role = Role::StandsBy(watch);
     }
 

@@ -75,6 +75,7 @@ pub(super) struct Summary {
     pub(super) cancelled: u64,
     pub(super) leaderships: u64,
     pub(super) deposed: u64,
+    pub(super) cut_off: u64,
     pub(super) resigned: u64,
     /// Jobs that a leader went on with, and of these, those whose output was being committed.
     pub(super) recovered: u64,
@@ -89,13 +90,14 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    fn counts(&mut self) -> [(&'static str, &mut u64); 12] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 13] {
         [
             ("done", &mut self.done),
             ("failed", &mut self.failed),
             ("cancelled", &mut self.cancelled),
             ("leaderships", &mut self.leaderships),
             ("deposed", &mut self.deposed),
+            ("cut off", &mut self.cut_off),
             ("resigned", &mut self.resigned),
             ("recovered", &mut self.recovered),
             ("resumed commits", &mut self.resumed_commits),
