@@ -270,7 +270,10 @@ impl Worker {
                 Patience::DropAt(Instant::now() + FAREWELL_WAIT)
             }
             Patience::DropAt(_) | Patience::Endless => {
-                tracing::warn!(running, "attempts did not stop when cancelled");
+                match running {
+                    0 => tracing::warn!("no driver takes the last reports"),
+                    _ => tracing::warn!(running, "attempts did not stop when cancelled"),
+                }
                 self.tasks.abort();
                 Patience::Endless
             }
