@@ -1,8 +1,8 @@
 //! A seeded simulation of whole clusters whose drivers come and go.
 //!
 //! Drivers crash, stall and wake up, are started beside one another and after one another, with
-//! clocks that show different times and run at different paces; their store answers late, with
-//! errors, or with errors though it has done what it was asked. Executors crash, stall and lose
+//! clocks that show different times and run at different paces; their store carries out late, answers
+//! late, with errors, or with errors though it has done what it was asked. Executors crash, stall and lose
 //! streams; objects vanish. What leads, elects, writes the journal, commits and cleans up is the
 //! real thing; only messages, time, the store's mood, planning and the tasks' work are simulated.
 //!

@@ -24,6 +24,8 @@ use object_store::{
 pub(super) enum Verdict {
     /// It is carried out and answered.
     Do,
+    /// It is carried out, and answered when it is its turn once more.
+    AnswerLate,
     /// It is not carried out, and the answer is an error.
     Fail,
     /// It is carried out, and the answer is an error.
@@ -82,6 +84,11 @@ impl SimStore {
     async fn run<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
         match self.turn().await {
             Verdict::Do => request.await,
+            Verdict::AnswerLate => {
+                let answer = request.await;
+                self.turn().await;
+                answer
+            }
             Verdict::Fail | Verdict::Conflict => Err(away()),
             Verdict::DoAndFail => {
                 request.await?;
@@ -128,6 +135,11 @@ impl ObjectStore for SimStore {
         };
         match verdict {
             Verdict::Do => put.await,
+            Verdict::AnswerLate => {
+                let answer = put.await;
+                self.turn().await;
+                answer
+            }
             Verdict::Fail => Err(away()),
             Verdict::Conflict if is_create => Err(met()),
             Verdict::Conflict => Err(away()),

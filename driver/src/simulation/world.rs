@@ -463,6 +463,7 @@ impl World {
                 self.seen.conflicts += 1;
                 Verdict::Conflict
             }
+            8..12 if self.rough => Verdict::AnswerLate,
             _ => Verdict::Do,
         };
         // A process may have given up waiting.
