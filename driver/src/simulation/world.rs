@@ -135,6 +135,8 @@ pub(super) struct World {
     requests: BTreeMap<(u64, u64), oneshot::Sender<Verdict>>,
     pub(super) drivers: BTreeMap<u64, Process>,
     drivers_made: u64,
+    /// The next request is one for an answer that comes late.
+    answers_late: bool,
     /// Who has led in which term.
     pub(super) terms: BTreeMap<u64, u64>,
     pub(super) machines: BTreeMap<ExecutorId, Machine>,
@@ -172,6 +174,7 @@ impl World {
             requests: BTreeMap::new(),
             drivers: BTreeMap::new(),
             drivers_made: 0,
+            answers_late: false,
             terms: BTreeMap::new(),
             machines: BTreeMap::new(),
             machines_made: 0,
@@ -443,7 +446,10 @@ impl World {
         for (number, process, sender) in asked {
             self.requests.insert((process, number), sender);
             let slow = self.chance(5);
-            let delay = self.random.u64(0..15) + if slow { 2_000 } else { 0 };
+            let delay = match std::mem::take(&mut self.answers_late) {
+                true => self.random.u64(0..3_000),
+                false => self.random.u64(0..15) + if slow { 2_000 } else { 0 },
+            };
             self.later(delay, Happening::Storage(process, number));
         }
     }
@@ -466,6 +472,7 @@ impl World {
             8..12 if self.rough => Verdict::AnswerLate,
             _ => Verdict::Do,
         };
+        self.answers_late = verdict == Verdict::AnswerLate;
         // A process may have given up waiting.
         let _ = sender.send(verdict);
         self.poll(process);
