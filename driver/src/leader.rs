@@ -273,17 +273,53 @@ mod tests {
     use super::*;
     use crate::journal::store::Loaded;
 
-    #[test]
-    fn what_is_needless_is_removed_when_it_is_written_why() {
+    /// One that has begun with entry 5 at 0 ms.
+    fn leader(settings: &DriverSettings) -> Leader<()> {
         let won = Won {
             term: 2,
             writer: WriterId(1),
             journal: Loaded::default(),
             began: 5,
         };
+        Leader::new(&won, settings, 0, BTreeSet::new())
+    }
+
+    #[test]
+    fn who_has_resigned_knows_nothing_for_sure() {
+        let settings = DriverSettings::default();
+        let mut leader = leader(&settings);
+        assert_eq!(leader.trusted_until(), settings.leader_lease_ms / 2);
+        leader.resign();
+        assert_eq!(leader.trusted_until(), 0);
+        // Others may lead as soon as that is written, also before it is known to be.
+        assert!(matches!(leader.dues(0)[..], [Due::Entry(6, _), Due::List]));
+        let scheduler = Scheduler::journaled(settings);
+        assert!(leader.wrote(Ok(Created::Ours), 900, &scheduler).is_some());
+        assert_eq!(leader.trusted_until(), 0);
+    }
+
+    #[test]
+    fn who_cannot_write_for_a_lease_is_cut_off() {
+        let settings = DriverSettings::default();
+        let (mut leader, lease) = (leader(&settings), settings.leader_lease_ms);
+        let scheduler = Scheduler::journaled(settings);
+        assert!(matches!(leader.dues(1_000)[..], [Due::Entry(6, _), _]));
+        let lost = || Err(kiln_engine::Error::unavailable("gone"));
+        assert!(leader.wrote(lost(), 2_000, &scheduler).is_some());
+        assert!(!leader.is_cut_off(1_000 + lease - 1));
+        assert!(leader.is_cut_off(1_000 + lease));
+        // It counts from when the entry was first to be written.
+        assert!(matches!(leader.dues(3_000)[..], [Due::Entry(6, _)]));
+        assert!(leader.is_cut_off(1_000 + lease));
+        assert!(leader.wrote(Ok(Created::Ours), 3_500, &scheduler).is_some());
+        assert!(!leader.is_cut_off(1_000 + lease));
+    }
+
+    #[test]
+    fn what_is_needless_is_removed_when_it_is_written_why() {
         let settings = DriverSettings::default();
         let scheduler = Scheduler::journaled(settings.clone());
-        let mut leader: Leader<()> = Leader::new(&won, &settings, 0, BTreeSet::new());
+        let mut leader = leader(&settings);
         let object = ShuffleObject {
             job: JobId::new(1),
             stage: StageId(0),
