@@ -1,10 +1,11 @@
 //! A seeded simulation of whole clusters whose drivers come and go.
 //!
 //! Drivers crash, stall and wake up, are started beside one another and after one another, with
-//! clocks that show different times and run at different paces; their store carries out late, answers
-//! late, with errors, or with errors though it has done what it was asked. Executors crash, stall and lose
-//! streams; objects vanish. What leads, elects, writes the journal, commits and cleans up is the
-//! real thing; only messages, time, the store's mood, planning and the tasks' work are simulated.
+//! clocks that show different times and run at different paces; their store carries out late,
+//! answers late, with errors, or with errors though it has done what it was asked. Executors crash,
+//! stall and lose streams; objects vanish. What leads, elects, writes the journal, commits and
+//! cleans up is the real thing; only messages, time, the store's mood, planning and the tasks' work
+//! are simulated.
 //!
 //! Whatever happens: two drivers never lead in the same term; an attempt is launched once, and no
 //! task again that an executor knows to be done; a job that a client was told of is never
