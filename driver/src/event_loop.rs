@@ -234,11 +234,13 @@ impl EventLoop {
                 }
                 _ = &mut *handles => Some(None),
             };
+            // It may find an answer that says that somebody else leads.
+            let is_cut_off = self.is_cut_off();
             if self.deposed {
                 tracing::warn!("somebody else leads");
                 return End::Deposed;
             }
-            if self.is_cut_off() {
+            if is_cut_off {
                 tracing::warn!("the storage does not answer, so somebody else may lead");
                 return End::CutOff;
             }

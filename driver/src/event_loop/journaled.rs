@@ -52,13 +52,19 @@ impl EventLoop {
 
     /// Whether those who wait here had better look for somebody else.
     pub(super) fn is_cut_off(&mut self) -> bool {
+        let is_cut_off = |this: &Self| {
+            let now = this.clock.now();
+            let leader = this.leader.as_ref();
+            leader.is_some_and(|(leader, _)| leader.is_cut_off(now))
+        };
+        if !is_cut_off(self) {
+            return false;
+        }
         // After a stall of this process an answer may wait here.
         while let Some(outcome) = self.work.try_join_next() {
             self.finished(outcome);
         }
-        let now = self.clock.now();
-        let leader = self.leader.as_ref();
-        leader.is_some_and(|(leader, _)| leader.is_cut_off(now))
+        is_cut_off(self)
     }
 
     /// Tells how long what is known here may be told.
