@@ -280,7 +280,7 @@ fn a_sort_larger_than_its_memory_goes_to_disk() {
     let key_exprs: Vec<Expr> = keys.iter().map(|key| key.expr.clone()).collect();
     let keys_of = |rows: &[Row]| oracle::project(&key_exprs, &NAMES, rows).expect("keys");
     let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-    for budget in [1, 2, 4].map(|mib| MemoryBudget::new(mib << 20)) {
+    for budget in [1, 2, 3].map(|mib| MemoryBudget::new(mib << 20)) {
         assert!(bytes as u64 > budget.limit(), "all fits in memory: {bytes}");
         for lanes in [1, 3] {
             let sort = Sort::within(&keys, &data::schema(), &budget).expect("keys");
