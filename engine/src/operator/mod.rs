@@ -17,6 +17,7 @@ pub mod limit;
 mod order;
 pub mod project;
 pub mod reduce;
+mod runs;
 pub mod sort;
 pub mod top_k;
 

@@ -2,15 +2,17 @@
 //!
 //! Lanes collect batches as they come. The merge turns keys into comparable bytes, sorts places
 //! (a key prefix, a batch, a row) on all threads, and hands out morsels that gather their rows
-//! only when a lane takes them, so the sorted copy never exists as a whole. Memory is reserved
-//! for what is held; where it is refused, the attempt fails and says so.
+//! only when a lane takes them, so the sorted copy never exists as a whole. Where memory is
+//! refused, rows go to disk in sorted runs ([`crate::operator::runs`]), and the one morsel there
+//! is merges these.
 
 use std::cmp::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use arrow::row::Rows;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use crate::context::{CancelToken, TaskContext};
@@ -19,26 +21,17 @@ use crate::expr::SortKey;
 use crate::limits;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::operator::order::{Keyed, Order, Place, compact};
+use crate::operator::runs::{Lanes, PartRows, Sorter, SorterLane};
 use crate::operator::{Breaker, Emit, Morsel, Operator};
 
 /// Rows that one morsel of sorted rows gathers.
 const MORSEL_ROWS: usize = 8 * limits::BATCH_ROWS;
 
+/// What errors call the operator.
+const OWNER: &str = "sort";
+
 /// All rows in an order.
-pub struct Sort(Arc<Shared>);
-
-struct Shared {
-    order: Order,
-    memory: Arc<MemoryBudget>,
-    cancel: CancelToken,
-    collected: Mutex<Vec<Collected>>,
-}
-
-/// The rows of one lane and the memory they take.
-struct Collected {
-    batches: Vec<RecordBatch>,
-    reservation: Reservation,
-}
+pub struct Sort(Arc<Sorter>);
 
 impl Sort {
     /// Rows of `schema` in the order of `keys`.
@@ -46,8 +39,12 @@ impl Sort {
     /// # Errors
     /// `Invalid` if a key does not fit the schema.
     pub fn new(keys: &[SortKey], schema: &SchemaRef, ctx: &TaskContext) -> Result<Arc<Self>> {
-        let cancel = ctx.cancel.clone();
-        Ok(Arc::new(Sort::with(keys, schema, &ctx.memory, cancel)?))
+        let sorter = Sorter {
+            cancel: ctx.cancel.clone(),
+            metrics: Arc::clone(&ctx.metrics),
+            ..sorter(keys, schema, &ctx.memory)?
+        };
+        Ok(Arc::new(Sort(Arc::new(sorter))))
     }
 
     /// The same, with no more of a context than the memory to reserve from.
@@ -59,75 +56,43 @@ impl Sort {
         schema: &SchemaRef,
         memory: &Arc<MemoryBudget>,
     ) -> Result<Self> {
-        Sort::with(keys, schema, memory, CancelToken::default())
+        Ok(Sort(Arc::new(sorter(keys, schema, memory)?)))
     }
+}
 
-    fn with(
-        keys: &[SortKey],
-        schema: &SchemaRef,
-        memory: &Arc<MemoryBudget>,
-        cancel: CancelToken,
-    ) -> Result<Self> {
-        Ok(Sort(Arc::new(Shared {
-            order: Order::new(keys, schema)?,
-            memory: Arc::clone(memory),
-            cancel,
-            collected: Mutex::new(Vec::new()),
-        })))
-    }
+fn sorter(keys: &[SortKey], schema: &SchemaRef, memory: &Arc<MemoryBudget>) -> Result<Sorter> {
+    Ok(Sorter {
+        owner: OWNER,
+        parts: 1,
+        order: Order::new(keys, schema)?,
+        schema: Arc::clone(schema),
+        memory: Arc::clone(memory),
+        cancel: CancelToken::default(),
+        metrics: Arc::default(),
+        lanes: Lanes::default(),
+    })
 }
 
 impl Breaker for Sort {
     fn lane(&self) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(Lane {
-            shared: Arc::clone(&self.0),
-            batches: Vec::new(),
-            reservation: self.0.memory.reserve("sort"),
-        }))
+        Ok(Box::new(Lane(self.0.lane())))
     }
 
     fn merge(&self) -> Result<Vec<Morsel>> {
-        let shared = &self.0;
-        let collected = &shared.collected;
-        let lanes = std::mem::take(&mut *collected.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut batches = Vec::new();
-        let mut reservations = Vec::new();
-        for lane in lanes {
-            batches.extend(lane.batches);
-            reservations.push(lane.reservation);
-        }
-        let with_keys = |batch: RecordBatch| {
-            shared.cancel.check()?;
-            let columns = shared.order.columns(&batch)?;
-            let keys = shared.order.converter()?.convert_columns(&columns)?;
-            let mut reservation = shared.memory.reserve("sort");
-            reservation.grow((keys.size() + batch.num_rows() * size_of::<Place>()) as u64)?;
-            Ok((batch, keys, reservation))
+        let sorter = &self.0;
+        let parts = sorter.take_parts()?.into_iter();
+        let Some(mut part) = parts.filter(|part| !part.is_empty()).last() else {
+            return Ok(Vec::new());
         };
-        let with_keys: Vec<_> = batches
-            .into_par_iter()
-            .map(with_keys)
-            .collect::<Result<_>>()?;
-        let mut rows = Keyed::default();
-        for (batch, keys, reservation) in with_keys {
-            rows.add(batch, keys);
-            reservations.push(reservation);
+        if let Some(sorted) = sort_in_memory(sorter, &mut part)? {
+            let sorted = Arc::new(sorted);
+            let starts = (0..sorted.places.len()).step_by(MORSEL_ROWS);
+            return Ok(starts.map(|start| sorted.morsel(start)).collect());
         }
-        let mut places = rows.places();
-        // Once the attempt is cancelled all rows are equal, which soon ends the longest sort.
-        let compare = |a: &Place, b: &Place| match shared.cancel.is_cancelled() {
-            true => Ordering::Equal,
-            false => rows.compare(a, b),
-        };
-        places.par_sort_unstable_by(compare);
-        shared.cancel.check()?;
-        let sorted = Arc::new(Sorted {
-            rows,
-            places,
-            _reservations: reservations,
-        });
-        let starts = (0..sorted.places.len()).step_by(MORSEL_ROWS);
-        Ok(starts.map(|start| sorted.morsel(start)).collect())
+        let sorter = Arc::clone(sorter);
+        let merged: Morsel =
+            Box::new(move |emit| part.into_sorted(&sorter)?.try_for_each(|rows| emit(rows?)));
+        Ok(vec![merged])
     }
 
     fn is_ordered(&self) -> bool {
@@ -135,11 +100,52 @@ impl Breaker for Sort {
     }
 }
 
+/// Sorts rows that are in memory, on all threads. None if they are on disk, as they are afterwards
+/// if their keys take more memory than there is.
+fn sort_in_memory(sorter: &Sorter, part: &mut PartRows) -> Result<Option<Sorted>> {
+    let Some((batches, reservation)) = part.in_memory() else {
+        return Ok(None);
+    };
+    let keys_of = |batch: &RecordBatch| {
+        sorter.cancel.check()?;
+        let columns = sorter.order.columns(batch)?;
+        Ok(sorter.order.converter()?.convert_columns(&columns)?)
+    };
+    let keys: Vec<Rows> = batches.par_iter().map(keys_of).collect::<Result<_>>()?;
+    let held = batches.iter().zip(&keys).map(|(batch, keys)| {
+        let places = batch.num_rows() * size_of::<Place>();
+        batch.get_array_memory_size() + keys.size() + places
+    });
+    if !reservation.try_resize(held.sum::<usize>() as u64) {
+        drop(keys);
+        part.spill(sorter)?;
+        return Ok(None);
+    }
+    let mut rows = Keyed::default();
+    for (batch, keys) in batches.drain(..).zip(keys) {
+        rows.add(batch, keys);
+    }
+    let mut places = rows.places();
+    // Once the attempt is cancelled all rows are equal, which soon ends the longest sort.
+    let compare = |a: &Place, b: &Place| match sorter.cancel.is_cancelled() {
+        true => Ordering::Equal,
+        false => rows.compare(a, b),
+    };
+    places.par_sort_unstable_by(compare);
+    sorter.cancel.check()?;
+    let nothing = sorter.memory.reserve(OWNER);
+    Ok(Some(Sorted {
+        rows,
+        places,
+        _reservation: std::mem::replace(reservation, nothing),
+    }))
+}
+
 /// Rows and the order to gather them in; the last morsel drops it.
 struct Sorted {
     rows: Keyed,
     places: Vec<Place>,
-    _reservations: Vec<Reservation>,
+    _reservation: Reservation,
 }
 
 impl Sorted {
@@ -155,33 +161,10 @@ impl Sorted {
     }
 }
 
-struct Lane {
-    shared: Arc<Shared>,
-    batches: Vec<RecordBatch>,
-    reservation: Reservation,
-}
+struct Lane(SorterLane);
 
 impl Operator for Lane {
     fn push(&mut self, batch: RecordBatch, _emit: Emit<'_>) -> Result<()> {
-        let batch = compact(batch)?;
-        self.reservation
-            .grow(batch.get_array_memory_size() as u64)?;
-        self.batches.push(batch);
-        Ok(())
-    }
-
-    fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {
-        let collected = Collected {
-            batches: std::mem::take(&mut self.batches),
-            reservation: std::mem::replace(
-                &mut self.reservation,
-                self.shared.memory.reserve("sort"),
-            ),
-        };
-        let all = &self.shared.collected;
-        all.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(collected);
-        Ok(())
+        self.0.push(0, compact(batch)?)
     }
 }

@@ -271,14 +271,42 @@ fn orders() {
 }
 
 #[test]
-fn a_sort_past_its_memory_says_so() {
+fn a_sort_larger_than_its_memory_goes_to_disk() {
+    let mut random = Rng::with_seed(1);
+    let rows: Vec<_> = data::rows(&mut random, 60_000);
+    let batches: Vec<RecordBatch> = rows.chunks(2_000).map(data::batch).collect();
+    let keys = [col("text").desc(), col("n").asc()];
+    let expected = oracle::sort(&keys, &NAMES, &rows).expect("keys that cannot fail");
+    let key_exprs: Vec<Expr> = keys.iter().map(|key| key.expr.clone()).collect();
+    let keys_of = |rows: &[Row]| oracle::project(&key_exprs, &NAMES, rows).expect("keys");
+    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    for budget in [1, 2, 3].map(|mib| MemoryBudget::new(mib << 20)) {
+        assert!(bytes as u64 > budget.limit(), "all fits in memory: {bytes}");
+        for lanes in [1, 3] {
+            let sort = Sort::within(&keys, &data::schema(), &budget).expect("keys");
+            let found = run_breaker(&sort, &batches, lanes);
+            assert_eq!(text(&keys_of(&found)), text(&keys_of(&expected)));
+            let (mut found, mut all) = (text(&found), text(&rows));
+            found.sort();
+            all.sort();
+            assert!(found == all, "rows are lost or changed");
+            drop(sort);
+            assert_eq!(budget.used(), 0, "all memory is given back");
+        }
+    }
+}
+
+#[test]
+fn a_sort_without_memory_for_merging_says_so() {
     let batch = data::batch(&data::rows(&mut Rng::with_seed(1), 1000));
     let budget = MemoryBudget::new(10_000);
     let sort = Sort::within(&[col("a").asc()], &data::schema(), &budget).expect("a key");
     let mut lane = sort.lane().expect("a lane");
-    let error = lane
-        .push(batch, &mut |_| Ok(()))
-        .expect_err("1000 rows do not fit");
+    lane.push(batch, &mut |_| Ok(())).expect("it goes to disk");
+    lane.finish(&mut |_| Ok(())).expect("it is a lane");
+    let morsels = sort.merge().expect("it is on disk");
+    let mut run = morsels.into_iter().map(|run| run(&mut |_| Ok(())));
+    let error = run.find_map(Result::err).expect("two blocks do not fit");
     assert_eq!(error.kind(), ErrorKind::Exhausted);
     assert!(
         error.message().starts_with("sort needs more memory"),

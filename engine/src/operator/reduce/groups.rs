@@ -10,7 +10,7 @@ use arrow::row::{RowConverter, SortField};
 
 use crate::context::CancelToken;
 use crate::error::Result;
-use crate::operator::reduce::merge::SortedRows;
+use crate::operator::runs::SortedRows;
 use crate::udf::Groups;
 
 /// The groups of rows that are sorted by the keys of groups.

@@ -2,37 +2,30 @@
 //!
 //! Lanes deal their rows out to *parts* by a hash of the keys. When all rows are there, each part
 //! is sorted by keys and order, and handed to the function group by group; parts are independent,
-//! so lanes work on them side by side. Where memory is refused lanes sort what they hold, part by
-//! part, and write it to disk as runs, which are merged in the end, a block of each at a time. So
-//! neither all rows nor those of one key have to fit into memory, and a lane to which others leave
-//! nothing still goes on.
+//! so lanes work on them side by side. Where memory is refused rows go to disk
+//! ([`crate::operator::runs`]), so neither all rows nor those of one key have to fit into memory.
 
 mod groups;
-mod merge;
-mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use crate::context::{CancelToken, TaskContext};
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::expr::typing::unknown_column;
 use crate::expr::{SortKey, col};
 use crate::kernel::hash::hash_columns;
-use crate::memory::MemoryBudget;
-use crate::metrics::TaskMetrics;
 use crate::operator::order::{Order, compact};
+use crate::operator::runs::{Lanes, PartRows, Sorter, SorterLane};
 use crate::operator::{Breaker, Emit, Morsel, Operator};
 use crate::udf::{GroupUdf, UdfContext};
 use groups::SortedGroups;
-use rows::{LaneRows, PartRows};
 
 /// Parts that rows are dealt out to: enough for every lane to have some, few enough for a batch to
 /// leave pieces of a size that is worth it.
@@ -50,15 +43,9 @@ struct Shared {
     user: UdfContext,
     /// Places of the keys among the columns.
     keys: Vec<usize>,
-    /// The keys, then the order within a group.
-    order: Order,
     schema: SchemaRef,
-    memory: Arc<MemoryBudget>,
-    cancel: CancelToken,
-    metrics: Arc<TaskMetrics>,
-    /// What lanes have collected. Each is locked by its lane and by one that needs memory, and
-    /// none together with another.
-    lanes: Mutex<Vec<Arc<Mutex<LaneRows>>>>,
+    /// By the keys, then by the order within a group.
+    sorter: Arc<Sorter>,
 }
 
 impl Reduce {
@@ -87,71 +74,51 @@ impl Reduce {
         };
         let all = keys.iter().map(|key| col(key).asc());
         let all: Vec<SortKey> = all.chain(order.iter().cloned()).collect();
-        Ok(Arc::new(Reduce(Arc::new(Shared {
-            function: function.clone(),
-            user: user.clone(),
-            keys: keys.iter().map(place).collect::<Result<_>>()?,
+        let sorter = Sorter {
+            owner: OWNER,
+            parts: PARTS,
             order: Order::new(&all, schema)?,
             schema: Arc::clone(schema),
             memory: Arc::clone(&ctx.memory),
             cancel: ctx.cancel.clone(),
             metrics: Arc::clone(&ctx.metrics),
-            lanes: Mutex::default(),
+            lanes: Lanes::default(),
+        };
+        Ok(Arc::new(Reduce(Arc::new(Shared {
+            function: function.clone(),
+            user: user.clone(),
+            keys: keys.iter().map(place).collect::<Result<_>>()?,
+            schema: Arc::clone(schema),
+            sorter: Arc::new(sorter),
         }))))
     }
 }
 
 impl Breaker for Reduce {
     fn lane(&self) -> Result<Box<dyn Operator>> {
-        let rows = Arc::new(Mutex::new(LaneRows::new(&self.0.memory)));
-        locked(&self.0.lanes).push(Arc::clone(&rows));
         Ok(Box::new(Lane {
             shared: Arc::clone(&self.0),
-            rows,
+            rows: self.0.sorter.lane(),
             hashes: Vec::new(),
         }))
     }
 
     fn merge(&self) -> Result<Vec<Morsel>> {
-        let lanes = std::mem::take(&mut *locked(&self.0.lanes));
-        if lanes.iter().any(|lane| locked(lane).has_spilled()) {
-            // The rest goes to disk too, or it would take the memory that merging needs.
-            let spill = |lane: &Arc<Mutex<LaneRows>>| locked(lane).spill(&self.0);
-            lanes.par_iter().try_for_each(spill)?;
-        }
-        let mut parts: Vec<PartRows> = Vec::new();
-        for lane in lanes {
-            let none = LaneRows::new(&self.0.memory);
-            let lane = std::mem::replace(&mut *locked(&lane), none);
-            for (number, rows) in lane.into_parts().into_iter().enumerate() {
-                match parts.get_mut(number) {
-                    Some(part) => part.append(rows),
-                    None => parts.push(rows),
-                }
-            }
-        }
-        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        let parts = self.0.sorter.take_parts()?.into_iter();
         let morsel = |part: PartRows| -> Morsel {
             let shared = Arc::clone(&self.0);
             Box::new(move |emit| shared.reduce(part, emit))
         };
-        Ok(parts.map(morsel).collect())
+        Ok(parts.filter(|part| !part.is_empty()).map(morsel).collect())
     }
 }
 
 impl Shared {
-    /// Writes to disk what lanes hold, where it is much.
-    fn spill(&self) -> Result<()> {
-        let lanes = locked(&self.lanes).clone();
-        lanes
-            .iter()
-            .try_for_each(|lane| locked(lane).spill_if_large(self))
-    }
-
     /// Sorts a part and calls the function for its groups.
-    fn reduce(self: &Arc<Self>, part: PartRows, emit: Emit<'_>) -> Result<()> {
-        let sorted = part.into_sorted(self)?;
-        let mut groups = SortedGroups::new(sorted, &self.keys, &self.schema, self.cancel.clone())?;
+    fn reduce(&self, part: PartRows, emit: Emit<'_>) -> Result<()> {
+        let sorted = part.into_sorted(&self.sorter)?;
+        let cancel = self.sorter.cancel.clone();
+        let mut groups = SortedGroups::new(sorted, &self.keys, &self.schema, cancel)?;
         match self.function.body() {
             Some(body) => body.call(&mut groups, &self.user, emit),
             None => Ok(()),
@@ -159,14 +126,10 @@ impl Shared {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// One lane: deals rows out.
 struct Lane {
     shared: Arc<Shared>,
-    rows: Arc<Mutex<LaneRows>>,
+    rows: SorterLane,
     hashes: Vec<u64>,
 }
 
@@ -188,20 +151,11 @@ impl Lane {
 
 impl Operator for Lane {
     fn push(&mut self, batch: RecordBatch, _emit: Emit<'_>) -> Result<()> {
-        self.shared.cancel.check()?;
         let rows = self.deal(&batch)?;
         for (number, rows) in rows.into_iter().enumerate() {
-            if rows.is_empty() {
-                continue;
-            }
-            let piece = compact(take_record_batch(&batch, &UInt32Array::from(rows))?)?;
-            if locked(&self.rows).try_push(number, &piece) {
-                continue;
-            }
-            self.shared.spill()?;
-            let mut rows = locked(&self.rows);
-            if !rows.try_push(number, &piece) {
-                rows.push_unasked(number, piece, &self.shared)?;
+            if !rows.is_empty() {
+                let piece = take_record_batch(&batch, &UInt32Array::from(rows))?;
+                self.rows.push(number, compact(piece)?)?;
             }
         }
         Ok(())

@@ -8,16 +8,16 @@ use arrow::row::Rows;
 
 use crate::error::Result;
 use crate::limits;
-use crate::operator::reduce::Shared;
+use crate::operator::runs::Sorter;
 use crate::spill::RunReader;
 
 /// Batches of rows in an order.
-pub(super) type SortedRows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+pub(in crate::operator) type SortedRows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 /// Merges sequences: takes the row with the least key among those that are next, again and again.
 /// Of rows with the same key that of the earlier sequence comes first.
 pub(super) struct Merge {
-    shared: Arc<Shared>,
+    sorter: Arc<Sorter>,
     cursors: Vec<Cursor>,
     /// Sequences that have rows, as a heap: the one whose next row is least is the first.
     heap: Vec<usize>,
@@ -36,15 +36,15 @@ impl Merge {
     ///
     /// # Errors
     /// What the sequences answered.
-    pub(super) fn new(sources: Vec<RunReader>, shared: &Arc<Shared>) -> Result<Self> {
+    pub(super) fn new(sources: Vec<RunReader>, sorter: &Arc<Sorter>) -> Result<Self> {
         let mut merge = Merge {
-            shared: Arc::clone(shared),
+            sorter: Arc::clone(sorter),
             cursors: Vec::with_capacity(sources.len()),
             heap: Vec::with_capacity(sources.len()),
         };
-        let converter = shared.order.converter()?;
+        let converter = sorter.order.converter()?;
         for source in sources {
-            let empty = RecordBatch::new_empty(Arc::clone(&shared.schema));
+            let empty = RecordBatch::new_empty(Arc::clone(&sorter.schema));
             let cursor = Cursor {
                 source,
                 batch: empty,
@@ -65,12 +65,12 @@ impl Merge {
 
     /// Takes the next batch of a sequence; false if it has ended.
     fn advance(&mut self, number: usize) -> Result<bool> {
-        self.shared.cancel.check()?;
+        self.sorter.cancel.check()?;
         let cursor = &mut self.cursors[number];
         for batch in cursor.source.by_ref() {
             let batch = batch?;
             if batch.num_rows() > 0 {
-                let order = &self.shared.order;
+                let order = &self.sorter.order;
                 cursor.keys = order
                     .converter()?
                     .convert_columns(&order.columns(&batch)?)?;
