@@ -3,34 +3,90 @@
 //! Whatever can grow with the input reserves before it allocates. A refused reservation is not a
 //! failure by itself: the operator flushes, spills or waits, and only when none of these is
 //! possible does the attempt fail with the operator's name and the figures.
+//!
+//! Each attempt has a *share* of the process's budget. An attempt alone may take all of it. Once
+//! another is refused that has less than an equal part, those that have more are refused too: they
+//! spill, and what they give back is there for the one that is short of it. So nobody waits for
+//! anybody, and the first to come does not keep everything.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::limits;
 
-/// The bytes that one process may reserve, shared by all of its tasks.
+/// The bytes that one process may reserve, or one attempt's share of them.
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
+    /// Shares that there are, and those of them that were refused what is theirs.
+    shares: AtomicU64,
+    short: AtomicU64,
+    share: Option<Share>,
+    disk: Arc<DiskBudget>,
+}
+
+/// What a share has of the budget that it is a part of.
+#[derive(Debug)]
+struct Share {
+    whole: Arc<MemoryBudget>,
+    /// It was refused less than an equal part, and has got nothing since.
+    short: AtomicBool,
 }
 
 impl MemoryBudget {
-    /// A budget of `limit` bytes.
+    /// A budget of `limit` bytes, with as much room on disk as there is.
     pub fn new(limit: u64) -> Arc<Self> {
+        Self::with_disk(limit, DiskBudget::new(u64::MAX, None))
+    }
+
+    /// A budget of `limit` bytes, beside what does not fit into it on disk.
+    pub fn with_disk(limit: u64, disk: Arc<DiskBudget>) -> Arc<Self> {
         Arc::new(MemoryBudget {
             limit,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            shares: AtomicU64::new(0),
+            short: AtomicU64::new(0),
+            share: None,
+            disk,
         })
+    }
+
+    /// The share of one attempt. Given back when dropped.
+    pub fn share(self: &Arc<Self>) -> Arc<Self> {
+        self.shares.fetch_add(1, Ordering::Relaxed);
+        Arc::new(MemoryBudget {
+            limit: self.limit,
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            shares: AtomicU64::new(0),
+            short: AtomicU64::new(0),
+            share: Some(Share {
+                whole: Arc::clone(self),
+                short: AtomicBool::new(false),
+            }),
+            disk: Arc::clone(&self.disk),
+        })
+    }
+
+    /// Where rows go for which there is no memory.
+    pub fn disk(&self) -> &Arc<DiskBudget> {
+        &self.disk
     }
 
     /// The bytes that may be reserved in all.
     pub fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// The bytes that nobody has reserved yet, of the whole budget.
+    pub fn free(&self) -> u64 {
+        let whole = self.share.as_ref().map_or(self, |share| &share.whole);
+        whole.limit.saturating_sub(whole.used())
     }
 
     /// The bytes reserved now.
@@ -53,6 +109,23 @@ impl MemoryBudget {
     }
 
     fn take(&self, bytes: u64) -> bool {
+        match &self.share {
+            None => self.count(bytes),
+            Some(share) => {
+                let taken = share.take(self.used().saturating_add(bytes), bytes);
+                taken && self.count(bytes)
+            }
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(share) = &self.share {
+            share.whole.give_back(bytes);
+        }
+    }
+
+    fn count(&self, bytes: u64) -> bool {
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -62,6 +135,99 @@ impl MemoryBudget {
             self.peak.fetch_max(before + bytes, Ordering::Relaxed);
         }
         taken.is_ok()
+    }
+}
+
+impl Share {
+    /// Takes `bytes`, with which the share will have `wanted`.
+    fn take(&self, wanted: u64, bytes: u64) -> bool {
+        let whole = &self.whole;
+        let equal_part = whole.limit / whole.shares.load(Ordering::Relaxed).max(1);
+        let within = wanted <= equal_part;
+        // Whoever is short has no more than an equal part, so this is about others.
+        let others_short = || whole.short.load(Ordering::Relaxed) > 0;
+        let taken = (within || !others_short()) && whole.count(bytes);
+        if within {
+            self.set_short(!taken);
+        }
+        taken
+    }
+
+    fn set_short(&self, short: bool) {
+        let before = self.short.swap(short, Ordering::Relaxed);
+        match (before, short) {
+            (false, true) => self.whole.short.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.whole.short.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set_short(false);
+        self.whole.shares.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The bytes of local disk that one process may take for rows that do not fit into memory.
+#[derive(Debug)]
+pub struct DiskBudget {
+    limit: u64,
+    used: AtomicU64,
+    peak: AtomicU64,
+    directory: PathBuf,
+}
+
+impl DiskBudget {
+    /// A budget of `limit` bytes in `directory`, or in the system's directory of temporary files.
+    pub fn new(limit: u64, directory: Option<PathBuf>) -> Arc<Self> {
+        Arc::new(DiskBudget {
+            limit,
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            directory: directory.unwrap_or_else(std::env::temp_dir),
+        })
+    }
+
+    /// Where files are.
+    pub fn directory(&self) -> &PathBuf {
+        &self.directory
+    }
+
+    /// The bytes taken now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were taken at any time.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes`.
+    ///
+    /// # Errors
+    /// `Exhausted`, with the figures, if the budget has not got them.
+    pub(crate) fn take(&self, bytes: u64) -> Result<()> {
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+            });
+        let before = taken.map_err(|used| {
+            Error::exhausted(format!(
+                "rows that do not fit into memory need more disk than is allowed: raise \
+                 --spill-limit or --memory requested={bytes} used={used} limit={}",
+                self.limit
+            ))
+        })?;
+        self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -117,7 +283,7 @@ impl Reservation {
     pub fn shrink(&mut self, bytes: u64) {
         let given = bytes.min(self.bytes);
         self.bytes -= given;
-        self.budget.used.fetch_sub(given, Ordering::Relaxed);
+        self.budget.give_back(given);
     }
 
     /// The bytes held.
@@ -179,5 +345,36 @@ mod tests {
         assert_eq!((budget.used(), budget.peak()), (40, 100));
         assert!(second.try_resize(100) && second.try_resize(10));
         assert_eq!(budget.used(), 10);
+    }
+
+    #[test]
+    fn whoever_has_more_than_its_part_gives_way_to_one_that_is_short() {
+        let whole = MemoryBudget::new(100);
+        let first = whole.share();
+        let mut large = first.reserve("first");
+        assert!(large.try_grow(90), "alone it may have nearly all");
+        let second = whole.share();
+        let mut small = second.reserve("second");
+        assert!(small.try_grow(10));
+        assert!(!small.try_grow(20), "nothing is left");
+        large.shrink(30);
+        assert!(!large.try_grow(1), "the other one is short");
+        assert!(small.try_grow(20));
+        assert!(large.try_grow(10), "nobody is short any more");
+        assert!(!small.try_grow(30), "half of all, but not there");
+        drop((small, second));
+        assert!(large.try_grow(30), "alone again");
+        assert_eq!((first.used(), whole.used(), whole.peak()), (100, 100, 100));
+    }
+
+    #[test]
+    fn a_disk_budget_says_what_is_too_much() {
+        let disk = DiskBudget::new(100, None);
+        disk.take(60).expect("room");
+        let error = disk.take(41).expect_err("no room");
+        assert!(error.message().contains("requested=41 used=60 limit=100"));
+        disk.give_back(60);
+        disk.take(100).expect("room again");
+        assert_eq!((disk.used(), disk.peak()), (100, 100));
     }
 }

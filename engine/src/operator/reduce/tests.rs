@@ -9,6 +9,7 @@ use fastrand::Rng;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::memory::MemoryBudget;
 use crate::testing::context;
 use crate::udf::{EmitRows, GroupBody, Groups};
 

@@ -118,6 +118,11 @@ impl Sorter {
         Ok(parts)
     }
 
+    /// A file for so many runs.
+    fn writer(&self, runs: usize) -> Result<RunWriter> {
+        RunWriter::new(self.memory.disk(), &self.schema, runs)
+    }
+
     /// The runs of a file.
     fn finish(&self, writer: RunWriter) -> Result<Vec<Run>> {
         let runs = writer.finish()?;
@@ -225,13 +230,13 @@ impl LaneRows {
     /// # Errors
     /// As for [`push_unasked`](Self::push_unasked).
     fn spill(&mut self, sorter: &Sorter) -> Result<()> {
-        let mut writer = RunWriter::new()?;
-        for part in &mut self.parts {
-            part.write(&mut writer, sorter)?;
+        let mut writer = sorter.writer(self.parts.len())?;
+        for (number, part) in self.parts.iter_mut().enumerate() {
+            part.write((&mut writer, number), sorter)?;
         }
         let runs = sorter.finish(writer)?;
         for (part, run) in self.parts.iter_mut().zip(runs) {
-            if run.bytes() > 0 {
+            if !run.is_empty() {
                 part.runs.push(run);
             }
         }
@@ -272,19 +277,19 @@ impl PartRows {
     }
 
     /// Writes what is in memory as a run, in order; an empty one if there is nothing.
-    fn write(&mut self, writer: &mut RunWriter, sorter: &Sorter) -> Result<()> {
+    fn write(&mut self, run: (&mut RunWriter, usize), sorter: &Sorter) -> Result<()> {
         let bytes: usize = self.batches.iter().map(|b| b.get_array_memory_size()).sum();
         let held = Held::sorted(std::mem::take(&mut self.batches), sorter)?;
         let rows_in_block = (RUN_BLOCK_BYTES * held.places.len()) / bytes.max(1);
         let blocks = held.blocks(rows_in_block.clamp(1, RUN_BLOCK_ROWS));
-        self.write_run(writer, blocks, sorter)?;
+        self.write_run(run, blocks, sorter)?;
         self.reservation.shrink(self.reservation.bytes());
         Ok(())
     }
 
     fn write_run(
         &mut self,
-        writer: &mut RunWriter,
+        (writer, run): (&mut RunWriter, usize),
         blocks: impl Iterator<Item = Result<RecordBatch>>,
         sorter: &Sorter,
     ) -> Result<()> {
@@ -293,9 +298,8 @@ impl PartRows {
             // Texts are views into what the rows came from, of which a file wants only theirs.
             let block = compact(block?)?;
             self.block_bytes = self.block_bytes.max(sorter.room_for(&block)?);
-            writer.write(&block)?;
+            writer.write(run, &block)?;
         }
-        writer.end_run();
         Ok(())
     }
 
@@ -310,8 +314,8 @@ impl PartRows {
     /// # Errors
     /// `Exhausted` if the disk is full.
     pub(super) fn spill(&mut self, sorter: &Sorter) -> Result<()> {
-        let mut writer = RunWriter::new()?;
-        self.write(&mut writer, sorter)?;
+        let mut writer = sorter.writer(1)?;
+        self.write((&mut writer, 0), sorter)?;
         self.runs.extend(sorter.finish(writer)?);
         Ok(())
     }
@@ -332,9 +336,9 @@ impl PartRows {
             // No more than it takes for the rest to be merged at once.
             let some = at_once.min(self.runs.len() - at_once + 1);
             let merged = Merge::new(readers(self.runs.drain(..some)), sorter)?;
-            let mut writer = RunWriter::new()?;
+            let mut writer = sorter.writer(1)?;
             let blocks = merged.flat_map(|rows| in_blocks(rows, RUN_BLOCK_ROWS));
-            self.write_run(&mut writer, blocks, sorter)?;
+            self.write_run((&mut writer, 0), blocks, sorter)?;
             self.runs.extend(sorter.finish(writer)?);
         }
         let merged = Merge::new(readers(self.runs), sorter)?;
