@@ -270,7 +270,7 @@ pub const OUTPUT_DIRECTORIES_MAX: usize = 100;
 pub const UNASKED_SHARE: u64 = 256;
 
 /// Least of these bytes.
-pub const UNASKED_BYTES_MIN: u64 = 16 << 10;
+pub const UNASKED_BYTES_MIN: u64 = 64 << 10;
 
 /// Most of these bytes.
 pub const UNASKED_BYTES_MAX: u64 = 1 << 20;

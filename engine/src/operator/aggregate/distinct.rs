@@ -131,15 +131,6 @@ impl Distinct {
         pairs.update(&mut self.pairs);
     }
 
-    /// Adds values as [`DistinctValues`] gives them.
-    pub(super) fn add(&mut self, groups: &[GroupRef], values: &BinaryViewArray) {
-        let mut pairs = Pairs::default();
-        for (row, group) in groups.iter().enumerate() {
-            pairs.push(*group, values.value(row));
-        }
-        pairs.update(&mut self.pairs);
-    }
-
     /// The values of the groups of one part.
     pub(super) fn values(&self, part: usize) -> DistinctValues<'_> {
         DistinctValues {

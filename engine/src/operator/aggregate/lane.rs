@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Float64Array, Int64Array, Scalar,
-};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, Scalar};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::numeric::sub;
 use arrow::compute::kernels::zip::zip;
@@ -20,7 +18,7 @@ use crate::operator::aggregate::rows;
 use crate::operator::aggregate::spec::{Spec, StateKind};
 use crate::operator::aggregate::spilled::{self, SpilledGroups};
 use crate::operator::aggregate::state::States;
-use crate::operator::aggregate::table::{PARTS, Table};
+use crate::operator::aggregate::table::Table;
 use crate::operator::aggregate::{Finished, OWNER, Shared, user};
 use crate::operator::{Emit, Operator};
 use crate::plan::AggregateMode;
@@ -132,29 +130,25 @@ impl Lane {
         Ok(())
     }
 
-    /// Adds values of groups that were put aside, for the state number `state`.
+    /// Counts values of groups that were put aside, for the state number `state`: rows of keys and
+    /// a value, no two of which are the same.
     ///
     /// # Errors
-    /// `Exhausted` if there is no memory for them.
-    pub(super) fn push_values(
-        &mut self,
-        state: usize,
-        keys: &[ArrayRef],
-        values: &BinaryViewArray,
-    ) -> Result<()> {
+    /// `Exhausted` if there is neither memory nor disk for their groups.
+    pub(super) fn push_values(&mut self, state: usize, values: &RecordBatch) -> Result<()> {
         self.shared.cancel.check()?;
         let shared = Arc::clone(&self.shared);
-        let rows = values.len();
+        let rows = values.num_rows();
+        let keys = &values.columns()[..shared.spec.keys.len()];
         let keys = shared.codec.encode(keys, rows, shared.level)?;
-        let long = keys.long_bytes() + values.total_buffer_bytes_used();
-        self.make_room(rows, long, &mut |_| Ok(()))?;
+        self.make_room(rows, keys.long_bytes(), &mut |_| Ok(()))?;
         let Groups { table, states } = &mut self.groups;
         let placed = rows::place(table, &keys, rows, Some(&vec![0; rows]));
-        // A group may be new here, if those that came before it are on disk.
+        // A group may be new here, if what came of it before is on disk again.
         for states in states.iter_mut().filter(|states| states.needs_groups()) {
             states.resize(table, true)?;
         }
-        states[state].update_values(&placed.groups(), values);
+        states[state].count_values(&placed);
         Ok(())
     }
 
@@ -170,7 +164,7 @@ impl Lane {
             if self.groups.bytes() < self.shared.memory.unasked() {
                 return Ok(());
             }
-            if self.shared.may_spill() {
+            if self.shared.may_spill(self.groups.table.len()) {
                 return self.spill();
             }
             let wanted = self.groups.bytes() + self.groups.growth(rows, key_bytes);
@@ -197,7 +191,8 @@ impl Lane {
     fn spill(&mut self) -> Result<()> {
         let groups = std::mem::replace(&mut self.groups, self.shared.groups());
         let spilled = spilled::spill(&self.shared, groups)?;
-        self.spilled.resize_with(PARTS, SpilledGroups::default);
+        self.spilled
+            .resize_with(spilled.len(), SpilledGroups::default);
         for (part, spilled) in self.spilled.iter_mut().zip(spilled) {
             part.append(spilled);
         }

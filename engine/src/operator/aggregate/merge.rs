@@ -61,8 +61,8 @@ pub(super) fn morsels(shared: &Arc<Shared>, lanes: Vec<Finished>) -> Result<Vec<
         .map(spill)
         .collect::<Result<Vec<_>>>()?;
     let mut parts: Vec<SpilledGroups> = Vec::new();
-    parts.resize_with(PARTS, SpilledGroups::default);
     for written in spilled.into_iter().flatten() {
+        parts.resize_with(written.len(), SpilledGroups::default);
         for (part, written) in parts.iter_mut().zip(written) {
             part.append(written);
         }
@@ -162,7 +162,7 @@ fn merge_part(
                 emit_part(shared, number, other.part, &mut other.states, emit)?;
                 continue;
             }
-            if shared.may_spill() {
+            if shared.may_spill(base.table.len()) {
                 let others = std::iter::once(other).chain(lanes);
                 let spilled = spill_part(shared, number, base, others)?;
                 held.with(|held| held.shrink(freed + grown));

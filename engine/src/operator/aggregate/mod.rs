@@ -89,8 +89,8 @@ struct Shared {
     finished: Mutex<Vec<Finished>>,
 }
 
-/// What a lane has collected: groups, the memory that they take, and those that are on disk, part
-/// by part; nothing there if none are.
+/// What a lane has collected: groups, the memory that they take, and those that are on disk, run
+/// by run; nothing there if none are.
 struct Finished {
     groups: Groups,
     reservation: Reservation,

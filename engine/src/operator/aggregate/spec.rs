@@ -105,8 +105,8 @@ pub(super) enum StateKind {
     AddMoments,
     /// Different values.
     Distinct,
-    /// The same of groups that come back from disk, whose values come by themselves.
-    MergeDistinct,
+    /// Different values of groups that come back from disk, which come by themselves, each once.
+    CountValues,
     /// What a user's function keeps of rows.
     User,
     /// The same from states that come as input.
@@ -237,6 +237,25 @@ impl Spec {
         let value = Field::new("", DataType::BinaryView, false);
         let named = |(number, field): (usize, Field)| field.with_name(format!("{number}"));
         keys.chain([value]).enumerate().map(named).collect()
+    }
+
+    /// What leaves one of each row of [`value_fields`](Self::value_fields).
+    ///
+    /// # Errors
+    /// As for [`regrouping`](Self::regrouping).
+    pub(super) fn of_values(&self) -> Result<Self> {
+        let schema = Arc::new(Schema::new(self.value_fields()));
+        let names = schema.fields().iter().map(|field| field.name().clone());
+        let key = |name| compile(&Expr::Column(name), &schema);
+        Ok(Spec {
+            mode: AggregateMode::Final,
+            keys: names.map(key).collect::<Result<_>>()?,
+            inputs: Vec::new(),
+            filters: Vec::new(),
+            states: Vec::new(),
+            results: Vec::new(),
+            schema,
+        })
     }
 
     /// Numbers of the states that are values of which there may be several for each group.
@@ -592,7 +611,8 @@ impl StateKind {
             StateKind::Count | StateKind::AddCounts => StateKind::AddCounts,
             StateKind::Moments | StateKind::AddMoments => StateKind::AddMoments,
             StateKind::User | StateKind::MergeUser => StateKind::MergeUser,
-            StateKind::Distinct | StateKind::MergeDistinct => StateKind::MergeDistinct,
+            StateKind::Distinct => StateKind::CountValues,
+            StateKind::CountValues => StateKind::AddCounts,
             StateKind::Rows
             | StateKind::Sum
             | StateKind::Min
@@ -606,7 +626,7 @@ impl StateSpec {
     /// The columns in which it is put aside with its group.
     fn group_columns(&self) -> &[Field] {
         match self.kind {
-            StateKind::Distinct | StateKind::MergeDistinct => &[],
+            StateKind::Distinct => &[],
             _ => &self.columns,
         }
     }

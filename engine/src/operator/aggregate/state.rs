@@ -105,13 +105,13 @@ impl States {
                 None => Layout::InTable,
             },
             (StateKind::Rows, _) => Layout::InTable,
-            (StateKind::Count | StateKind::AddCounts, _) => Layout::Counts(Column::new(0)),
+            (StateKind::Count | StateKind::AddCounts | StateKind::CountValues, _) => {
+                Layout::Counts(Column::new(0))
+            }
             (StateKind::Moments | StateKind::AddMoments, _) => {
                 Layout::Moments(Column::new(Moments::default()))
             }
-            (StateKind::Distinct | StateKind::MergeDistinct, _) => {
-                Layout::Distinct(Distinct::new())
-            }
+            (StateKind::Distinct, _) => Layout::Distinct(Distinct::new()),
             (_, DataType::Float32 | DataType::Float64) => {
                 Layout::Floats(Column::new(empty_float(kind)))
             }
@@ -193,6 +193,7 @@ impl States {
         match &mut self.layout {
             Layout::InTable => {}
             Layout::Counts(column) if self.kind == StateKind::Count => column.count(rows, mask),
+            Layout::Counts(_) if self.kind == StateKind::CountValues => {}
             Layout::Counts(column) => {
                 let values = inputs[0].as_primitive::<Int64Type>().values();
                 let fold = |held: i64, value: i64| held + value;
@@ -221,8 +222,6 @@ impl States {
                 column.update(rows, mask, &values, Fold { fold, join });
             }
             Layout::Strings(strings) => strings.update(rows, mask, inputs[0]),
-            // Values of groups that were put aside come by themselves.
-            Layout::Distinct(_) if self.kind == StateKind::MergeDistinct => {}
             Layout::Distinct(distinct) => distinct.update(rows, mask, inputs[0]),
             Layout::User(states) => states.update(rows, mask, inputs)?,
         }
@@ -233,10 +232,10 @@ impl States {
         }
     }
 
-    /// Adds values of groups that were put aside, if those are kept by themselves.
-    pub(super) fn update_values(&mut self, groups: &[GroupRef], values: &BinaryViewArray) {
-        if let Layout::Distinct(distinct) = &mut self.layout {
-            distinct.add(groups, values);
+    /// Counts values of groups that were put aside, each of which comes once.
+    pub(super) fn count_values(&mut self, rows: &Rows) {
+        if let Layout::Counts(column) = &mut self.layout {
+            column.count(rows, None);
         }
     }
 
