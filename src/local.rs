@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt as _, stream};
 use kiln_driver::{Driver, DriverHandle, DriverSettings};
 use kiln_engine::id::JobId;
-use kiln_engine::memory::{self, MemoryBudget};
+use kiln_engine::memory::{self, DiskBudget, MemoryBudget};
 use kiln_engine::shuffle::decode_blocks;
 use kiln_engine::storage::ShuffleStore;
 use kiln_engine::storage::{OverflowStore, Stores};
@@ -33,6 +33,8 @@ pub(crate) struct LocalSettings {
     pub(crate) threads: Option<usize>,
     /// Memory budget in bytes; a share of what there is where not given.
     pub(crate) memory: Option<u64>,
+    /// Bytes of local disk for what does not fit into it; all there are where not given.
+    pub(crate) spill_limit: Option<u64>,
 }
 
 /// A driver and an executor of this process.
@@ -50,7 +52,9 @@ impl Local {
     pub(crate) async fn open(settings: LocalSettings, stores: Arc<Stores>) -> Result<Arc<Self>> {
         let cores = || available_parallelism().map_or(1, usize::from);
         let threads = settings.threads.unwrap_or_else(cores);
-        let memory = MemoryBudget::new(settings.memory.unwrap_or_else(memory::default_limit));
+        let disk = DiskBudget::new(settings.spill_limit.unwrap_or(u64::MAX), None);
+        let memory = settings.memory.unwrap_or_else(memory::default_limit);
+        let memory = MemoryBudget::with_disk(memory, disk);
         let in_memory_max = memory.limit() / limits::MEMORY_STORE_SHARE;
         let objects = OverflowStore::new(in_memory_max, Some(&memory), None);
         let shuffle = ShuffleStore::in_memory(objects);

@@ -54,6 +54,14 @@ impl SessionBuilder {
         self
     }
 
+    /// Bytes of local disk that may be taken for what does not fit into memory; by default all
+    /// that there are.
+    #[must_use]
+    pub fn spill_limit(mut self, bytes: u64) -> Self {
+        self.settings.spill_limit = Some(bytes);
+        self
+    }
+
     /// Starts the session.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::plan::{LogicalPlan, Sha256};
-use kiln_engine::shuffle::fetch_partitions;
+use kiln_engine::shuffle::fetch_blocks;
 use kiln_engine::storage::Staging;
 use kiln_engine::{Error, Result};
 use kiln_proto::message::{
@@ -222,16 +222,18 @@ impl DriverHandle {
         let ResultLocation { stage, sources, .. } = location;
         let shuffle = self.components.shuffle.clone();
         let failed = Arc::new(AtomicBool::new(false));
+        // Each begins while those before it are read, and goes on when it is read itself.
         let fetches = stream::iter(sources).map(move |source| {
-            let shuffle = shuffle.clone();
-            async move { fetch_partitions(&shuffle, job, stage, &source).await }
+            let mut blocks = fetch_blocks(&shuffle, job, stage, &source);
+            async move {
+                let first = blocks.next().await;
+                stream::iter(first).chain(blocks)
+            }
         });
         let (note, board) = (Arc::clone(&failed), self.board.clone());
         let chunks = fetches
             .buffered(RESULT_FETCHES)
-            .map_ok(|parts| stream::iter(parts.into_iter().map(Ok)))
-            .try_flatten()
-            .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
+            .flatten()
             .map_err(move |error| {
                 note.store(true, Ordering::Relaxed);
                 match board.lock().result(job) {

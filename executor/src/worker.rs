@@ -375,7 +375,7 @@ impl Worker {
         } = &self.components;
         let context = TaskContext {
             pool: Arc::clone(pool),
-            memory: Arc::clone(memory),
+            memory: memory.share(),
             stores: Arc::clone(stores),
             shuffle: shuffle.clone(),
             metrics: Arc::new(TaskMetrics::default()),

@@ -107,8 +107,8 @@ pub(crate) enum Command {
     Cluster(ClusterArgs),
 }
 
-/// Threads and memory of this process, accepted before and after the job.
-#[derive(Debug, Args, Clone, Copy)]
+/// Threads, memory and disk of this process, accepted before and after the job.
+#[derive(Debug, Args, Clone, Copy, Default)]
 pub(crate) struct GlobalResources {
     /// Threads that compute [default: all cores]
     #[arg(long, value_name = "N", global = true, display_order = 101, value_parser = parse_count)]
@@ -117,6 +117,10 @@ pub(crate) struct GlobalResources {
     #[arg(long, value_name = "SIZE", global = true, display_order = 102)]
     #[arg(value_parser = parse_bytes)]
     pub(crate) memory: Option<u64>,
+    /// Local disk for what does not fit into memory, e.g. 100GB [default: what there is]
+    #[arg(long, value_name = "SIZE", global = true, display_order = 103)]
+    #[arg(value_parser = parse_bytes)]
+    pub(crate) spill_limit: Option<u64>,
 }
 
 /// How much of a cluster a job may have, accepted before and after the job.

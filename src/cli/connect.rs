@@ -19,12 +19,20 @@ pub(crate) fn session(driver: Option<&Drivers>, resources: GlobalResources) -> O
         if let Some(memory) = resources.memory {
             builder = builder.memory(memory);
         }
+        if let Some(bytes) = resources.spill_limit {
+            builder = builder.spill_limit(bytes);
+        }
         return builder.build().map_err(Failure::Job);
     };
-    if resources.threads.is_some() || resources.memory.is_some() {
+    let given = [
+        resources.threads.is_some(),
+        resources.memory.is_some(),
+        resources.spill_limit.is_some(),
+    ];
+    if given.contains(&true) {
         return Err(Failure::usage(format!(
-            "--threads and --memory are for runs in this process; executors have their own \
-             driver={driver}"
+            "--threads, --memory and --spill-limit are for runs in this process; executors have \
+             their own driver={driver}"
         )));
     }
     cluster(driver)

@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use kiln::{Error, ErrorKind};
-use kiln_engine::memory::{self, MemoryBudget};
+use kiln_engine::memory::{self, DiskBudget, MemoryBudget};
 use kiln_engine::storage::Stores;
 use kiln_executor::{Components, ExecutorSettings};
 
@@ -60,10 +60,11 @@ fn prepare(args: &ExecutorArgs) -> Result<(ExecutorSettings, Components), Error>
         .thread_name(|at| format!("kiln-lane-{at}"))
         .build()
         .map_err(cannot_start)?;
+    let disk = DiskBudget::new(args.spill_limit.unwrap_or(u64::MAX), None);
     let components = Components::new(
         Arc::new(Stores::new()),
         Arc::new(pool),
-        MemoryBudget::new(memory),
+        MemoryBudget::with_disk(memory, disk),
         None,
     );
     Ok((settings, components))

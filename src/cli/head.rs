@@ -19,7 +19,7 @@ pub(crate) fn run(args: &HeadArgs) -> Outcome {
     // One thread: with several, which rows come first would be chance.
     let resources = GlobalResources {
         threads: Some(1),
-        memory: None,
+        ..GlobalResources::default()
     };
     let session = connect::session(None, resources)?;
     let rows = session.read_files(&args.files).map_err(Failure::Job)?;

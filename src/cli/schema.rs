@@ -17,7 +17,7 @@ use super::exit::{Failure, Outcome};
 pub(crate) fn run(args: &SchemaArgs) -> Outcome {
     let resources = GlobalResources {
         threads: Some(1),
-        memory: None,
+        ..GlobalResources::default()
     };
     let session = connect::session(None, resources)?;
     let frame = session.read_files(&args.files).map_err(Failure::Job)?;

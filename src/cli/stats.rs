@@ -16,7 +16,7 @@ use super::units::{bytes, grouped, plural};
 pub(crate) fn run(args: &StatsArgs) -> Outcome {
     let resources = GlobalResources {
         threads: Some(1),
-        memory: None,
+        ..GlobalResources::default()
     };
     let session = connect::session(None, resources)?;
     let files = session.file_stats(&args.files).map_err(Failure::Job)?;

@@ -23,6 +23,7 @@ const RULES: &[Rule] = &[
     rules::limits_together,
     rules::orders_dropped,
     rules::aggregates_once,
+    rules::values_grouped,
     rules::keys_as_columns,
     rules::projections_together,
     rules::columns_needed,

@@ -10,6 +10,7 @@ use arrow::ipc::writer::{
     DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, write_message,
 };
 use arrow::ipc::{CompressionType, MetadataVersion};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::decode::{END_OF_STREAM, Stream};
 use super::layout::{BLOCK_HEADER_BYTES, BlockHeader, padding};
@@ -74,6 +75,7 @@ impl BlockEncoder {
             decoded_bytes: Stream::parse(&block[BLOCK_HEADER_BYTES..])
                 .map_err(Error::internal)?
                 .decoded_bytes,
+            checksum: xxh3_64(&block[BLOCK_HEADER_BYTES..]),
         };
         block.resize(block.len() + padding(block.len()), 0);
         header.write(&mut block[..BLOCK_HEADER_BYTES]);

@@ -56,11 +56,21 @@ impl Chunks {
         Bytes::from(joined)
     }
 
+    /// Puts the bytes of `other` behind these.
+    pub(super) fn append(&mut self, other: Chunks) {
+        other.pieces.into_iter().for_each(|piece| self.push(piece));
+    }
+
     /// XXH3-64 of the bytes.
     pub(super) fn checksum(&self) -> u64 {
         let mut hash = Xxh3::new();
-        self.pieces.iter().for_each(|piece| hash.update(piece));
+        self.update(&mut hash);
         hash.digest()
+    }
+
+    /// Adds the bytes to `hash`.
+    pub(super) fn update(&self, hash: &mut Xxh3) {
+        self.pieces.iter().for_each(|piece| hash.update(piece));
     }
 }
 

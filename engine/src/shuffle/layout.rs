@@ -4,6 +4,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::chunks::Chunks;
 use crate::limits::{SHUFFLE_ALIGN_BYTES, SHUFFLE_PARTITIONS_MAX};
 use crate::plan::PartitionMeta;
 
@@ -35,6 +36,8 @@ pub(super) struct BlockHeader {
     pub(super) bytes: u64,
     /// Bytes of the columns once decoded.
     pub(super) decoded_bytes: u64,
+    /// XXH3-64 of the Arrow IPC stream.
+    pub(super) checksum: u64,
 }
 
 impl BlockHeader {
@@ -43,25 +46,48 @@ impl BlockHeader {
         to[4..8].copy_from_slice(&self.rows.to_le_bytes());
         to[8..16].copy_from_slice(&self.bytes.to_le_bytes());
         to[16..24].copy_from_slice(&self.decoded_bytes.to_le_bytes());
-        to[24..BLOCK_HEADER_BYTES].fill(0);
+        to[24..32].copy_from_slice(&self.checksum.to_le_bytes());
+        to[32..BLOCK_HEADER_BYTES].fill(0);
     }
 
     pub(super) fn parse(from: &[u8]) -> Result<Self, &'static str> {
         if from.len() != BLOCK_HEADER_BYTES || from[..4] != BLOCK_MAGIC {
             return Err("a block does not begin as one");
         }
-        if from[24..].iter().any(|&byte| byte != 0) {
+        if from[32..].iter().any(|&byte| byte != 0) {
             return Err("a block header has bytes of no meaning");
         }
         let header = BlockHeader {
             rows: u32_at(from, 4),
             bytes: u64_at(from, 8),
             decoded_bytes: u64_at(from, 16),
+            checksum: u64_at(from, 24),
         };
         if header.rows == 0 || header.bytes == 0 {
             return Err("a block is empty");
         }
         Ok(header)
+    }
+}
+
+impl BlockHeader {
+    /// Bytes of the whole block; none if they cannot be counted.
+    pub(super) fn block_bytes(&self) -> Option<usize> {
+        let stream = usize::try_from(self.bytes).ok()?;
+        let bytes = stream.checked_add(BLOCK_HEADER_BYTES)?;
+        bytes.checked_next_multiple_of(SHUFFLE_ALIGN_BYTES)
+    }
+
+    /// Compares the whole `block` that begins with this header with its checksum.
+    pub(super) fn compare(&self, block: &Chunks) -> Result<(), &'static str> {
+        let mut rest = block.clone();
+        rest.split(BLOCK_HEADER_BYTES);
+        let length = usize::try_from(self.bytes).map_err(|_| "a block is too long")?;
+        let stream = rest.split(length).ok_or("a block is cut off")?;
+        match stream.checksum() == self.checksum {
+            true => Ok(()),
+            false => Err("the checksum of a block is wrong"),
+        }
     }
 }
 

@@ -7,12 +7,14 @@
 //! `docs/shuffle-format.md` says it byte by byte.
 //!
 //! Invariants: an object is complete or not there; a partition holds whole blocks; no byte is
-//! decoded before its partition's checksum has been compared. Where a reader finds anything else
+//! decoded before its partition's checksum has been compared, or its block's where a partition is
+//! too large to be held. Where a reader finds anything else
 //! it names the object, and its producer runs again.
 
 mod block;
 mod chunks;
 mod decode;
+mod fetch;
 mod gather;
 mod index;
 mod layout;
@@ -22,7 +24,7 @@ mod writer;
 
 pub use decode::decode_blocks;
 pub use index::read_index;
-pub use reader::{fetch_partitions, open};
+pub use reader::{fetch_blocks, open};
 pub use writer::ShuffleSink;
 
 #[cfg(test)]

@@ -2,54 +2,39 @@
 //!
 //! The task brings name, byte range, length and checksum of everything; each producer's run of
 //! partitions is one request, cut only where it is large. What was fetched is compared before it
-//! is handed on, and a difference is asked for once more: a damaged answer is more common than a
-//! damaged object. What stays wrong names the object whose producer has to run again.
+//! is handed on ([`super::fetch`]). What stays wrong names the object whose producer has to run
+//! again.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStoreExt};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunks::Chunks;
 use super::decode::decode_chunks;
+use super::fetch::{LargePartition, Piece, cut, fetch};
 use crate::context::{CancelToken, TaskContext};
-use crate::error::{Error, LostOutput, Result};
+use crate::error::{Error, Result};
 use crate::id::{JobId, StageId};
 use crate::limits::{PREFETCH_BYTES, PREFETCH_REQUESTS};
 use crate::memory::Reservation;
 use crate::metrics::TaskMetrics;
 use crate::operator::{Emit, Morsel};
-use crate::plan::{PartitionMeta, ShuffleSource};
+use crate::plan::ShuffleSource;
 use crate::source::MorselStream;
-use crate::storage::{ShuffleStore, storage_error};
-
-/// A request beyond this is cut in two at the end of a partition.
-const PIECE_BYTES: u64 = 8 << 20;
-
-/// Bytes from which comparing checksums is worth a thread of its own.
-const OFFLOAD_BYTES: u64 = 256 << 10;
+use crate::storage::ShuffleStore;
 
 /// What one permit of the prefetch budget stands for.
 const PERMIT_BYTES: u64 = 1 << 10;
 
 const PERMITS: u32 = (PREFETCH_BYTES / PERMIT_BYTES) as u32;
 
-/// A piece beyond this share of the memory budget (1 / this) is not fetched without a reservation.
+/// A request beyond this share of the memory budget (1 / this) is not made without a reservation.
 const UNRESERVED_SHARE: u64 = 8;
-
-/// Consecutive partitions of one object: one request.
-#[derive(Debug, Clone)]
-struct Piece {
-    path: Path,
-    lost: LostOutput,
-    range: Range<u64>,
-    partitions: Vec<PartitionMeta>,
-}
 
 /// The rows of `partitions` of `stage`, from every source that has any, in the order in which
 /// they arrive: a morsel is what came with one request.
@@ -83,77 +68,59 @@ pub fn open(
         schema,
         permits: Arc::new(Semaphore::new(PERMITS as usize)),
     };
-    let fetches = stream::iter(pieces).map(move |piece| {
+    let (large, small): (Vec<Piece>, Vec<Piece>) = pieces.into_iter().partition(Piece::is_large);
+    let of_large = fetcher.clone();
+    let small = stream::iter(small).map(move |piece| {
         let fetcher = fetcher.clone();
         async move { fetcher.morsel(piece).await }
     });
-    Ok(fetches.buffer_unordered(PREFETCH_REQUESTS).boxed())
+    let small = small.buffer_unordered(PREFETCH_REQUESTS);
+    let large = stream::iter(large).map(move |piece| of_large.clone().morsels(piece));
+    let large = large.flatten_unordered(PREFETCH_REQUESTS);
+    Ok(small.chain(large).boxed())
 }
 
-/// The bytes of a source's partitions as they are stored, compared with their checksums: what
-/// [`super::decode_blocks`] decodes wherever they are sent. Partitions without rows are empty.
+/// The bytes of a source's partitions as they are stored, in order and compared with their
+/// checksums: whole blocks, which [`super::decode_blocks`] decodes wherever they are sent.
 ///
 /// # Errors
 /// As for the stream of [`open`].
-pub async fn fetch_partitions(
+pub fn fetch_blocks(
     store: &ShuffleStore,
     job: JobId,
     stage: StageId,
     source: &ShuffleSource,
-) -> Result<Vec<Bytes>> {
+) -> BoxStream<'static, Result<Bytes>> {
     let mut pieces = Vec::new();
-    cut(store, job, stage, source, &mut pieces)?;
-    let mut fetched = Vec::with_capacity(source.partitions.len());
-    for piece in pieces {
-        for partition in fetch(store, &piece, |_| ()).await? {
-            fetched.push(partition.join());
-        }
+    if let Err(error) = cut(store, job, stage, source, &mut pieces) {
+        return stream::once(std::future::ready(Err(error))).boxed();
     }
-    fetched.resize(source.partitions.len(), Bytes::new());
-    Ok(fetched)
+    let store = store.clone();
+    let blocks = stream::iter(pieces).flat_map(move |piece| piece_blocks(store.clone(), piece));
+    let blocks = blocks.map_ok(Chunks::join);
+    blocks
+        .try_filter(|blocks| std::future::ready(!blocks.is_empty()))
+        .boxed()
 }
 
-/// Cuts a source into pieces; none where it has no bytes.
-fn cut(
-    store: &ShuffleStore,
-    job: JobId,
-    stage: StageId,
-    source: &ShuffleSource,
-    pieces: &mut Vec<Piece>,
-) -> Result<()> {
-    let (task, attempt) = (source.task, source.attempt);
-    let path = store.object_path(job, stage, task, attempt);
-    let lost = LostOutput {
-        stage,
-        task,
-        attempt,
-    };
-    let at = |offset| Piece {
-        path: path.clone(),
-        lost,
-        range: offset..offset,
-        partitions: Vec::new(),
-    };
-    let mut piece = at(source.offset);
-    for &partition in &source.partitions {
-        let end = piece
-            .range
-            .end
-            .checked_add(partition.bytes)
-            .ok_or_else(|| {
-                Error::internal(format!("impossible sizes in a shuffle source task={task}"))
-            })?;
-        if end - piece.range.start > PIECE_BYTES && !piece.range.is_empty() {
-            let next = at(piece.range.end);
-            pieces.push(std::mem::replace(&mut piece, next));
+fn piece_blocks(store: ShuffleStore, piece: Piece) -> BoxStream<'static, Result<Chunks>> {
+    if !piece.is_large() {
+        let fetched = async move {
+            let partitions = fetch(&store, &piece, |_| ()).await?;
+            Ok::<_, Error>(stream::iter(partitions.into_iter().map(Ok)))
+        };
+        return stream::once(fetched).try_flatten().boxed();
+    }
+    let large = LargePartition::new(&store, piece);
+    let blocks = stream::try_unfold(large, |mut large| async move {
+        while large.wanted() > 0 {
+            if let Some(blocks) = large.fetch(|_| ()).await? {
+                return Ok(Some((blocks, large)));
+            }
         }
-        piece.range.end = end;
-        piece.partitions.push(partition);
-    }
-    if !piece.range.is_empty() {
-        pieces.push(piece);
-    }
-    Ok(())
+        Ok(None)
+    });
+    blocks.boxed()
 }
 
 #[derive(Clone)]
@@ -165,14 +132,13 @@ struct Fetcher {
 
 impl Fetcher {
     async fn morsel(self, piece: Piece) -> Result<Morsel> {
-        let room = self.room(&piece).await?;
+        let room = self
+            .room(&piece, piece.range.end - piece.range.start)
+            .await?;
         self.ctx.cancel.check()?;
-        let metrics = Arc::clone(&self.ctx.metrics);
-        let count = |bytes: u64| {
-            TaskMetrics::count(&metrics.gets, 1);
-            TaskMetrics::count(&metrics.bytes_in, bytes);
-        };
+        let count = |bytes: u64| self.count(bytes);
         let fetched = fetch(&self.ctx.shuffle, &piece, count).await?;
+        let metrics = Arc::clone(&self.ctx.metrics);
         let (schema, cancel) = (self.schema, self.ctx.cancel);
         Ok(Box::new(move |emit: Emit<'_>| {
             let rows = decode(&piece, fetched, &schema, &cancel, emit);
@@ -182,12 +148,45 @@ impl Fetcher {
         }))
     }
 
-    /// Waits until there is room for `piece`: within the task's prefetch, and within the memory
-    /// budget. Where the budget has none left, requests go one at a time without it, unless the
-    /// piece is a large share of it: such a piece is one partition, which cannot be cut since it
-    /// is compared with its checksum as a whole.
-    async fn room(&self, piece: &Piece) -> Result<(OwnedSemaphorePermit, Reservation)> {
-        let bytes = piece.range.end - piece.range.start;
+    /// The blocks of a large piece, some to a morsel.
+    fn morsels(self, piece: Piece) -> BoxStream<'static, Result<Morsel>> {
+        let large = LargePartition::new(&self.ctx.shuffle, piece);
+        let morsels = stream::try_unfold((self, large), |(fetcher, mut large)| async move {
+            let morsel = fetcher.next_morsel(&mut large).await?;
+            Ok(morsel.map(|morsel| (morsel, (fetcher, large))))
+        });
+        morsels.boxed()
+    }
+
+    async fn next_morsel(&self, large: &mut LargePartition) -> Result<Option<Morsel>> {
+        while large.wanted() > 0 {
+            let room = self.room(large.piece(), large.wanted()).await?;
+            self.ctx.cancel.check()?;
+            let Some(blocks) = large.fetch(|bytes| self.count(bytes)).await? else {
+                continue;
+            };
+            let (piece, metrics) = (large.piece().clone(), Arc::clone(&self.ctx.metrics));
+            let (schema, cancel) = (Arc::clone(&self.schema), self.ctx.cancel.clone());
+            return Ok(Some(Box::new(move |emit: Emit<'_>| {
+                let rows = decode_part(&piece, blocks, &schema, &cancel, emit);
+                drop(room);
+                TaskMetrics::count(&metrics.rows_in, rows?);
+                Ok(())
+            })));
+        }
+        Ok(None)
+    }
+
+    fn count(&self, bytes: u64) {
+        TaskMetrics::count(&self.ctx.metrics.gets, 1);
+        TaskMetrics::count(&self.ctx.metrics.bytes_in, bytes);
+    }
+
+    /// Waits until there is room for `bytes` of `piece`: within the task's prefetch, and within the
+    /// memory budget. Where the budget has none left, requests go one at a time without it, unless
+    /// they are for a large share of it: such a request is for one block, which cannot be cut since
+    /// it is compared with its checksum as a whole.
+    async fn room(&self, piece: &Piece, bytes: u64) -> Result<(OwnedSemaphorePermit, Reservation)> {
         let mut reservation = self.ctx.memory.reserve("shuffle read");
         let wanted = bytes.div_ceil(PERMIT_BYTES).clamp(1, u64::from(PERMITS)) as u32;
         let permits = if reservation.try_grow(bytes) {
@@ -215,21 +214,8 @@ fn decode(
     emit: Emit<'_>,
 ) -> Result<u64> {
     let mut all = 0;
-    // What comes back from `emit` is not about the object, whatever its kind.
-    let mut refused = None;
     for (partition, meta) in fetched.into_iter().zip(&piece.partitions) {
-        cancel.check()?;
-        let mut pass = |batch| {
-            emit(batch).map_err(|error| {
-                refused = Some(error);
-                Error::cancelled("the reader was refused")
-            })
-        };
-        let decoded = decode_chunks(partition, Some(schema), &mut pass);
-        if let Some(error) = refused {
-            return Err(error);
-        }
-        let rows = decoded.map_err(|error| piece.blame(error))?;
+        let rows = decode_part(piece, partition, schema, cancel, emit)?;
         if rows != meta.rows {
             return Err(piece.corrupt(format!(
                 "a partition has other rows than its index says rows={rows} index={}",
@@ -241,92 +227,26 @@ fn decode(
     Ok(all)
 }
 
-impl Piece {
-    fn corrupt(&self, reason: impl Into<String>) -> Error {
-        self.blame(Error::corrupt(reason))
-    }
-
-    fn blame(&self, error: Error) -> Error {
-        error.context(self.place()).with_lost(self.lost)
-    }
-
-    fn place(&self) -> String {
-        format!("shuffle object {} bytes {:?}", self.path, self.range)
-    }
-}
-
-/// Fetches and compares a piece; its partitions' bytes.
-async fn fetch(store: &ShuffleStore, piece: &Piece, count: impl Fn(u64)) -> Result<Vec<Chunks>> {
-    let mut again = false;
-    loop {
-        let chunks = get(store, piece).await?;
-        count(chunks.len() as u64);
-        match compare(chunks, piece).await? {
-            Ok(partitions) => return Ok(partitions),
-            Err(reason) if again => return Err(piece.corrupt(reason)),
-            Err(reason) => {
-                tracing::warn!(object = %piece.path, reason, "asking again for shuffle bytes");
-                again = true;
-            }
-        }
-    }
-}
-
-async fn get(store: &ShuffleStore, piece: &Piece) -> Result<Chunks> {
-    let range = Some(GetRange::Bounded(piece.range.clone()));
-    let options = GetOptions {
-        range,
-        ..GetOptions::default()
+/// Decodes whole blocks of a piece; how many rows they have.
+fn decode_part(
+    piece: &Piece,
+    blocks: Chunks,
+    schema: &SchemaRef,
+    cancel: &CancelToken,
+    emit: Emit<'_>,
+) -> Result<u64> {
+    cancel.check()?;
+    // What comes back from `emit` is not about the object, whatever its kind.
+    let mut refused = None;
+    let mut pass = |batch| {
+        emit(batch).map_err(|error| {
+            refused = Some(error);
+            Error::cancelled("the reader was refused")
+        })
     };
-    let answer = async {
-        let result = store.store.get_opts(&piece.path, options).await?;
-        match result.payload {
-            // The stream of a file comes in small bites.
-            GetResultPayload::File(..) => Ok(Chunks::from_iter([result.bytes().await?])),
-            GetResultPayload::Stream(stream) => {
-                stream.try_collect::<Vec<_>>().await.map(Chunks::from_iter)
-            }
-        }
-    };
-    let error = match answer.await {
-        Ok(chunks) => return Ok(chunks),
-        Err(error) => error,
-    };
-    if matches!(error, object_store::Error::NotFound { .. }) {
-        return Err(piece.corrupt("it is missing"));
+    let decoded = decode_chunks(blocks, Some(schema), &mut pass);
+    match refused {
+        Some(error) => Err(error),
+        None => decoded.map_err(|error| piece.blame(error)),
     }
-    // A range behind the end is refused in as many words as there are stores.
-    match store.store.head(&piece.path).await {
-        Ok(meta) if meta.size < piece.range.end => {
-            Err(piece.corrupt(format!("it is cut off size={}", meta.size)))
-        }
-        _ => Err(storage_error("read", piece.path.as_ref(), error)),
-    }
-}
-
-/// The partitions, or what is wrong with them.
-async fn compare(chunks: Chunks, piece: &Piece) -> Result<Result<Vec<Chunks>, &'static str>> {
-    let bytes = piece.range.end - piece.range.start;
-    if chunks.len() as u64 != bytes {
-        return Ok(Err("the answer has another length than was asked for"));
-    }
-    if bytes < OFFLOAD_BYTES {
-        return Ok(split(chunks, &piece.partitions));
-    }
-    let partitions = piece.partitions.clone();
-    let compared = tokio::task::spawn_blocking(move || split(chunks, &partitions)).await;
-    compared.map_err(|error| Error::internal("comparing checksums failed").with_source(error))
-}
-
-fn split(mut chunks: Chunks, partitions: &[PartitionMeta]) -> Result<Vec<Chunks>, &'static str> {
-    let mut split = Vec::with_capacity(partitions.len());
-    for meta in partitions {
-        let length = usize::try_from(meta.bytes).map_err(|_| "a partition is too long")?;
-        let partition = chunks.split(length).ok_or("a partition is cut off")?;
-        if length > 0 && partition.checksum() != meta.checksum {
-            return Err("the checksum of a partition is wrong");
-        }
-        split.push(partition);
-    }
-    Ok(split)
 }

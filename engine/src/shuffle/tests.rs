@@ -9,10 +9,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
-use super::{ShuffleSink, decode_blocks, fetch_partitions, open, read_index};
+use super::{ShuffleSink, decode_blocks, fetch_blocks, open, read_index};
 use crate::context::{CancelToken, TaskContext};
 use crate::error::{ErrorKind, Result};
 use crate::id::{JobId, StageId, TaskId};
@@ -441,11 +442,7 @@ async fn little_memory_means_small_blocks_and_a_file_not_a_failure() {
 
 #[tokio::test]
 async fn large_objects_go_up_in_parts_and_come_back_in_pieces() {
-    let numbers = |start| Int64Array::from_iter_values(start..start + 100_000);
-    let batch = |start| {
-        RecordBatch::try_from_iter([("n", Arc::new(numbers(start)) as ArrayRef)]).expect("a batch")
-    };
-    let batches: Vec<_> = (0..30).map(|number| batch(number * 100_000)).collect();
+    let batches = many_numbers();
     let ctx = context(in_memory(), 1 << 30);
     let index = write(&ctx, &hash(&["n"], 32), 0, &batches)
         .await
@@ -459,13 +456,6 @@ async fn large_objects_go_up_in_parts_and_come_back_in_pieces() {
     let found = read(&ctx, 0..32, sources, &batches[0].schema())
         .await
         .expect("read");
-    let sum = |batches: &[RecordBatch]| -> i64 {
-        let column = |batch: &RecordBatch| batch.column(0).clone();
-        let numbers = batches.iter().map(column);
-        numbers
-            .map(|n| arrow::compute::sum(n.as_primitive::<Int64Type>()).unwrap_or(0))
-            .sum()
-    };
     assert_eq!(sum(&found), sum(&batches));
     assert_eq!(
         found.iter().map(RecordBatch::num_rows).sum::<usize>(),
@@ -486,13 +476,13 @@ async fn bytes_can_be_forwarded_and_decoded_elsewhere() {
         .await
         .expect("written");
     let mut source = source(7, &index, &(0..4));
-    let bytes = fetch_partitions(&ctx.shuffle, job(), STAGE, &source)
-        .await
-        .expect("fetched");
-    assert_eq!(bytes.len(), 4);
+    let fetch = |source: &ShuffleSource| {
+        let blocks = fetch_blocks(&ctx.shuffle, job(), STAGE, source);
+        blocks.collect::<Vec<Result<Bytes>>>()
+    };
     let mut found = Vec::new();
-    for partition in bytes {
-        decode_blocks(partition, None, &mut |batch| {
+    for blocks in fetch(&source).await {
+        decode_blocks(blocks.expect("fetched"), None, &mut |batch| {
             found.push(batch);
             Ok(())
         })
@@ -500,10 +490,72 @@ async fn bytes_can_be_forwarded_and_decoded_elsewhere() {
     }
     assert_eq!(rows(&found), rows(&batches));
     source.partitions[3].checksum ^= 1;
-    let error = fetch_partitions(&ctx.shuffle, job(), STAGE, &source)
-        .await
-        .expect_err("damaged");
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let last = fetch(&source).await.pop().expect("an answer");
+    assert_eq!(last.expect_err("damaged").kind(), ErrorKind::Corrupt);
+}
+
+/// Three million numbers.
+fn many_numbers() -> Vec<RecordBatch> {
+    let batch = |start: i64| {
+        let numbers = Int64Array::from_iter_values(start..start + 100_000);
+        RecordBatch::try_from_iter([("n", Arc::new(numbers) as ArrayRef)]).expect("a batch")
+    };
+    (0..30).map(|number| batch(number * 100_000)).collect()
+}
+
+fn sum(batches: &[RecordBatch]) -> i64 {
+    let column = |batch: &RecordBatch| batch.column(0).clone();
+    let numbers = batches.iter().map(column);
+    numbers
+        .map(|n| arrow::compute::sum(n.as_primitive::<Int64Type>()).unwrap_or(0))
+        .sum()
+}
+
+#[tokio::test]
+async fn a_partition_larger_than_memory_is_read_block_by_block() {
+    let batches = many_numbers();
+    let ctx = context(in_memory(), 1 << 20);
+    let index = write(&ctx, &Partitioning::Single, 0, &batches).await;
+    let index = index.expect("written");
+    assert!(index[0].bytes > 20 << 20, "24 MB of numbers");
+    let sources = vec![source(0, &index, &(0..1))];
+    let schema = batches[0].schema();
+    let found = read(&ctx, 0..1, sources.clone(), &schema).await;
+    assert_eq!(sum(&found.expect("read")), sum(&batches));
+    let counts = ctx.metrics.counts();
+    assert_eq!(counts.rows_in, 3_000_000);
+    assert!((3..=4).contains(&counts.gets), "{counts:?}");
+    let forwarded = fetch_blocks(&ctx.shuffle, job(), STAGE, &sources[0]);
+    let forwarded: Vec<Bytes> = forwarded.try_collect().await.expect("fetched");
+    assert!((3..=4).contains(&forwarded.len()));
+    let bytes: usize = forwarded.iter().map(Bytes::len).sum();
+    assert_eq!(bytes as u64, index[0].bytes);
+
+    // What is damaged anywhere is noticed, at the latest when it has been read to its end.
+    let path = ctx.shuffle.object_path(job(), STAGE, 0, 0);
+    let store = &ctx.shuffle.store;
+    let whole = store.get(&path).await.expect("a get").bytes().await;
+    let whole = whole.expect("bytes");
+    let last = index[0].bytes as usize - 1;
+    for at in [0, 5, 17, 30, 40, 100_000, 9 << 20, 20 << 20, last] {
+        let mut damaged = whole.to_vec();
+        damaged[at] ^= 4;
+        store.put(&path, damaged.into()).await.expect("a put");
+        let error = read(&ctx, 0..1, sources.clone(), &schema).await;
+        let error = error.expect_err("a damaged partition");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "at={at}");
+        assert_eq!(error.lost().map(|lost| lost.task), Some(0), "at={at}");
+    }
+    // Blocks that were left out are all right by themselves.
+    let blocks = whole.slice(forwarded[0].len()..whole.len());
+    store.put(&path, blocks.into()).await.expect("a put");
+    let mut short = sources;
+    short[0].partitions[0].bytes -= forwarded[0].len() as u64;
+    let error = read(&ctx, 0..1, short, &schema).await;
+    assert_eq!(
+        error.expect_err("rows are missing").kind(),
+        ErrorKind::Corrupt
+    );
 }
 
 #[test]
@@ -573,8 +625,8 @@ async fn the_example_of_the_format_page_is_true() {
         checksum,
     };
     let expected = [
-        meta(768, 2, 0x0e99_46f7_49f1_15a3),
-        meta(704, 2, 0xf88c_91ac_3735_5ae5),
+        meta(768, 2, 0x78fb_8d16_b793_d936),
+        meta(704, 2, 0x028c_d520_9896_3614),
         meta(0, 0, 0),
     ];
     assert_eq!(index, expected);
@@ -587,27 +639,4 @@ async fn the_example_of_the_format_page_is_true() {
         *b"KLNB\x02\0\0\0\x88\x02\0\0\0\0\0\0\x3f\0\0\0\0\0\0\0"
     );
     assert_eq!(bytes[bytes.len() - 8..], *b"KLNSHUF1");
-}
-
-#[tokio::test]
-async fn a_partition_larger_than_memory_is_refused_before_it_is_fetched() {
-    let ctx = context(in_memory(), 1 << 20);
-    let source = ShuffleSource {
-        task: 3,
-        attempt: 1,
-        offset: 0,
-        partitions: vec![PartitionMeta {
-            bytes: 1 << 30,
-            rows: 1,
-            checksum: 0,
-        }],
-    };
-    let schema = Arc::new(Schema::empty());
-    let mut morsels =
-        open(StageId(0), JobId::new(7), 0..1, vec![source], schema, &ctx).expect("a source");
-    let error = morsels.try_next().await.err();
-    let error = error.expect("a gigabyte does not fit");
-    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-    assert!(error.message().contains("t3-a1"), "{error}");
-    assert_eq!(ctx.metrics.counts().gets, 0);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use futures::TryStreamExt;
 use kiln_engine::context::TaskContext;
 use kiln_engine::expr::{col, count_all, sum};
 use kiln_engine::id::{JobId, StageId, TaskId};
@@ -12,7 +13,7 @@ use kiln_engine::plan::{
     ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage, StageSource, StepKind, TaskInput,
     TaskOutput, TaskSpec,
 };
-use kiln_engine::shuffle::{decode_blocks, fetch_partitions};
+use kiln_engine::shuffle::{decode_blocks, fetch_blocks};
 use kiln_engine::task;
 use object_store::{ObjectStoreExt, PutPayload};
 
@@ -127,9 +128,10 @@ async fn run(spec: &TaskSpec, ctx: &TaskContext) -> (ShuffleInput, Counts) {
 /// The rows that a task wrote, as text.
 async fn rows(written: &ShuffleInput, ctx: &TaskContext) -> Vec<String> {
     let source = &written.sources[0];
-    let bytes = fetch_partitions(&ctx.shuffle, job(), written.stage, source).await;
+    let blocks = fetch_blocks(&ctx.shuffle, job(), written.stage, source);
+    let blocks: Vec<_> = blocks.try_collect().await.expect("objects that are there");
     let mut batches = Vec::new();
-    for bytes in bytes.expect("objects that are there") {
+    for bytes in blocks {
         let mut emit = |batch| {
             batches.push(batch);
             Ok(())

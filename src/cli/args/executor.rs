@@ -17,6 +17,9 @@ pub(crate) struct ExecutorArgs {
     /// Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) memory: Option<u64>,
+    /// Local disk for what does not fit into memory, e.g. 100GB [default: what there is]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) spill_limit: Option<u64>,
     /// How long to go on with what runs after SIGTERM, in seconds; the rest is handed back
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=86_400))]

@@ -10,6 +10,7 @@ mod limits_together;
 mod orders_dropped;
 
 mod aggregates_once;
+mod values_grouped;
 mod keys_as_columns;
 mod projections_together;
 
@@ -33,4 +34,5 @@ pub(super) use limits_together::limits_together;
 pub(super) use orders_dropped::orders_dropped;
 pub(super) use projections_together::projections_together;
 pub(super) use simplify::simplify;
+pub(super) use values_grouped::values_grouped;
 pub(super) use words_at_scan::words_at_scan;

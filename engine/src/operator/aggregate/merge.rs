@@ -62,7 +62,9 @@ pub(super) fn morsels(shared: &Arc<Shared>, lanes: Vec<Finished>) -> Result<Vec<
         .collect::<Result<Vec<_>>>()?;
     let mut parts: Vec<SpilledGroups> = Vec::new();
     for written in spilled.into_iter().flatten() {
-        parts.resize_with(written.len(), SpilledGroups::default);
+        // A lane that had memory enough has written nothing before the rest.
+        let runs = parts.len().max(written.len());
+        parts.resize_with(runs, SpilledGroups::default);
         for (part, written) in parts.iter_mut().zip(written) {
             part.append(written);
         }
