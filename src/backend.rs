@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use kiln_driver::client::{Client, ClientSettings};
 use kiln_engine::Result;
 use kiln_engine::id::JobId;
@@ -16,6 +18,9 @@ use tokio::sync::mpsc::Sender;
 
 use crate::local::Local;
 use crate::program::{Hosted, offered};
+
+/// Rows on their way.
+pub(crate) type Batches = BoxStream<'static, Result<RecordBatch>>;
 
 /// The driver of a session.
 #[derive(Clone)]
@@ -119,10 +124,11 @@ impl Backend {
         }
     }
 
-    pub(crate) async fn result(&self, id: JobId) -> Result<Vec<RecordBatch>> {
+    /// The columns of a job's result, and its rows as they arrive.
+    pub(crate) async fn rows(&self, id: JobId) -> Result<(SchemaRef, Batches)> {
         match self {
-            Backend::Local(local) => local.result(id).await,
-            Backend::Remote { client, .. } => client.result(id).await,
+            Backend::Local(local) => local.rows(id).await,
+            Backend::Remote { client, .. } => client.rows(id).await,
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use kiln_engine::id::JobId;
 use kiln_engine::plan::LogicalPlan;
 use kiln_engine::storage::Stores;
@@ -18,7 +18,7 @@ use kiln_proto::message::{ExecutorStatus, JobStatus};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Receiver};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Batches};
 use crate::runtime::Runtime;
 
 /// Statuses of a watched job that wait to be looked at before the driver's news wait.
@@ -173,9 +173,10 @@ impl Connection {
         self.wait(async move { backend.cancel(id).await })
     }
 
-    pub(crate) fn result(&self, id: JobId) -> Result<Vec<RecordBatch>> {
+    /// The columns of a job's result, and its rows as they arrive.
+    pub(crate) fn rows(&self, id: JobId) -> Result<(SchemaRef, Batches)> {
         let backend = self.inner.backend.clone();
-        self.wait(async move { backend.result(id).await })
+        self.wait(async move { backend.rows(id).await })
     }
 
     pub(crate) fn list(&self) -> Result<Vec<JobStatus>> {

@@ -14,6 +14,7 @@ use kiln_proto::message::{JobState, JobStatus};
 use tokio::sync::mpsc::Receiver;
 
 use crate::connection::Connection;
+use crate::rows::Rows;
 
 /// What a finished write has left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,9 +117,20 @@ impl Job {
     /// Fetches the rows of a job that is done.
     ///
     /// # Errors
-    /// `Invalid` if it is not done or has written files instead.
+    /// `Invalid` if it is not done or has written files instead; `Exhausted` if there are too many
+    /// rows for one process: see [`Job::rows`].
     pub fn result(&self) -> Result<Vec<RecordBatch>> {
-        self.connection.result(self.id)
+        self.rows()?.collect_all()
+    }
+
+    /// The rows of a job that is done, batch by batch as they arrive: they may be more than fit
+    /// into memory.
+    ///
+    /// # Errors
+    /// As for [`Job::result`], which has a limit.
+    pub fn rows(&self) -> Result<Rows> {
+        let (schema, batches) = self.connection.rows(self.id)?;
+        Ok(Rows::new(self.connection.clone(), schema, batches))
     }
 }
 

@@ -52,6 +52,8 @@ mod backend;
 
 mod connection;
 
+mod rows;
+
 mod job;
 
 mod dataframe;
@@ -100,6 +102,7 @@ pub use mapreduce::{
     Unregistered, Values,
 };
 pub use program::JOBS_FILE_VARIABLE;
+pub use rows::Rows;
 pub use session::{Session, SessionBuilder};
 pub use side_file::SideFile;
 pub use udf::aggregate::{AggregateFunction, Aggregator};

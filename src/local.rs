@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use kiln_driver::{Driver, DriverHandle, DriverSettings};
 use kiln_engine::id::JobId;
@@ -93,35 +96,29 @@ impl Local {
         }
     }
 
-    /// The rows of a job that is done.
+    /// The columns of a job's result, and its rows as they are read.
     ///
     /// # Errors
-    /// `Invalid` if it wrote files, `Exhausted` if there are too many rows.
-    pub(crate) async fn result(&self, job: JobId) -> Result<Vec<RecordBatch>> {
-        let mut result = self.driver.result(job).await?;
-        let (mut batches, mut rows) = (Vec::new(), 0);
-        while let Some(chunk) = result.chunks.next().await {
-            decode_blocks(chunk?, Some(&result.schema), &mut |batch| {
-                rows += batch.num_rows() as u64;
-                batches.push(batch);
-                check_rows(rows)
-            })?;
-        }
-        if batches.is_empty() {
-            batches.push(RecordBatch::new_empty(result.schema));
-        }
-        Ok(batches)
+    /// Why the job failed; `Invalid` if it wrote files.
+    pub(crate) async fn rows(
+        &self,
+        job: JobId,
+    ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch>>)> {
+        let result = self.driver.result(job).await?;
+        let schema = Arc::clone(&result.schema);
+        let decode = move |chunk: Result<Bytes>| {
+            let mut batches = Vec::new();
+            let decoded = chunk.and_then(|chunk| {
+                decode_blocks(chunk, Some(&result.schema), &mut |batch| {
+                    batches.push(Ok(batch));
+                    Ok(())
+                })
+            });
+            batches.extend(decoded.err().map(Err));
+            stream::iter(batches)
+        };
+        Ok((schema, result.chunks.flat_map(decode).boxed()))
     }
-}
-
-fn check_rows(rows: u64) -> Result<()> {
-    if rows <= limits::COLLECT_ROWS_MAX {
-        return Ok(());
-    }
-    Err(Error::exhausted(format!(
-        "the result has too many rows to collect, write files instead limit={}",
-        limits::COLLECT_ROWS_MAX
-    )))
 }
 
 fn executor_settings(threads: usize, memory: u64) -> Result<ExecutorSettings> {

@@ -68,7 +68,9 @@ fn different_words() -> i64 {
 
 /// A directory for the data of one test, empty.
 fn directory(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bigger").join(name);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join("bigger")
+        .join(name);
     if path.exists() {
         fs::remove_dir_all(&path).expect("what an earlier run left can be removed");
     }
@@ -88,10 +90,16 @@ fn run(name: &str, data: &Path) -> Vec<i64> {
     assert!(ran.status.success(), "{name}: {text}{errors}");
     let said = text.lines().find_map(|line| line.split_once(SAID));
     let (_, said) = said.unwrap_or_else(|| panic!("{name} said nothing: {text}"));
-    let numbers = said.split(' ').map(|number| number.parse().expect("a number"));
+    let numbers = said
+        .split(' ')
+        .map(|number| number.parse().expect("a number"));
     let mut numbers: Vec<i64> = numbers.collect();
     let peak = numbers.remove(0) as u64;
-    assert!(peak < memory() + BESIDE, "{name} needed {} MB", peak / 1_000_000);
+    assert!(
+        peak < memory() + BESIDE,
+        "{name} needed {} MB",
+        peak / 1_000_000
+    );
     numbers
 }
 
@@ -128,7 +136,10 @@ fn job() {
 
 /// The numbers in the one row of a result.
 fn numbers(rows: &[RecordBatch]) -> Vec<i64> {
-    let row = rows.iter().find(|batch| batch.num_rows() > 0).expect("a row");
+    let row = rows
+        .iter()
+        .find(|batch| batch.num_rows() > 0)
+        .expect("a row");
     let value = |column: &ArrayRef| column.as_primitive::<Int64Type>().value(0);
     row.columns().iter().map(value).collect()
 }
@@ -138,13 +149,18 @@ fn read(directory: &Path) -> impl Iterator<Item = RecordBatch> {
     let entries = fs::read_dir(directory).expect("an output");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let mut paths: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|extension| extension == "parquet"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "parquet")
+        })
         .collect();
     paths.sort();
     paths.into_iter().flat_map(|path| {
         let file = File::open(path).expect("a file");
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|it| it.build());
-        reader.expect("a Parquet file").map(|batch| batch.expect("rows"))
+        reader
+            .expect("a Parquet file")
+            .map(|batch| batch.expect("rows"))
     })
 }
 
@@ -185,7 +201,9 @@ fn words(session: &Session, data: &Path) -> kiln::Result<Vec<i64>> {
     let text = session.read_text([data.join("text.txt").display().to_string()])?;
     let words = text.select([kiln::words(col("line")).alias("word")])?;
     let counts = words.explode("word")?;
-    let counts = counts.group_by([col("word")]).aggregate([count_all().alias("n")])?;
+    let counts = counts
+        .group_by([col("word")])
+        .aggregate([count_all().alias("n")])?;
     let all = counts.aggregate([count_all().alias("words"), sum(col("n")).alias("n")])?;
     Ok(numbers(&all.collect()?))
 }
@@ -248,8 +266,15 @@ fn records() -> &'static Path {
 
 fn write_records(path: &Path, table: i64) {
     let batch = |start: i64| {
-        let ids: Vec<i64> = (start..start + 50_000).map(|row| shuffled(row, table)).collect();
-        let key = |id: &i64| format!("{:010x}", scrambled((id + table * record_count()) as u64) >> 24);
+        let ids: Vec<i64> = (start..start + 50_000)
+            .map(|row| shuffled(row, table))
+            .collect();
+        let key = |id: &i64| {
+            format!(
+                "{:010x}",
+                scrambled((id + table * record_count()) as u64) >> 24
+            )
+        };
         let payload = |id: &i64| {
             let parts = (0..6).map(|part| scrambled((id * 6 + part) as u64));
             let text: String = parts.map(|part| format!("{part:016x}")).collect();
@@ -257,8 +282,14 @@ fn write_records(path: &Path, table: i64) {
         };
         let columns: [(&str, ArrayRef); 3] = [
             ("id", Arc::new(Int64Array::from(ids.clone()))),
-            ("key", Arc::new(StringArray::from_iter_values(ids.iter().map(key)))),
-            ("payload", Arc::new(StringArray::from_iter_values(ids.iter().map(payload)))),
+            (
+                "key",
+                Arc::new(StringArray::from_iter_values(ids.iter().map(key))),
+            ),
+            (
+                "payload",
+                Arc::new(StringArray::from_iter_values(ids.iter().map(payload))),
+            ),
         ];
         RecordBatch::try_from_iter(columns).expect("columns of one length")
     };
@@ -333,14 +364,24 @@ fn the_benchmark_is_answered() {
     let kiln = env!("CARGO_BIN_EXE_kiln");
     let data = directory("tpch");
     let said = |arguments: &[&str]| {
-        let ran = Command::new(kiln).args(arguments).output().expect("kiln can be started");
+        let ran = Command::new(kiln)
+            .args(arguments)
+            .output()
+            .expect("kiln can be started");
         let errors = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{arguments:?}: {errors}");
     };
     let place = |name: &str| data.join(name).display().to_string();
     let (tables, answers, figures) = (place("tables"), place("answers"), place("figures.json"));
     let (scale, memory_text) = (scale(), memory().to_string());
-    said(&["generate", "tpch", "--scale", &scale.to_string(), "--output", &tables]);
+    said(&[
+        "generate",
+        "tpch",
+        "--scale",
+        &scale.to_string(),
+        "--output",
+        &tables,
+    ]);
     let bench = ["bench", "tpch", "--data", &tables, "--threads", "2"];
     let limited = [&bench[..], &["--memory", &memory_text, "--json", &figures]].concat();
     match scale {
@@ -354,7 +395,9 @@ fn the_benchmark_is_answered() {
     let figures: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let queries = figures.as_array().expect("figures of queries");
     assert_eq!(queries.len(), 22, "{text}");
-    let peaks = queries.iter().filter_map(|query| query["peak_memory_bytes"].as_u64());
+    let peaks = queries
+        .iter()
+        .filter_map(|query| query["peak_memory_bytes"].as_u64());
     let peak = peaks.max().expect("a size");
     assert!(peak < memory() + BESIDE, "{} MB", peak / 1_000_000);
     fs::remove_dir_all(data).expect("data can be removed");

@@ -105,6 +105,9 @@ pub const MEMORY_STORE_SHARE: u64 = 4;
 /// Rows that `collect` returns before it refuses and suggests writing files.
 pub const COLLECT_ROWS_MAX: u64 = 10_000_000;
 
+/// Bytes of these rows, at most.
+pub const COLLECT_BYTES_MAX: u64 = 4 << 30;
+
 /// Default share of the machine's (or container's) memory that a process budgets, in percent.
 pub const MEMORY_SHARE_PERCENT: u64 = 70;
 

@@ -7,7 +7,7 @@ use kiln::arrow::compute::cast;
 use kiln::arrow::datatypes::{DataType, Int64Type};
 use kiln::arrow::error::ArrowError;
 use kiln::arrow::json::LineDelimitedWriter;
-use kiln::{Error, Job, JobStatus, WriteSummary, display};
+use kiln::{Error, Job, JobStatus, Rows, WriteSummary, display};
 use serde_json::json;
 
 use super::exit::{Failure, Outcome};
@@ -26,17 +26,20 @@ pub(crate) fn print(job: &Job, status: &JobStatus, json: bool) -> Outcome {
     if let Some(written) = kiln::written(status) {
         return print_written(&written, status, json);
     }
-    let batches = job.result().map_err(Failure::from_driver)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if json {
-        print_json(&mut out, &batches)?;
+        print_json(&mut out, rows(job)?)?;
     } else if status.name == GREP {
-        for batch in &batches {
-            print_lines(&mut out, batch)?;
+        for batch in rows(job)? {
+            print_lines(&mut out, &batch.map_err(Failure::from_driver)?)?;
         }
-    } else if let Some(first) = batches.first() {
-        let text = display::table(&first.schema(), &batches).map_err(Failure::Job)?;
-        out.write_all(text.as_bytes())?;
+    } else {
+        // How wide a table is shows when all of it is there.
+        let batches = job.result().map_err(Failure::from_driver)?;
+        if let Some(first) = batches.first() {
+            let text = display::table(&first.schema(), &batches).map_err(Failure::Job)?;
+            out.write_all(text.as_bytes())?;
+        }
     }
     out.flush()?;
     Ok(())
@@ -87,14 +90,19 @@ fn print_written(written: &WriteSummary, status: &JobStatus, json: bool) -> Outc
     Ok(())
 }
 
-fn print_json(out: &mut impl Write, batches: &[RecordBatch]) -> Outcome {
+fn rows(job: &Job) -> Outcome<Rows> {
+    job.rows().map_err(Failure::from_driver)
+}
+
+fn print_json(out: &mut impl Write, rows: Rows) -> Outcome {
     let mut writer = LineDelimitedWriter::new(out);
     let failed = |error: ArrowError| match error {
         ArrowError::IoError(_, error) => Failure::from(error),
         other => Failure::Job(Error::from(other)),
     };
-    for batch in batches {
-        writer.write(batch).map_err(failed)?;
+    for batch in rows {
+        let batch = batch.map_err(Failure::from_driver)?;
+        writer.write(&batch).map_err(failed)?;
     }
     writer.finish().map_err(failed)
 }

@@ -14,6 +14,7 @@ use super::DataFrame;
 use crate::analyze;
 use crate::display;
 use crate::job::{Job, WriteSummary};
+use crate::rows::Rows;
 
 /// Rows that [`DataFrame::show`] prints.
 const SHOW_ROWS: u64 = 20;
@@ -50,9 +51,32 @@ impl DataFrame {
     /// Runs the job and returns its rows.
     ///
     /// # Errors
-    /// Why the job failed; `Exhausted` if there are too many rows for one process.
+    /// Why the job failed; `Exhausted` if there are too many rows for one process: then
+    /// [`DataFrame::stream`] has them one batch after the other.
     pub fn collect(&self) -> Result<Vec<RecordBatch>> {
         self.submit("collect")?.collect()
+    }
+
+    /// Runs the job and returns its rows batch by batch as they arrive: they may be more than fit
+    /// into memory.
+    ///
+    /// ```
+    /// # let session = kiln::Session::local()?;
+    /// # let words = session.read_text("README.md")?;
+    /// let mut rows = 0;
+    /// for batch in words.stream()? {
+    ///     rows += batch?.num_rows();
+    /// }
+    /// # assert!(rows > 100);
+    /// # Ok::<(), kiln::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Why the job failed.
+    pub fn stream(&self) -> Result<Rows> {
+        let job = self.submit("stream")?;
+        job.wait()?;
+        job.rows()
     }
 
     /// Runs the job and prints its first rows.

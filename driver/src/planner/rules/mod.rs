@@ -10,9 +10,9 @@ mod limits_together;
 mod orders_dropped;
 
 mod aggregates_once;
-mod values_grouped;
 mod keys_as_columns;
 mod projections_together;
+mod values_grouped;
 
 mod join_order;
 
