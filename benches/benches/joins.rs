@@ -14,7 +14,7 @@ use kiln_engine::expr::col;
 use kiln_engine::kernel::key_filter::KeyFilter;
 use kiln_engine::limits::BATCH_ROWS;
 use kiln_engine::memory::MemoryBudget;
-use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable};
+use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable, Resources};
 use kiln_engine::plan::{JoinStep, StepKind};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
@@ -120,9 +120,17 @@ fn pool() -> rayon::ThreadPool {
     pool.expect("two threads")
 }
 
+fn resources() -> Resources {
+    Resources {
+        memory: MemoryBudget::new(16 << 30),
+        metrics: Arc::default(),
+        cancel: CancelToken::default(),
+        unasked_bytes: 0,
+    }
+}
+
 fn table(spec: &Arc<JoinSpec>, batches: &[RecordBatch], pool: &rayon::ThreadPool) -> JoinTable {
-    let budget = MemoryBudget::new(16 << 30);
-    let builder = Builder::new(Arc::clone(spec), vec![], &budget, CancelToken::default());
+    let builder = Builder::new(Arc::clone(spec), vec![], &resources());
     pool.install(|| {
         let added = batches.par_iter().map(|batch| builder.add(batch));
         added.collect::<Result<(), _>>().expect("enough memory");
@@ -143,7 +151,7 @@ fn look_up(bencher: Bencher<'_, '_>, (keys, rows): Case, kind: StepKind) {
     let (builds, probes) = (keys.build_rows(rows), keys.probe_rows(rows));
     let spec = spec(&probes[0], &builds[0], kind);
     let table = Arc::new(table(&spec, &builds, &pool()));
-    let join = Join::new(spec, table, CancelToken::default()).expect("no flags");
+    let join = Join::new(spec, table, &resources());
     bencher.bench_local(|| {
         let mut lane = join.lane().expect("a lane");
         for batch in &probes {

@@ -11,10 +11,12 @@ use futures::{StreamExt, TryStreamExt};
 use super::chain::output_schema;
 use crate::context::{Share, SharedKey, TaskContext, compute};
 use crate::error::{Error, Result};
+use crate::limits;
+use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
-use crate::operator::join::{Builder, FilterRequest, JoinSpec, JoinTable};
-use crate::plan::{KeyFilterSpec, OperatorSpec, ShuffleInput, StageSource, TaskSpec};
+use crate::operator::join::{Builder, FilterRequest, JoinSpec, JoinTable, Resources};
+use crate::plan::{KeyFilterSpec, OperatorSpec, ShuffleInput, Stage, StageSource, TaskSpec};
 use crate::shuffle;
 use crate::source::ColumnFilter;
 
@@ -52,6 +54,7 @@ pub(super) async fn open_sides(
                     spec.id
                 )));
             };
+            let to_come = sides_behind(stage, spec, operator);
             let join = Arc::new(JoinSpec::new(join, &schema, &side.schema)?);
             let (columns, requests) = filters_of(&stage.source, operator, &join);
             let key = SharedKey {
@@ -67,6 +70,7 @@ pub(super) async fn open_sides(
                 task: spec,
                 input,
                 ctx,
+                cap: cap(&ctx.memory, input, &to_come),
             };
             let table = ctx.cancel.guard(ctx.shared.get(key, read.table())).await?;
             tables.push(SideTable {
@@ -79,6 +83,32 @@ pub(super) async fn open_sides(
         schema = output_schema(step, &schema, &stage.sides)?;
     }
     Ok(tables)
+}
+
+/// What the joins behind the one at `operator` read.
+fn sides_behind<'a>(stage: &Stage, spec: &'a TaskSpec, operator: usize) -> Vec<&'a ShuffleInput> {
+    let behind = stage.operators.iter().skip(operator + 1);
+    let sides = behind.filter_map(|step| match step {
+        OperatorSpec::Join(join) => spec.sides.get(join.side),
+        _ => None,
+    });
+    sides.collect()
+}
+
+/// Bytes that the table of `input` may take before the tables of `to_come` are built: of what is
+/// free now a part as large as its rows are among theirs. A third is for what follows.
+fn cap(memory: &MemoryBudget, input: &ShuffleInput, to_come: &[&ShuffleInput]) -> u64 {
+    let weight = |input: &ShuffleInput| stored_bytes(input).max(limits::UNASKED_BYTES);
+    let of_rest: u64 = to_come.iter().map(|input| weight(input)).sum();
+    let own = u128::from(weight(input));
+    let part = u128::from(memory.free()) * 2 / 3 * own / (own + u128::from(of_rest));
+    (part as u64).max(limits::UNASKED_BYTES)
+}
+
+/// The bytes of a side as it is stored.
+fn stored_bytes(input: &ShuffleInput) -> u64 {
+    let metas = input.sources.iter().flat_map(|source| &source.partitions);
+    metas.map(|meta| meta.bytes).sum()
 }
 
 /// Whether some join drops all rows of the source because it has no build rows. Only joins of
@@ -134,18 +164,16 @@ struct Side<'a> {
     task: &'a TaskSpec,
     input: &'a ShuffleInput,
     ctx: &'a TaskContext,
+    /// Bytes that the table may take.
+    cap: u64,
 }
 
 impl Side<'_> {
     async fn table(self) -> Result<JoinTable> {
         let ctx = self.ctx;
-        let builder = Builder::new(
-            Arc::clone(self.spec),
-            self.requests,
-            &ctx.memory,
-            ctx.cancel.clone(),
-        );
-        let builder = Arc::new(builder);
+        let spec = Arc::clone(self.spec);
+        let builder = Builder::new(spec, self.requests, &Resources::of(ctx));
+        let builder = Arc::new(builder.with_cap(self.cap));
         let morsels = shuffle::open(
             self.input.stage,
             self.task.id.job,
@@ -164,7 +192,7 @@ impl Side<'_> {
         let builder = Arc::into_inner(builder)
             .ok_or_else(|| Error::internal("a side is still being read"))?;
         let table = compute(ctx, move || builder.finish()).await??;
-        TaskMetrics::count(&ctx.metrics.build_rows, table.rows() as u64);
+        TaskMetrics::count(&ctx.metrics.build_rows, table.rows());
         TaskMetrics::count(&ctx.metrics.build_bytes, table.bytes());
         Ok(table)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use kiln_engine::context::TaskContext;
-use kiln_engine::expr::{col, count_all, sum};
+use kiln_engine::expr::{col, count, count_all, sum};
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, TaskMetrics};
 use kiln_engine::plan::{
@@ -261,29 +261,78 @@ async fn a_join_without_build_rows_does_not_read_its_source() {
     }
 }
 
+/// Many customers under two names, and orders of every second of them, which have an eighth.
+fn many() -> (String, String) {
+    let customers = (0..60_000).map(|id| format!("{id},customer number {id}\n"));
+    let orders = (0..240_000).map(|order| format!("{},{order}\n", order % 30_000 * 2));
+    let text = |header: &str, lines: Vec<String>| header.to_owned() + &lines.concat();
+    (
+        text("id,name\n", customers.collect()),
+        text("customer,price\n", orders.collect()),
+    )
+}
+
 #[tokio::test]
-async fn a_side_past_its_memory_says_so() {
+async fn joins_of_one_stage_go_to_disk_where_memory_is_short() {
     let ctx = context(1 << 30);
-    let sides = [customers(&ctx, CUSTOMERS).await];
-    let source = csv(&ctx, "orders.csv", ORDERS, &ORDER).await;
-    let operators = vec![by_customer(StepKind::Inner, &["price"])];
-    let spec = task(
-        (1, 0),
-        source,
-        &sides,
-        operators,
-        schema(&[("price", DataType::Int64)]),
-    );
-    let small = TaskContext {
-        memory: kiln_engine::memory::MemoryBudget::new(10),
-        ..ctx
-    };
-    let error = task::run(spec, small)
-        .await
-        .expect_err("three rows do not fit");
-    assert_eq!(error.kind(), kiln_engine::ErrorKind::Exhausted);
-    assert!(
-        error.message().starts_with("join needs more memory"),
-        "{error}"
-    );
+    let (customers_text, orders_text) = many();
+    let sides = [customers(&ctx, &customers_text).await];
+    let (source, input) = csv(&ctx, "orders.csv", &orders_text, &ORDER).await;
+    // Customers without an order come out of the second join, and have no match in the third.
+    let operators = vec![
+        by_customer(StepKind::Inner, &["customer", "price"]),
+        by_customer(StepKind::FullOuter, &["id", "price"]),
+        OperatorSpec::Join(JoinStep {
+            side: 0,
+            kind: StepKind::ProbeOuter,
+            probe_keys: vec![col("price")],
+            build_keys: vec![col("id")],
+            filter: None,
+            output: vec!["name".to_owned(), "price".to_owned()],
+        }),
+        OperatorSpec::Aggregate {
+            mode: AggregateMode::Single,
+            group_by: vec![],
+            aggregates: vec![
+                count(col("name")).alias("named"),
+                sum(col("price")).alias("sum"),
+                count_all().alias("n"),
+            ],
+        },
+    ];
+    let columns = [
+        Field::new("named", DataType::Int64, false),
+        Field::new("sum", DataType::Int64, true),
+        Field::new("n", DataType::Int64, false),
+    ];
+    let schema = Arc::new(Schema::new(columns.to_vec()));
+    let spec = task((1, 0), (source, input), &sides, operators, schema);
+    let sum: u64 = (0..240_000).sum();
+    let expected = format!("60000|{sum}|270000");
+    for (bytes, spills) in [
+        (1 << 30, false),
+        (6 << 20, true),
+        (64 << 10, true),
+        (0, true),
+    ] {
+        let ctx = TaskContext {
+            memory: kiln_engine::memory::MemoryBudget::new(bytes),
+            ..ctx.clone()
+        };
+        let (written, counts) = run(&spec, &ctx).await;
+        assert_eq!(
+            rows(&written, &ctx).await,
+            [expected.as_str()],
+            "bytes={bytes}"
+        );
+        assert_eq!(counts.spilled_bytes > 0, spills, "bytes={bytes}");
+        assert_eq!(counts.build_rows, 3 * 60_000, "bytes={bytes}");
+        assert!(counts.build_bytes < bytes.max(4 << 20), "bytes={bytes}");
+        let memory = &ctx.memory;
+        assert_eq!(
+            (memory.used(), memory.disk().used()),
+            (0, 0),
+            "bytes={bytes}"
+        );
+    }
 }
