@@ -30,6 +30,13 @@ pub(super) struct SideTable {
     columns: Vec<usize>,
 }
 
+impl SideTable {
+    /// Whether some of the rows are on disk.
+    pub(super) fn has_spilled(&self) -> bool {
+        self.table.value().has_spilled()
+    }
+}
+
 /// The tables of all joins of the task, in the order of its operators; its source has the columns
 /// `schema`. All are built, even where an earlier one turns out to let no row pass: a later join
 /// may emit build rows all the same, and other tasks of the stage share what is built.
@@ -101,14 +108,19 @@ fn cap(memory: &MemoryBudget, input: &ShuffleInput, to_come: &[&ShuffleInput]) -
     let weight = |input: &ShuffleInput| stored_bytes(input).max(limits::UNASKED_BYTES);
     let of_rest: u64 = to_come.iter().map(|input| weight(input)).sum();
     let own = u128::from(weight(input));
-    let part = u128::from(memory.free()) * 2 / 3 * own / (own + u128::from(of_rest));
-    (part as u64).max(limits::UNASKED_BYTES)
+    (u128::from(memory.free()) * 2 / 3 * own / (own + u128::from(of_rest))) as u64
 }
 
 /// The bytes of a side as it is stored.
 fn stored_bytes(input: &ShuffleInput) -> u64 {
     let metas = input.sources.iter().flat_map(|source| &source.partitions);
     metas.map(|meta| meta.bytes).sum()
+}
+
+/// The rows of a side.
+fn stored_rows(input: &ShuffleInput) -> usize {
+    let metas = input.sources.iter().flat_map(|source| &source.partitions);
+    metas.map(|meta| meta.rows as usize).sum()
 }
 
 /// Whether some join drops all rows of the source because it has no build rows. Only joins of
@@ -173,7 +185,8 @@ impl Side<'_> {
         let ctx = self.ctx;
         let spec = Arc::clone(self.spec);
         let builder = Builder::new(spec, self.requests, &Resources::of(ctx));
-        let builder = Arc::new(builder.with_cap(self.cap));
+        let builder = builder.with_cap(self.cap);
+        let builder = Arc::new(builder.expecting(stored_rows(self.input)));
         let morsels = shuffle::open(
             self.input.stage,
             self.task.id.job,

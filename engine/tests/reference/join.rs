@@ -89,6 +89,7 @@ pub(crate) fn run(
         })
         .collect();
     let builder = Builder::new(Arc::clone(&spec), requests.clone(), resources);
+    let builder = builder.expecting(build.0.len());
     for batch in build.1 {
         builder.add(batch).expect("room for all");
     }

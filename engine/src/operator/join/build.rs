@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
+use crate::operator::join::filters::Filters;
 use crate::operator::join::partition::{PARTITIONS, Partitions, Places, Split};
 use crate::operator::join::room::Room;
 use crate::operator::join::scatter::Scatter;
@@ -28,6 +29,8 @@ pub struct Builder {
     requests: Vec<FilterRequest>,
     resources: Resources,
     level: u32,
+    /// About how many rows come, if that is known.
+    expected: Option<usize>,
     taken: Mutex<Taken>,
     /// Ends that no thread has at the moment. Locked on its own, or under `taken`.
     scatters: Mutex<Vec<Scatter>>,
@@ -40,6 +43,8 @@ struct Taken {
     room: Room,
     /// Partitions that have no rows here.
     spilled: Partitions,
+    /// Made of all rows once some are spilled: of those that are here then, and of all that come.
+    filters: Option<Arc<Filters>>,
 }
 
 impl Taken {
@@ -63,12 +68,14 @@ impl Builder {
             rows: 0,
             room: Room::new(resources, u64::MAX),
             spilled: Partitions::default(),
+            filters: None,
         };
         Builder {
             spec,
             requests,
             resources: resources.clone(),
             level: 0,
+            expected: None,
             taken: Mutex::new(taken),
             scatters: Mutex::default(),
         }
@@ -79,6 +86,15 @@ impl Builder {
     pub fn with_cap(self, bytes: u64) -> Self {
         locked(&self.taken).room = Room::new(&self.resources, bytes);
         self
+    }
+
+    /// Lets filters be made for about so many rows, if some of these go to disk.
+    #[must_use]
+    pub fn expecting(self, rows: usize) -> Self {
+        Builder {
+            expected: Some(rows),
+            ..self
+        }
     }
 
     /// Spills by the bits of `level`.
@@ -105,18 +121,24 @@ impl Builder {
         // Partitions whose rows are no longer in the piece.
         let mut written = Partitions::default();
         while piece.num_rows() > 0 {
-            {
+            let filters = {
                 let mut taken = locked(&self.taken);
                 if taken.spilled == written {
                     if taken.try_push(&piece) {
                         return Ok(());
                     }
                     let kept = taken.rows / 3 * 2;
-                    self.keep_at_most(kept, &mut taken)?;
+                    self.keep_at_most(kept, self.expected, &mut taken)?;
                 }
+                let is_new = written.is_empty();
                 written = taken.spilled;
+                taken.filters.clone().filter(|_| is_new)
+            };
+            let keys = self.spec.keys_of(&piece);
+            if let Some(filters) = filters {
+                filters.add(&keys)?;
             }
-            let places = Places::new(&self.spec.keys_of(&piece), self.level)?;
+            let places = Places::new(&keys, self.level)?;
             piece = self.spill(piece, places, written)?;
         }
         Ok(())
@@ -143,8 +165,11 @@ impl Builder {
     }
 
     /// Spills partitions, at least one and the largest first, until at most `rows` rows are in
-    /// memory.
-    fn keep_at_most(&self, rows: usize, taken: &mut Taken) -> Result<()> {
+    /// memory. About `expected` come in all, if that is known.
+    fn keep_at_most(&self, rows: usize, expected: Option<usize>, taken: &mut Taken) -> Result<()> {
+        if taken.spilled.is_empty() {
+            taken.filters = self.filters(expected, &taken.pieces)?;
+        }
         let mut counts = [0; PARTITIONS];
         let mut places = Vec::with_capacity(taken.pieces.len());
         for piece in &taken.pieces {
@@ -180,6 +205,22 @@ impl Builder {
         Ok(())
     }
 
+    /// Filters to be made while rows come, with the rows of `pieces`.
+    fn filters(
+        &self,
+        expected: Option<usize>,
+        pieces: &[RecordBatch],
+    ) -> Result<Option<Arc<Filters>>> {
+        let filters = expected.and_then(|rows| Filters::new(&self.requests, rows, &self.resources));
+        if let Some(filters) = &filters {
+            for piece in pieces {
+                self.resources.cancel.check()?;
+                filters.add(&self.spec.keys_of(piece))?;
+            }
+        }
+        Ok(filters.map(Arc::new))
+    }
+
     /// The table of all rows taken. Runs on the calling pool's threads.
     ///
     /// # Errors
@@ -194,6 +235,7 @@ impl Builder {
             level,
             taken,
             scatters,
+            ..
         } = self;
         let taken = taken.into_inner().unwrap_or_else(PoisonError::into_inner);
         let scatters = scatters.into_inner();
@@ -208,7 +250,8 @@ impl Builder {
         };
         let mut table = plan.table(&spec, &requests, taken.pieces, (taken.room, bytes))?;
         if !runs.is_empty() {
-            table.spilled = Some(SpilledRows::new(runs, level));
+            let filters = taken.filters.and_then(Arc::into_inner);
+            table.spilled = Some(SpilledRows::new(runs, level, filters.map(Filters::finish)));
         }
         Ok(table)
     }
@@ -241,7 +284,8 @@ impl Builder {
             let wanted = taken.room.bytes().saturating_add(least);
             let fits = taken.room.bytes_max().saturating_mul(950) / wanted.max(1);
             let kept = taken.rows as u64 * fits.min(900) / 1000;
-            self.keep_at_most(kept as usize, &mut taken)?;
+            let rows = taken.rows;
+            self.keep_at_most(kept as usize, Some(rows), &mut taken)?;
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::join::Join;
 use crate::operator::join::output::Output;
 use crate::operator::join::partition::{Partitions, Places, Split};
@@ -16,8 +16,8 @@ use crate::operator::{Emit, Operator};
 
 /// A lane of a join whose table has spilled.
 pub(super) struct SpillingLane {
-    join: Arc<Join>,
-    output: Output,
+    /// None once the lane has ended: then the table is let go of.
+    open: Option<(Arc<Join>, Output)>,
     partitions: Partitions,
     level: u32,
     scatter: Option<Scatter>,
@@ -31,19 +31,18 @@ impl SpillingLane {
         (partitions, level): (Partitions, u32),
     ) -> Self {
         SpillingLane {
-            join,
-            output,
+            open: Some((join, output)),
             partitions,
             level,
             scatter: None,
         }
     }
 
-    fn spill(&mut self, rows: RecordBatch, places: &Places) -> Result<()> {
-        let schema = self.join.spec.probe_schema();
+    fn spill(&mut self, join: &Join, rows: RecordBatch, places: &Places) -> Result<()> {
+        let schema = join.spec.probe_schema();
         let scatter = match &mut self.scatter {
             Some(scatter) => scatter,
-            none => none.insert(Scatter::new(&self.join.resources, schema)?),
+            none => none.insert(Scatter::new(&join.resources, schema)?),
         };
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         let (schema, columns) = (Arc::clone(schema), rows.columns().to_vec());
@@ -54,19 +53,27 @@ impl SpillingLane {
 
 impl Operator for SpillingLane {
     fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
-        let keys = self.join.spec.probe_keys(&batch)?;
+        let Some((join, mut output)) = self.open.take() else {
+            return Err(Error::internal("rows for a lane that has ended"));
+        };
+        let keys = join.spec.probe_keys(&batch)?;
         let places = Places::of_probe_rows(&keys, self.level)?;
         let Split { others, chosen } = Split::new(batch, places, self.partitions)?;
         if let Some((rows, places)) = chosen {
-            self.spill(rows, &places)?;
+            self.spill(&join, rows, &places)?;
         }
-        self.output.push(others, emit)
+        output.push(others, emit)?;
+        self.open = Some((join, output));
+        Ok(())
     }
 
     fn finish(&mut self, emit: Emit<'_>) -> Result<()> {
-        if let Some(scatter) = self.scatter.take() {
-            self.join.keep_probe_rows(scatter.finish()?);
+        if let Some((join, mut output)) = self.open.take() {
+            if let Some(scatter) = self.scatter.take() {
+                join.keep_probe_rows(scatter.finish()?);
+            }
+            output.finish(emit)?;
         }
-        self.output.finish(emit)
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@
 //! - [`partition`], [`scatter`]: rows go to disk for which there is no memory, of the build side
 //!   and, in a [`lane`], those that would look for them;
 //! - [`spilled`]: what is on disk is joined partition by partition, or, where these do not get
-//!   smaller, in [`chunks`] with [`matches`] noted.
+//!   smaller, in [`chunks`] with [`matches`] noted; [`filters`] know these keys, too.
 //!
 //! All of a join can be on disk (`docs/decisions/0010-joins-larger-than-memory.md`): what is in
 //! memory of either side at any time is reserved, but for [`Resources::unasked_bytes`].
@@ -24,6 +24,7 @@
 mod build;
 mod chunks;
 mod columns;
+mod filters;
 mod flags;
 mod index;
 mod keys;
@@ -61,6 +62,7 @@ use flags::{Chains, Flags};
 use lane::SpillingLane;
 use output::Output;
 use probe::Probe;
+use spilled::Rest;
 
 /// Who reserves the memory of tables, in errors.
 const OWNER: &str = "join";
@@ -133,11 +135,11 @@ impl Join {
         })
     }
 
-    /// The join as a breaker, if rows come out once all lanes have looked up: build rows of some
+    /// The join as a breaker, to be asked for once, if rows come out once all lanes have looked up: build rows of some
     /// kinds, and what is joined on disk.
     pub fn breaker(self: &Arc<Self>) -> Option<Arc<dyn Breaker>> {
         let has_rest = self.flags.is_some() || self.table.has_spilled();
-        has_rest.then(|| Arc::new(spilled::Rest(Arc::clone(self))) as Arc<dyn Breaker>)
+        has_rest.then(|| Arc::new(Rest::new(Arc::clone(self))) as Arc<dyn Breaker>)
     }
 }
 

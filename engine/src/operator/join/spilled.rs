@@ -6,9 +6,11 @@
 //! that splitting is in vain, [`chunks`](super::chunks) does without.
 
 use std::cmp::Reverse;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernel::key_filter::KeyFilter;
+use crate::operator::join::filters::MadeFilters;
 use crate::operator::join::partition::{PARTITIONS, Partitions};
 use crate::operator::join::{Builder, Join, JoinSpec, Resources, chunks};
 use crate::operator::{Breaker, Emit, Morsel, Operator};
@@ -21,21 +23,33 @@ const LEVELS: u32 = 4;
 /// that would be as large as it is.
 const STUBBORN_SHARE: u64 = 4;
 
+/// Probe rows of a partition with more than one of so many of them are joined by several lanes,
+/// each with the same build rows, unless these come out by themselves.
+const SHARED_SHARE: u64 = 8;
+
 /// The build rows of a table for which there was no memory.
 pub(super) struct SpilledRows {
     /// By which bits they are split.
     pub(super) level: u32,
     /// Of each partition.
     runs: Vec<Vec<Run>>,
+    /// Filters of all keys of the table.
+    filters: Option<MadeFilters>,
 }
 
 impl SpilledRows {
     /// The rows of some files, each of which has a run of each partition of `level`.
-    pub(super) fn new(files: Vec<Vec<Run>>, level: u32) -> Self {
+    pub(super) fn new(files: Vec<Vec<Run>>, level: u32, filters: Option<MadeFilters>) -> Self {
         SpilledRows {
             level,
             runs: by_partition(files),
+            filters,
         }
+    }
+
+    /// The filters that were asked for, of all keys of the table; none if there are none.
+    pub(super) fn filters(&self) -> &[Arc<KeyFilter>] {
+        self.filters.as_ref().map_or(&[], |made| &made.filters)
     }
 
     /// How many rows there are.
@@ -113,7 +127,6 @@ impl Partition {
             join.emit_build_rows(rows, emit)?;
         }
         let parts = join.partitions();
-        // The memory of this table is for those of its parts.
         drop(join);
         parts.into_iter().try_for_each(|part| part.join(emit))
     }
@@ -121,8 +134,7 @@ impl Partition {
     /// Bytes that a table of one lane may take: others have one too, and rows go on from here.
     pub(super) fn cap(&self) -> u64 {
         let lanes = rayon::current_num_threads() as u64;
-        let cap = self.resources.memory.free() / (lanes + 1);
-        cap.max(self.resources.unasked_bytes)
+        self.resources.memory.free() / (lanes + 1)
     }
 
     /// Bytes on disk.
@@ -148,44 +160,64 @@ impl Join {
         let probes = by_partition(std::mem::take(&mut *probes));
         let all = self.table.rows();
         let has_keys = !self.spec.key_types.is_empty();
-        let parts = spilled.runs.iter().zip(probes).map(|(build, probe)| {
-            let is_large = rows(build) > all / STUBBORN_SHARE;
-            Partition {
+        let all_probes: u64 = probes.iter().map(|runs| rows(runs)).sum();
+        let emits_build_rows = self.spec.kind.emits_build_rows();
+        let mut parts = Vec::new();
+        for (build, probe) in spilled.runs.iter().zip(probes) {
+            if build.is_empty() || probe.is_empty() && !emits_build_rows {
+                continue;
+            }
+            let part = |probe: &[Run]| Partition {
                 spec: Arc::clone(&self.spec),
                 resources: self.resources.clone(),
                 build: build.clone(),
-                probe,
+                probe: probe.to_vec(),
                 level: spilled.level + 1,
-                is_stubborn: is_large || !has_keys,
+                is_stubborn: rows(build) > all / STUBBORN_SHARE || !has_keys,
+            };
+            // Lanes share in the work where one key has many probe rows.
+            match rows(&probe) > all_probes / SHARED_SHARE && !emits_build_rows {
+                true => parts.extend(probe.chunks(1).map(part)),
+                false => parts.push(part(&probe)),
             }
-        });
-        let emits_build_rows = self.spec.kind.emits_build_rows();
-        let is_open = |part: &Partition| {
-            !part.build.is_empty() && (emits_build_rows || !part.probe.is_empty())
-        };
-        let mut parts: Vec<Partition> = parts.filter(is_open).collect();
+        }
         parts.sort_by_key(|part| Reverse(part.bytes()));
         parts
     }
 }
 
 /// What is left of a join when all probe rows have come: build rows that come out by themselves,
-/// and what is on disk.
-pub(super) struct Rest(pub(super) Arc<Join>);
+/// and what is on disk. The table is let go of as soon as nobody needs it: its memory is for the
+/// tables of partitions.
+pub(super) struct Rest(Mutex<Option<Arc<Join>>>);
+
+impl Rest {
+    pub(super) fn new(join: Arc<Join>) -> Self {
+        Rest(Mutex::new(Some(join)))
+    }
+
+    fn join(&self) -> MutexGuard<'_, Option<Arc<Join>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Breaker for Rest {
     fn lane(&self) -> Result<Box<dyn Operator>> {
-        self.0.lane()
+        match &*self.join() {
+            Some(join) => join.lane(),
+            None => Err(Error::internal("a lane of a join that has ended")),
+        }
     }
 
     fn merge(&self) -> Result<Vec<Morsel>> {
-        let partitions = self
-            .0
-            .partitions()
-            .into_iter()
-            .map(|partition| Box::new(move |emit: Emit<'_>| partition.join(emit)) as Morsel);
-        let ranges = self.0.build_ranges().map(|rows| {
-            let join = Arc::clone(&self.0);
+        let Some(join) = self.join().take() else {
+            return Ok(Vec::new());
+        };
+        let partitions = join.partitions().into_iter();
+        let partitions =
+            partitions.map(|part| Box::new(move |emit: Emit<'_>| part.join(emit)) as Morsel);
+        let ranges = join.build_ranges().map(|rows| {
+            let join = Arc::clone(&join);
             Box::new(move |emit: Emit<'_>| join.emit_build_rows(rows, emit)) as Morsel
         });
         Ok(ranges.chain(partitions).collect())

@@ -48,6 +48,17 @@ pub struct FilterRequest {
     pub data_type: DataType,
 }
 
+impl FilterRequest {
+    /// Keys as the filter has them.
+    pub(super) fn cast(&self, keys: &ArrayRef) -> Result<ArrayRef> {
+        if keys.data_type() == &self.data_type {
+            return Ok(Arc::clone(keys));
+        }
+        // What the column's type cannot hold, the column does not have.
+        Ok(arrow::compute::cast(keys, &self.data_type)?)
+    }
+}
+
 impl JoinTable {
     /// How many build rows there are, in memory and on disk, those aside that can have no match
     /// and do not come out.
@@ -66,9 +77,12 @@ impl JoinTable {
         self.spilled.is_some()
     }
 
-    /// The filters that were asked for, in that order; none if some of the rows are on disk.
+    /// The filters that were asked for, in that order; none if there was no memory for them.
     pub fn filters(&self) -> &[Arc<KeyFilter>] {
-        &self.filters
+        match &self.spilled {
+            None => &self.filters,
+            Some(spilled) => spilled.filters(),
+        }
     }
 
     /// Marks for every row in memory, none set.
@@ -332,14 +346,8 @@ fn contiguous(pieces: Vec<ArrayRef>, data_type: &DataType) -> Result<ArrayRef> {
 
 /// The filter of a key for a column of the type that is asked for.
 fn filter_of(pieces: &[ArrayRef], request: &FilterRequest) -> Result<Arc<KeyFilter>> {
-    let cast = |piece: &ArrayRef| -> Result<ArrayRef> {
-        if piece.data_type() == &request.data_type {
-            return Ok(Arc::clone(piece));
-        }
-        // What the column's type cannot hold, the column does not have.
-        Ok(arrow::compute::cast(piece, &request.data_type)?)
-    };
-    let pieces = pieces.par_iter().map(cast).collect::<Result<Vec<_>>>()?;
+    let pieces = pieces.par_iter().map(|piece| request.cast(piece));
+    let pieces = pieces.collect::<Result<Vec<_>>>()?;
     let filter = KeyFilter::of_pieces(&pieces, &request.data_type)?;
     Ok(Arc::new(filter))
 }
