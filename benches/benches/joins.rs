@@ -16,7 +16,7 @@ use kiln_engine::limits::{BATCH_ROWS, UNASKED_BYTES};
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable, Resources};
 use kiln_engine::plan::{JoinStep, StepKind};
-use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 /// Rows looked up in one measurement; a scan of TPC-H at scale 10 has ten times as many.
 const PROBE_ROWS: usize = 6_000_000;
@@ -207,11 +207,17 @@ fn whole_within(bencher: Bencher<'_, '_>, mebibytes: u64) {
             rayon::join(|| lane(&probes[..half]), || lane(&probes[half..]));
         });
         drop(join);
-        let morsels = breaker.map(|breaker| breaker.merge().expect("one merge"));
-        pool.install(|| {
-            let morsels = morsels.unwrap_or_default().into_par_iter();
-            morsels.for_each(|morsel| morsel(&mut take).expect("room on disk"));
-        });
+        let Some(breaker) = breaker else {
+            return;
+        };
+        let merged = breaker.merge().expect("no build rows come out");
+        assert!(merged.is_empty());
+        let lane = || {
+            while let Some(morsel) = breaker.more() {
+                morsel(&mut take).expect("room on disk");
+            }
+        };
+        pool.install(|| rayon::join(lane, lane));
     });
 }
 

@@ -1,5 +1,6 @@
 //! Joins against a nested loop: every kind, all key types, nulls, duplicates, skew, empty sides.
 
+use std::iter::from_fn;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, StringViewArray};
@@ -119,7 +120,8 @@ pub(crate) fn run(
         operator.finish(&mut emit).expect("rows that are there");
     }
     if let Some(breaker) = join.breaker() {
-        for morsel in breaker.merge().expect("rows that are there") {
+        let merged = breaker.merge().expect("rows that are there").into_iter();
+        for morsel in merged.chain(from_fn(|| breaker.more())) {
             let mut emit = |batch| {
                 made.push(batch);
                 Ok(())

@@ -1,6 +1,7 @@
 //! Joins past their memory: every kind under budgets from nothing to enough, against a nested loop
 //! or against the same join in memory.
 
+use std::iter::from_fn;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
@@ -177,8 +178,9 @@ fn a_full_disk_is_told_with_the_figures() {
             lane.finish(&mut emit)?;
             drop(lane);
             let rest = join.breaker().expect("build rows come out");
-            rest.merge()?
-                .into_iter()
+            let merged = rest.merge()?.into_iter();
+            merged
+                .chain(from_fn(|| rest.more()))
                 .try_for_each(|morsel| morsel(&mut emit))
         })();
         match outcome {

@@ -12,8 +12,8 @@
 //! - [`flags`]: the kinds that emit build rows when all probe rows have been seen;
 //! - [`partition`], [`scatter`]: rows go to disk for which there is no memory, of the build side
 //!   and, in a [`lane`], those that would look for them;
-//! - [`spilled`]: what is on disk is joined partition by partition, or, where these do not get
-//!   smaller, in [`chunks`] with [`matches`] noted; [`filters`] know these keys, too.
+//! - [`spilled`], [`work`]: what is on disk is joined partition by partition, or, where these do
+//!   not get smaller, in [`chunks`] with [`matches`] noted; [`filters`] know these keys, too.
 //!
 //! All of a join can be on disk (`docs/decisions/0010-joins-larger-than-memory.md`): what is in
 //! memory of either side at any time is reserved, but for [`Resources::unasked_bytes`].
@@ -40,6 +40,7 @@ mod scatter;
 mod spec;
 mod spilled;
 mod table;
+mod work;
 
 use std::sync::{Arc, Mutex};
 

@@ -1,20 +1,23 @@
-//! Partitions on disk, joined one after the other.
+//! Partitions on disk, each to be joined on its own.
 //!
 //! Once all probe rows have come, the rows of a partition, of both sides, are a join of their own,
-//! smaller than the first one by a factor. If its build rows fit into memory it is done as any
-//! other; if not, it spills in turn, by other bits of the hash. Where one key has so many rows
-//! that splitting is in vain, [`chunks`](super::chunks) does without.
+//! smaller than the first one by a factor: [`work`](super::work) for all lanes. If its build rows
+//! fit into memory it is done as any other; if not, it spills in turn, by other bits of the hash.
+//! Where one key has so many rows that splitting is in vain, [`chunks`](super::chunks) does
+//! without.
 
-use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 use crate::kernel::key_filter::KeyFilter;
 use crate::operator::join::filters::MadeFilters;
 use crate::operator::join::partition::{PARTITIONS, Partitions};
-use crate::operator::join::{Builder, Join, JoinSpec, Resources, chunks};
+use crate::operator::join::work::{Pool, Work};
+use crate::operator::join::{Join, JoinSpec, Resources};
 use crate::operator::{Breaker, Emit, Morsel, Operator};
-use crate::spill::Run;
+use crate::spill::{Run, RunReader};
 
 /// Levels by which rows are split, at most: a million parts.
 const LEVELS: u32 = 4;
@@ -80,6 +83,35 @@ fn by_partition(files: Vec<Vec<Run>>) -> Vec<Vec<Run>> {
     runs
 }
 
+/// The rows of runs, block by block.
+pub(super) struct Blocks {
+    /// Those that are not done, the next one last.
+    runs: Vec<Run>,
+    open: Option<RunReader>,
+}
+
+impl Blocks {
+    pub(super) fn new(runs: &[Run]) -> Self {
+        Blocks {
+            runs: runs.iter().rev().cloned().collect(),
+            open: None,
+        }
+    }
+}
+
+impl Iterator for Blocks {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(block) = self.open.as_mut().and_then(Iterator::next) {
+                return Some(block);
+            }
+            self.open = Some(self.runs.pop()?.read());
+        }
+    }
+}
+
 /// How many rows runs have.
 pub(super) fn rows(runs: &[Run]) -> u64 {
     runs.iter().map(Run::rows).sum()
@@ -92,43 +124,15 @@ pub(super) struct Partition {
     pub(super) build: Vec<Run>,
     pub(super) probe: Vec<Run>,
     /// The level at which it may be split.
-    level: u32,
+    pub(super) level: u32,
     /// It is not to be split.
     is_stubborn: bool,
 }
 
 impl Partition {
-    /// Joins the rows, on the calling thread.
-    fn join(self, emit: Emit<'_>) -> Result<()> {
-        if self.is_stubborn || self.level == LEVELS {
-            return chunks::join(&self, emit);
-        }
-        let spec = Arc::clone(&self.spec);
-        let builder = Builder::new(spec, Vec::new(), &self.resources);
-        let builder = builder.with_cap(self.cap()).at_level(self.level);
-        for run in self.build {
-            for piece in run.read() {
-                self.resources.cancel.check()?;
-                builder.add_piece(piece?)?;
-            }
-        }
-        let table = Arc::new(builder.finish()?);
-        let join = Join::new(self.spec, table, &self.resources);
-        let mut lane = join.lane()?;
-        for run in self.probe {
-            for batch in run.read() {
-                self.resources.cancel.check()?;
-                lane.push(batch?, emit)?;
-            }
-        }
-        lane.finish(emit)?;
-        drop(lane);
-        for rows in join.build_ranges() {
-            join.emit_build_rows(rows, emit)?;
-        }
-        let parts = join.partitions();
-        drop(join);
-        parts.into_iter().try_for_each(|part| part.join(emit))
+    /// Whether it is split, if it is too large.
+    pub(super) fn is_split(&self) -> bool {
+        !self.is_stubborn && self.level < LEVELS
     }
 
     /// Bytes that a table of one lane may take: others have one too, and rows go on from here.
@@ -151,8 +155,8 @@ impl Join {
         probes.push(runs);
     }
 
-    /// The partitions that are still to be joined, the largest first.
-    fn partitions(&self) -> Vec<Partition> {
+    /// The partitions that are still to be joined, the largest last.
+    pub(super) fn partitions(&self) -> Vec<Work> {
         let Some(spilled) = &self.table.spilled else {
             return Vec::new();
         };
@@ -181,23 +185,29 @@ impl Join {
                 false => parts.push(part(&probe)),
             }
         }
-        parts.sort_by_key(|part| Reverse(part.bytes()));
-        parts
+        parts.sort_by_key(Partition::bytes);
+        parts.into_iter().map(Work::Partition).collect()
     }
 }
 
-/// What is left of a join when all probe rows have come: build rows that come out by themselves,
-/// and what is on disk. The table is let go of as soon as nobody needs it: its memory is for the
-/// tables of partitions.
-pub(super) struct Rest(Mutex<Option<Arc<Join>>>);
+/// The join as a breaker, whose morsels are build rows that come out by themselves and what is on
+/// disk. The table is let go of as soon as nobody needs it: its memory is for the tables of
+/// partitions.
+pub(super) struct Rest {
+    join: Mutex<Option<Arc<Join>>>,
+    pool: Arc<Pool>,
+}
 
 impl Rest {
     pub(super) fn new(join: Arc<Join>) -> Self {
-        Rest(Mutex::new(Some(join)))
+        Rest {
+            join: Mutex::new(Some(join)),
+            pool: Arc::default(),
+        }
     }
 
     fn join(&self) -> MutexGuard<'_, Option<Arc<Join>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.join.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,13 +223,15 @@ impl Breaker for Rest {
         let Some(join) = self.join().take() else {
             return Ok(Vec::new());
         };
-        let partitions = join.partitions().into_iter();
-        let partitions =
-            partitions.map(|part| Box::new(move |emit: Emit<'_>| part.join(emit)) as Morsel);
+        self.pool.add(join.partitions());
         let ranges = join.build_ranges().map(|rows| {
             let join = Arc::clone(&join);
             Box::new(move |emit: Emit<'_>| join.emit_build_rows(rows, emit)) as Morsel
         });
-        Ok(ranges.chain(partitions).collect())
+        Ok(ranges.collect())
+    }
+
+    fn more(&self) -> Option<Morsel> {
+        self.pool.morsel()
     }
 }
