@@ -43,7 +43,7 @@ impl SideTable {
 ///
 /// # Errors
 /// `Invalid` if an operator does not fit its rows; what reading the sides answered; `Exhausted` if
-/// a table does not fit into memory.
+/// the disk is full.
 pub(super) async fn open_sides(
     spec: &TaskSpec,
     schema: &SchemaRef,

@@ -4,11 +4,14 @@
 use std::iter::from_fn;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array};
 use arrow::record_batch::RecordBatch;
 use fastrand::Rng;
 use kiln_engine::ErrorKind;
+use kiln_engine::expr::col;
 use kiln_engine::limits::BATCH_ROWS;
 use kiln_engine::memory::{DiskBudget, MemoryBudget};
+use kiln_engine::operator::Breaker;
 use kiln_engine::operator::join::{Builder, Join, JoinSpec, Resources};
 use kiln_engine::plan::{JoinStep, StepKind};
 
@@ -189,7 +192,9 @@ fn a_full_disk_is_told_with_the_figures() {
                 refused += 1;
                 assert_eq!(error.kind(), ErrorKind::Exhausted);
                 let figures = format!("limit={limit}");
-                assert!(error.message().contains(&figures), "{error}");
+                let message = error.message();
+                assert!(message.contains(&figures), "{error}");
+                assert!(message.starts_with("join: "), "{error}");
             }
         }
         let memory = &resources.memory;
@@ -203,4 +208,87 @@ fn a_full_disk_is_told_with_the_figures() {
         refused > 10 && joined > 3,
         "refused={refused} joined={joined}"
     );
+}
+
+/// A join of `rows` rows of either side, all with the same key and all on disk: what is left of it
+/// when the probe rows have come.
+fn all_on_disk(rows: i64, kind: StepKind, resources: &Resources) -> Arc<dyn Breaker> {
+    let side = |side: &str| {
+        let keys = Int64Array::from_iter_values((0..rows).map(|_| 7));
+        let values = Int64Array::from_iter_values(0..rows);
+        let columns = [
+            (format!("{side}_key0"), Arc::new(keys) as ArrayRef),
+            (format!("{side}_value"), Arc::new(values)),
+        ];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    };
+    let (probe, build) = (side("probe"), side("build"));
+    let step = JoinStep {
+        side: 0,
+        kind,
+        probe_keys: vec![col("probe_key0")],
+        build_keys: vec![col("build_key0")],
+        filter: None,
+        output: vec!["probe_value".to_owned(), "build_value".to_owned()],
+    };
+    let spec = JoinSpec::new(&step, probe.schema_ref(), build.schema_ref());
+    let spec = Arc::new(spec.expect("a join that fits"));
+    let builder = Builder::new(Arc::clone(&spec), vec![], resources);
+    builder.add(&build).expect("room on disk");
+    let table = builder.finish().expect("room on disk");
+    assert!(table.has_spilled() && table.rows() == rows as u64);
+    let join = Join::new(spec, Arc::new(table), resources);
+    let mut lane = join.lane().expect("a lane");
+    let mut none = |_| panic!("all rows go to disk");
+    for start in (0..rows as usize).step_by(100) {
+        let some = probe.slice(start, 100.min(rows as usize - start));
+        lane.push(some, &mut none).expect("room on disk");
+    }
+    lane.finish(&mut none).expect("room on disk");
+    join.breaker().expect("all is to be done")
+}
+
+#[test]
+fn a_sink_can_write_while_a_partition_makes_many_rows() {
+    let resources = Resources {
+        unasked_bytes: 4 << 10,
+        ..resources(0)
+    };
+    let rest = all_on_disk(2000, StepKind::Inner, &resources);
+    assert!(rest.merge().expect("no build rows come out").is_empty());
+    let (mut rows, mut morsels) = (0, 0);
+    while let Some(morsel) = rest.more() {
+        let before = rows;
+        let mut emit = |batch: RecordBatch| {
+            rows += batch.num_rows();
+            Ok(())
+        };
+        morsel(&mut emit).expect("rows that are there");
+        let bytes = (rows - before) * 16;
+        assert!(bytes < 16 << 20, "bytes={bytes}");
+        morsels += 1;
+    }
+    assert_eq!(rows, 4_000_000);
+    assert!(morsels > 5, "morsels={morsels}");
+}
+
+#[test]
+fn what_is_on_disk_is_left_there_by_an_attempt_that_is_cancelled() {
+    for kind in [StepKind::Inner, StepKind::FullOuter] {
+        let resources = resources(0);
+        let rest = all_on_disk(500, kind, &resources);
+        let merged = rest.merge().expect("nothing is in memory").into_iter();
+        resources.cancel.cancel();
+        let mut morsels = 0;
+        for morsel in merged.chain(from_fn(|| rest.more())) {
+            let ended = morsel(&mut |_| panic!("rows come out all the same"));
+            let error = ended.expect_err("the attempt is cancelled");
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+            morsels += 1;
+        }
+        assert_eq!(morsels, 1);
+        drop(rest);
+        let memory = &resources.memory;
+        assert_eq!((memory.used(), memory.disk().used()), (0, 0));
+    }
 }

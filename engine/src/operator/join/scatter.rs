@@ -63,7 +63,7 @@ impl Scatter {
         let (number, rows) = (self.held.len(), batch.num_rows());
         match places {
             // However many rows without columns there are, they are a block of a few bytes.
-            Places::Together if batch.num_columns() == 0 => return self.writer.write(0, &batch),
+            Places::Together if batch.num_columns() == 0 => return self.put(0, &batch),
             Places::Together => self.places[0].extend((0..rows).map(|row| (number, row))),
             Places::Each(places) => {
                 for (row, place) in places.iter().enumerate() {
@@ -91,7 +91,7 @@ impl Scatter {
             }
             self.resources.cancel.check()?;
             let block = self.gather(&places)?;
-            self.writer.write(run, &block)?;
+            self.put(run, &block)?;
             self.places[run] = places;
             self.places[run].clear();
         }
@@ -99,6 +99,11 @@ impl Scatter {
         self.bytes = 0;
         self.reserved.shrink(self.reserved.bytes());
         Ok(())
+    }
+
+    fn put(&mut self, run: usize, block: &RecordBatch) -> Result<()> {
+        let written = self.writer.write(run, block);
+        written.map_err(|error| error.context(OWNER))
     }
 
     fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
