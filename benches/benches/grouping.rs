@@ -77,8 +77,8 @@ fn wide(random: &mut Rng, limit: i64) -> ArrayRef {
 fn run(keys: &[&str], calls: &[AggregateExpr], batches: &[RecordBatch], lanes: usize) -> usize {
     let keys: Vec<_> = keys.iter().map(|key| col(*key)).collect();
     let (schema, mode) = (batches[0].schema(), AggregateMode::Single);
-    let breaker = aggregate(mode, &schema, &keys, calls, &context(), lanes)
-        .expect("a plan that fits its schema");
+    let breaker =
+        aggregate(mode, &schema, &keys, calls, &context()).expect("a plan that fits its schema");
     for share in batches.chunks(batches.len().div_ceil(lanes)) {
         let mut lane = breaker.lane().expect("memory for a lane");
         for batch in share {

@@ -107,15 +107,8 @@ fn group_by_word(bencher: Bencher<'_, '_>) {
 
 fn count(batches: &[RecordBatch]) -> usize {
     let (keys, counts) = ([col("word")], [count_all()]);
-    let breaker = aggregate(
-        AggregateMode::Single,
-        &schema(),
-        &keys,
-        &counts,
-        &context(),
-        1,
-    )
-    .expect("a plan that fits its schema");
+    let breaker = aggregate(AggregateMode::Single, &schema(), &keys, &counts, &context())
+        .expect("a plan that fits its schema");
     let mut lane = breaker.lane().expect("memory for a lane");
     for batch in batches {
         lane.push(batch.clone(), &mut |_| Ok(()))

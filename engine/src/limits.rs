@@ -265,6 +265,16 @@ pub const OUTPUT_DIRECTORY_BYTES_MAX: usize = 200;
 /// Directories that one lane of a task writes to: each has a file open, with what it buffers.
 pub const OUTPUT_DIRECTORIES_MAX: usize = 100;
 
+/// Bytes that a lane whose memory is refused holds unasked, as a share of the budget (1 / this):
+/// what is written is to be worth a block, and many lanes together must not be worth a budget.
+pub const UNASKED_SHARE: u64 = 256;
+
+/// Least of these bytes.
+pub const UNASKED_BYTES_MIN: u64 = 16 << 10;
+
+/// Most of these bytes.
+pub const UNASKED_BYTES_MAX: u64 = 1 << 20;
+
 /// Bytes that are written to or read from a spill file at once.
 pub const SPILL_BUFFER_BYTES: usize = 256 << 10;
 

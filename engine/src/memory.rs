@@ -89,6 +89,13 @@ impl MemoryBudget {
         whole.limit.saturating_sub(whole.used())
     }
 
+    /// The bytes that each who spills may hold without asking, where it is refused more: so that
+    /// it always gets on, and what it writes is worth it.
+    pub fn unasked(&self) -> u64 {
+        (self.limit / limits::UNASKED_SHARE)
+            .clamp(limits::UNASKED_BYTES_MIN, limits::UNASKED_BYTES_MAX)
+    }
+
     /// The bytes reserved now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

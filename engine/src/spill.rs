@@ -141,6 +141,11 @@ impl RunWriter {
         Ok(())
     }
 
+    /// The columns of the rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.room.bytes

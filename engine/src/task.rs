@@ -82,7 +82,7 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
     let schema = source_schema(&spec.stage.source);
     let mut tables = open_sides(spec, &schema, ctx).await?;
     let user = bind::context_of(spec, ctx);
-    let blueprint = Blueprint::new(&spec.stage.operators, &schema, &tables, (ctx, &user), lanes)?;
+    let blueprint = Blueprint::new(&spec.stage.operators, &schema, &tables, (ctx, &user))?;
     if blueprint.schema().fields() != spec.stage.schema.fields() {
         return Err(Error::internal(format!(
             "stage schema differs from its operators' stage={:?} operators={:?}",

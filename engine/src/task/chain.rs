@@ -62,7 +62,6 @@ impl Blueprint {
         schema: &SchemaRef,
         tables: &[SideTable],
         (ctx, user): (&TaskContext, &UdfContext),
-        lanes: usize,
     ) -> Result<Self> {
         let mut blueprint = Blueprint {
             steps: Vec::new(),
@@ -75,7 +74,7 @@ impl Blueprint {
                 blueprint.join(position, tables, ctx)?;
                 continue;
             }
-            let step = blueprint.step(spec, ctx, user, lanes)?;
+            let step = blueprint.step(spec, ctx, user)?;
             blueprint.steps.push(step);
             blueprint.schema = output_schema(spec, &blueprint.schema, &[])?;
         }
@@ -98,13 +97,7 @@ impl Blueprint {
         Ok(())
     }
 
-    fn step(
-        &self,
-        spec: &OperatorSpec,
-        ctx: &TaskContext,
-        user: &UdfContext,
-        lanes: usize,
-    ) -> Result<Step> {
+    fn step(&self, spec: &OperatorSpec, ctx: &TaskContext, user: &UdfContext) -> Result<Step> {
         let schema = Arc::clone(&self.schema);
         Ok(match spec.clone() {
             OperatorSpec::Project { exprs } => {
@@ -136,7 +129,6 @@ impl Blueprint {
                 &group_by,
                 &aggregates,
                 ctx,
-                lanes,
             )?),
             OperatorSpec::Join(_) => return Err(Error::internal("a join needs its table")),
             OperatorSpec::TopK { keys, limit } => {

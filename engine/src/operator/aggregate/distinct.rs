@@ -8,15 +8,16 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, BinaryViewBuilder};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 
 use crate::kernel::hash::{INLINE_BYTES, hash_view};
 use crate::kernel::view::{make_view, view_bytes};
+use crate::limits;
 use crate::operator::aggregate::keys::{canonical, raw_values};
 use crate::operator::aggregate::rows::Rows;
-use crate::operator::aggregate::table::{GroupRef, Keys, Table};
+use crate::operator::aggregate::table::{GroupRef, Keys, Part, Table};
 
 /// Bytes of a group's row in a pair.
 const ROW_BYTES: usize = 4;
@@ -130,6 +131,24 @@ impl Distinct {
         pairs.update(&mut self.pairs);
     }
 
+    /// Adds values as [`DistinctValues`] gives them.
+    pub(super) fn add(&mut self, groups: &[GroupRef], values: &BinaryViewArray) {
+        let mut pairs = Pairs::default();
+        for (row, group) in groups.iter().enumerate() {
+            pairs.push(*group, values.value(row));
+        }
+        pairs.update(&mut self.pairs);
+    }
+
+    /// The values of the groups of one part.
+    pub(super) fn values(&self, part: usize) -> DistinctValues<'_> {
+        DistinctValues {
+            pairs: self.pairs.part(part),
+            chunk: 0,
+            start: 0,
+        }
+    }
+
     /// Merges `part` of `other`, whose groups have become `groups`.
     pub(super) fn merge(&mut self, other: &Self, part: usize, groups: &[GroupRef]) {
         let from = other.pairs.part(part);
@@ -170,6 +189,38 @@ impl Distinct {
     /// How many values some of these groups have.
     pub(super) fn counts(&self, range: Range<usize>) -> &[i64] {
         &self.counts[range]
+    }
+}
+
+/// The values of the groups of a part, some at a time.
+pub(super) struct DistinctValues<'a> {
+    pairs: &'a Part,
+    chunk: usize,
+    start: usize,
+}
+
+impl Iterator for DistinctValues<'_> {
+    /// For each value the row of its group, and its bytes.
+    type Item = (Vec<usize>, BinaryViewArray);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.chunk == self.pairs.chunks() {
+            return None;
+        }
+        let arena = self.pairs.arena();
+        let chunk = &self.pairs.chunk(self.chunk)[self.start..];
+        let some = &chunk[..chunk.len().min(limits::BATCH_ROWS)];
+        match some.len() == chunk.len() {
+            true => (self.chunk, self.start) = (self.chunk + 1, 0),
+            false => self.start += some.len(),
+        }
+        let rows = some.iter().map(|pair| row_of(pair.key)).collect();
+        let mut scratch = [0; 16];
+        let mut values = BinaryViewBuilder::with_capacity(some.len());
+        for pair in some {
+            values.append_value(&view_bytes(pair.key, &arena, &mut scratch)[ROW_BYTES..]);
+        }
+        Some((rows, values.finish()))
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) struct EncodedKeys<'a> {
     buffers: Cow<'a, [Buffer]>,
     /// The views are the keys: sixteen bytes without a length among them.
     packed: bool,
+    level: u32,
 }
 
 impl EncodedKeys<'_> {
@@ -62,15 +63,22 @@ impl EncodedKeys<'_> {
 
     /// The hashes of some of the views.
     pub(super) fn hashes(&self, views: &[u128]) -> Vec<u64> {
-        if self.packed {
-            return views.iter().map(|view| hash_inline(*view)).collect();
-        }
-        let buffers = self.buffers();
-        let hash = |view: &u128| match *view {
-            NULL_KEY => NULL_HASH,
-            view => hash_view(view, &buffers),
+        let mut hashes: Vec<u64> = if self.packed {
+            views.iter().map(|view| hash_inline(*view)).collect()
+        } else {
+            let buffers = self.buffers();
+            let hash = |view: &u128| match *view {
+                NULL_KEY => NULL_HASH,
+                view => hash_view(view, &buffers),
+            };
+            views.iter().map(hash).collect()
         };
-        views.iter().map(hash).collect()
+        if self.level > 0 {
+            hashes
+                .iter_mut()
+                .for_each(|hash| *hash = remix(*hash, self.level));
+        }
+        hashes
     }
 
     /// Bytes in long keys.
@@ -82,6 +90,14 @@ impl EncodedKeys<'_> {
         lens.filter(|len| *len > INLINE_BYTES && *len != NULL_KEY as usize)
             .sum()
     }
+}
+
+/// Another hash for each level, so that keys which fell into one part are spread over all parts
+/// of the next.
+fn remix(hash: u64, level: u32) -> u64 {
+    let salted = hash ^ u64::from(level).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let product = u128::from(salted) * 0xd6e8_feb8_6659_fd93_u128;
+    product as u64 ^ (product >> 64) as u64
 }
 
 impl KeyCodec {
@@ -111,11 +127,12 @@ impl KeyCodec {
         matches!(self, KeyCodec::None | KeyCodec::Packed(_))
     }
 
-    /// The keys of `rows` rows.
+    /// The keys of `rows` rows, whose hashes are those of `level`.
     pub(super) fn encode<'a>(
         &self,
         columns: &'a [ArrayRef],
         rows: usize,
+        level: u32,
     ) -> Result<EncodedKeys<'a>> {
         let (views, buffers) = match self {
             KeyCodec::None => (Cow::Owned(vec![0; rows.min(1)]), Cow::Borrowed(&[][..])),
@@ -139,6 +156,7 @@ impl KeyCodec {
             views,
             buffers,
             packed: self.is_packed(),
+            level,
         })
     }
 
@@ -200,20 +218,14 @@ fn decode_views(data_type: &DataType, rows: &[Row], arena: &[Buffer]) -> ArrayRe
         arena[first as usize..=last as usize].to_vec()
     });
     let rebase = u128::from(first) << 64;
-    let mut nulls = None;
-    let views: Vec<u128> = rows
-        .iter()
-        .enumerate()
-        .map(|(index, row)| match row.key {
-            NULL_KEY => {
-                nulls = Some(index);
-                0
-            }
-            key if is_long(key) => key - rebase,
-            key => key,
-        })
-        .collect();
-    let nulls = nulls.map(|null| (0..rows.len()).map(|index| index != null).collect());
+    let view = |row: &Row| match row.key {
+        NULL_KEY => 0,
+        key if is_long(key) => key - rebase,
+        key => key,
+    };
+    let views: Vec<u128> = rows.iter().map(view).collect();
+    let has_null = rows.iter().any(|row| row.key == NULL_KEY);
+    let nulls = has_null.then(|| rows.iter().map(|row| row.key != NULL_KEY).collect());
     match data_type {
         DataType::Utf8View => Arc::new(string_array(views, buffers, nulls)),
         _ => Arc::new(binary_array(views, buffers, nulls)),

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, Scalar};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Float64Array, Int64Array, Scalar,
+};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::numeric::sub;
 use arrow::compute::kernels::zip::zip;
@@ -16,9 +18,10 @@ use crate::operator::aggregate::keys::EncodedKeys;
 use crate::operator::aggregate::merge::emit_part;
 use crate::operator::aggregate::rows;
 use crate::operator::aggregate::spec::{Spec, StateKind};
+use crate::operator::aggregate::spilled::{self, SpilledGroups};
 use crate::operator::aggregate::state::States;
-use crate::operator::aggregate::table::Table;
-use crate::operator::aggregate::{OWNER, Shared, user};
+use crate::operator::aggregate::table::{PARTS, Table};
+use crate::operator::aggregate::{Finished, OWNER, Shared, user};
 use crate::operator::{Emit, Operator};
 use crate::plan::AggregateMode;
 
@@ -82,6 +85,8 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     groups: Groups,
     reservation: Reservation,
+    /// What is on disk, part by part.
+    spilled: Vec<SpilledGroups>,
     rows: u64,
     /// States are passed on without grouping.
     passing: bool,
@@ -95,6 +100,7 @@ impl Lane {
             shared,
             groups,
             reservation,
+            spilled: Vec::new(),
             rows: 0,
             passing: false,
         }
@@ -126,14 +132,47 @@ impl Lane {
         Ok(())
     }
 
+    /// Adds values of groups that were put aside, for the state number `state`.
+    ///
+    /// # Errors
+    /// `Exhausted` if there is no memory for them.
+    pub(super) fn push_values(
+        &mut self,
+        state: usize,
+        keys: &[ArrayRef],
+        values: &BinaryViewArray,
+    ) -> Result<()> {
+        self.shared.cancel.check()?;
+        let shared = Arc::clone(&self.shared);
+        let rows = values.len();
+        let keys = shared.codec.encode(keys, rows, shared.level)?;
+        let long = keys.long_bytes() + values.total_buffer_bytes_used();
+        self.make_room(rows, long, &mut |_| Ok(()))?;
+        let Groups { table, states } = &mut self.groups;
+        let placed = rows::place(table, &keys, rows, Some(&vec![0; rows]));
+        // A group may be new here, if those that came before it are on disk.
+        for states in states.iter_mut().filter(|states| states.needs_groups()) {
+            states.resize(table, true)?;
+        }
+        states[state].update_values(&placed.groups(), values);
+        Ok(())
+    }
+
     /// Reserves what a batch may need. A partial aggregation whose request is refused empties
-    /// itself first, and if that does not help either it stops grouping.
+    /// itself first, and if that does not help either it stops grouping. Others write what they
+    /// have to disk, and hold a little unasked.
     fn make_room(&mut self, rows: usize, key_bytes: usize, emit: Emit<'_>) -> Result<()> {
         self.groups.check_numbers(rows)?;
         if self.reserve(rows, key_bytes) {
             return Ok(());
         }
         if self.shared.spec.mode != AggregateMode::Partial {
+            if self.groups.bytes() < self.shared.memory.unasked() {
+                return Ok(());
+            }
+            if self.shared.may_spill() {
+                return self.spill();
+            }
             let wanted = self.groups.bytes() + self.groups.growth(rows, key_bytes);
             return self
                 .reservation
@@ -152,6 +191,18 @@ impl Lane {
                 .reservation
                 .try_grow(wanted - held + RESERVE_AHEAD_BYTES)
             || self.reservation.try_grow(wanted - held)
+    }
+
+    /// Writes all groups to disk and starts over.
+    fn spill(&mut self) -> Result<()> {
+        let groups = std::mem::replace(&mut self.groups, self.shared.groups());
+        let spilled = spilled::spill(&self.shared, groups)?;
+        self.spilled.resize_with(PARTS, SpilledGroups::default);
+        for (part, spilled) in self.spilled.iter_mut().zip(spilled) {
+            part.append(spilled);
+        }
+        self.reservation.shrink(self.reservation.bytes());
+        Ok(())
     }
 
     /// Emits all groups and starts over.
@@ -184,7 +235,9 @@ impl Operator for Lane {
             .map(|key| key.evaluate(&batch))
             .collect::<Result<_>>()?;
         if !self.passing {
-            let keys = shared.codec.encode(&columns, batch.num_rows())?;
+            let keys = shared
+                .codec
+                .encode(&columns, batch.num_rows(), shared.level)?;
             self.make_room(batch.num_rows(), keys.long_bytes(), emit)?;
             if !self.passing {
                 self.group(&batch, &keys)?;
@@ -208,7 +261,11 @@ impl Operator for Lane {
             .finished
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        finished.push((groups, reservation));
+        finished.push(Finished {
+            groups,
+            reservation,
+            spilled: std::mem::take(&mut self.spilled),
+        });
         Ok(())
     }
 }

@@ -9,16 +9,18 @@ use arrow::array::{
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::memory::Reservation;
-use crate::operator::aggregate::Shared;
 use crate::operator::aggregate::lane::Groups;
 use crate::operator::aggregate::moments::variance;
-use crate::operator::aggregate::spec::{ResultSpec, StateKind};
+use crate::operator::aggregate::spec::{ResultSpec, Spec, StateKind, StateSpec};
+use crate::operator::aggregate::spilled::{self, GroupWriter, SpilledGroups};
 use crate::operator::aggregate::state::{States, sum_overflow};
 use crate::operator::aggregate::table::{Keys, PARTS, Part, Row, Table};
+use crate::operator::aggregate::{Finished, Shared};
 use crate::operator::{Emit, Morsel};
 use crate::plan::AggregateMode;
 
@@ -40,23 +42,51 @@ impl Held {
     }
 }
 
-/// The morsels that join `lanes` and emit the result.
-pub(super) fn morsels(
-    shared: &Arc<Shared>,
-    mut lanes: Vec<(Groups, Reservation)>,
-) -> Result<Vec<Morsel>> {
-    let is_empty = lanes.iter().all(|(groups, _)| groups.table.len() == 0);
+/// The morsels that join `lanes` and emit the result. Runs on the calling pool's threads.
+///
+/// # Errors
+/// As for writing groups to disk, which those of all lanes are if some of them are.
+pub(super) fn morsels(shared: &Arc<Shared>, lanes: Vec<Finished>) -> Result<Vec<Morsel>> {
+    if lanes.iter().all(|lane| lane.spilled.is_empty()) {
+        return in_memory(shared, lanes);
+    }
+    // The rest goes to disk too, or it would take the memory that regrouping needs.
+    let spill = |lane: Finished| -> Result<Vec<Vec<SpilledGroups>>> {
+        let rest = spilled::spill(shared, lane.groups)?;
+        drop(lane.reservation);
+        Ok(vec![lane.spilled, rest])
+    };
+    let spilled = lanes
+        .into_par_iter()
+        .map(spill)
+        .collect::<Result<Vec<_>>>()?;
+    let mut parts: Vec<SpilledGroups> = Vec::new();
+    parts.resize_with(PARTS, SpilledGroups::default);
+    for written in spilled.into_iter().flatten() {
+        for (part, written) in parts.iter_mut().zip(written) {
+            part.append(written);
+        }
+    }
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    Ok(parts.map(|part| part.into_morsel(shared)).collect())
+}
+
+/// The morsels that join `lanes`, none of which has written to disk.
+fn in_memory(shared: &Arc<Shared>, mut lanes: Vec<Finished>) -> Result<Vec<Morsel>> {
+    let is_empty = lanes.iter().all(|lane| lane.groups.table.len() == 0);
     if is_empty && shared.spec.keys.is_empty() && shared.spec.mode != AggregateMode::Partial {
         // Without keys there is one group, even of no rows.
-        lanes.push((
-            group_of_nothing(shared)?,
-            shared.memory.reserve(super::OWNER),
-        ));
+        lanes.push(Finished {
+            groups: group_of_nothing(shared)?,
+            reservation: shared.memory.reserve(super::OWNER),
+            spilled: Vec::new(),
+        });
     }
     let mut held = shared.memory.reserve(super::OWNER);
     let mut by_part: Vec<Vec<LanePart>> = (0..PARTS).map(|_| Vec::new()).collect();
-    for (mut groups, reservation) in lanes {
-        held.absorb(reservation);
+    for lane in lanes {
+        let mut groups = lane.groups;
+        held.absorb(lane.reservation);
         for (number, part) in groups.table.into_parts().into_iter().enumerate() {
             if part.len() > 0 {
                 let states = groups
@@ -90,7 +120,7 @@ pub(super) fn morsels(
 
 fn group_of_nothing(shared: &Shared) -> Result<Groups> {
     let mut groups = shared.groups();
-    let keys = shared.codec.encode(&[], 1)?;
+    let keys = shared.codec.encode(&[], 1, shared.level)?;
     let keys = Keys {
         views: &keys.views,
         hashes: &keys.hashes(&keys.views),
@@ -123,7 +153,7 @@ fn merge_part(
         states,
     };
     let mut grown = 0;
-    for mut other in lanes {
+    while let Some(mut other) = lanes.next() {
         let arena_bytes = other.part.arena().iter().map(|chunk| chunk.len()).sum();
         base.check_numbers(other.part.len())?;
         let growth = base.growth(other.part.len(), arena_bytes);
@@ -131,6 +161,12 @@ fn merge_part(
             if shared.spec.mode == AggregateMode::Partial {
                 emit_part(shared, number, other.part, &mut other.states, emit)?;
                 continue;
+            }
+            if shared.may_spill() {
+                let others = std::iter::once(other).chain(lanes);
+                let spilled = spill_part(shared, number, base, others)?;
+                held.with(|held| held.shrink(freed + grown));
+                return spilled.regroup(shared, emit);
             }
             held.with(|held| held.grow(growth))?;
         }
@@ -141,6 +177,26 @@ fn merge_part(
     emit_part(shared, number, part, &mut base.states, emit)?;
     held.with(|held| held.shrink(freed + grown));
     Ok(())
+}
+
+/// Writes one part of all lanes to disk.
+fn spill_part(
+    shared: &Shared,
+    number: usize,
+    base: Groups,
+    others: impl Iterator<Item = LanePart>,
+) -> Result<SpilledGroups> {
+    let mut writer = GroupWriter::new(shared, 1)?;
+    let part = base.table.into_parts().swap_remove(number);
+    let base = LanePart {
+        part,
+        states: base.states,
+    };
+    for mut lane in std::iter::once(base).chain(others) {
+        writer.write(shared, 0, (number, lane.part), &mut lane.states)?;
+    }
+    let runs = writer.finish(shared)?.pop();
+    runs.ok_or_else(|| Error::internal("a part was not written"))
 }
 
 fn absorb(shared: &Shared, base: &mut Groups, number: usize, mut other: LanePart) -> Result<()> {
@@ -214,6 +270,24 @@ pub(super) fn emit_part(
     Ok(())
 }
 
+/// The columns of each state of `rows`: what `columns` makes of it, unless the table keeps it.
+pub(super) fn state_columns(
+    spec: &Spec,
+    rows: &[Row],
+    states: &[States],
+    columns: impl Fn(&States) -> Result<Vec<ArrayRef>>,
+) -> Result<Vec<Vec<ArrayRef>>> {
+    let pairs = states.iter().zip(&spec.states);
+    let of_state = |(states, state): (&States, &StateSpec)| match state.kind {
+        StateKind::Rows => {
+            let counts = rows.iter().map(|row| row.count as i64);
+            Ok(vec![Arc::new(Int64Array::from_iter_values(counts)) as _])
+        }
+        _ => columns(states),
+    };
+    pairs.map(of_state).collect()
+}
+
 fn result_columns(
     shared: &Shared,
     number: usize,
@@ -222,15 +296,9 @@ fn result_columns(
     states: &[States],
 ) -> Result<Vec<ArrayRef>> {
     let spec = &shared.spec;
-    let mut columns: Vec<Vec<ArrayRef>> = Vec::with_capacity(states.len());
-    for (states, state) in states.iter().zip(&spec.states) {
-        columns.push(if state.kind == StateKind::Rows {
-            let counts = rows.iter().map(|row| row.count as i64);
-            vec![Arc::new(Int64Array::from_iter_values(counts))]
-        } else {
-            states.columns(number, range.clone())?
-        });
-    }
+    let columns = state_columns(spec, rows, states, |states| {
+        states.columns(number, range.clone())
+    })?;
     if spec.mode == AggregateMode::Partial {
         return Ok(columns.into_iter().flatten().collect());
     }

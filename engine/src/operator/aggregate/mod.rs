@@ -6,7 +6,8 @@
 //!
 //! A partial aggregation may emit a key several times, which makes it free to give memory back:
 //! when the budget refuses, it emits what it has and starts over, and when keys hardly repeat, it
-//! stops grouping and passes states on. The other modes need all groups and fail with `Exhausted`.
+//! stops grouping and passes states on. The other modes need all groups: where memory is refused
+//! they go to disk part by part (`spilled`), and each part is grouped again by itself.
 
 mod column;
 mod distinct;
@@ -17,6 +18,7 @@ mod mixed;
 mod moments;
 mod rows;
 mod spec;
+mod spilled;
 mod state;
 mod strings;
 mod table;
@@ -32,16 +34,18 @@ use crate::context::{CancelToken, TaskContext};
 use crate::error::Result;
 use crate::expr::{AggregateExpr, Expr};
 use crate::memory::{MemoryBudget, Reservation};
+use crate::metrics::TaskMetrics;
 use crate::operator::{Breaker, Morsel, Operator};
 use crate::plan::AggregateMode;
 use keys::KeyCodec;
 use lane::{Groups, Lane};
 use spec::Spec;
+use spilled::SpilledGroups;
 
 /// What errors call the operator.
 const OWNER: &str = "group by";
 
-/// An aggregation over `lanes` lanes of rows of `input_schema`. In [`AggregateMode::Final`] these
+/// An aggregation of rows of `input_schema`. In [`AggregateMode::Final`] these
 /// are the columns that [`AggregateMode::Partial`] makes.
 ///
 /// # Errors
@@ -52,17 +56,9 @@ pub fn aggregate(
     group_by: &[Expr],
     aggregates: &[AggregateExpr],
     ctx: &TaskContext,
-    lanes: usize,
 ) -> Result<Arc<dyn Breaker>> {
     let spec = Spec::new(mode, input_schema, group_by, aggregates)?;
-    let codec = KeyCodec::new(&spec.key_fields())?;
-    let shared = Shared {
-        spec,
-        codec,
-        memory: Arc::clone(&ctx.memory),
-        cancel: ctx.cancel.clone(),
-        finished: Mutex::new(Vec::with_capacity(lanes)),
-    };
+    let shared = Shared::new(spec, 0, (&ctx.memory, &ctx.metrics, &ctx.cancel))?;
     Ok(Arc::new(Aggregate(Arc::new(shared))))
 }
 
@@ -84,13 +80,46 @@ pub fn output_schema(
 struct Shared {
     spec: Spec,
     codec: KeyCodec,
+    /// How often the groups that come in were spread anew.
+    level: u32,
     memory: Arc<MemoryBudget>,
+    metrics: Arc<TaskMetrics>,
     cancel: CancelToken,
-    /// What lanes that have ended collected, with the memory it takes.
-    finished: Mutex<Vec<(Groups, Reservation)>>,
+    /// What lanes that have ended collected.
+    finished: Mutex<Vec<Finished>>,
+}
+
+/// What a lane has collected: groups, the memory that they take, and those that are on disk, part
+/// by part; nothing there if none are.
+struct Finished {
+    groups: Groups,
+    reservation: Reservation,
+    spilled: Vec<SpilledGroups>,
 }
 
 impl Shared {
+    fn new(
+        spec: Spec,
+        level: u32,
+        (memory, metrics, cancel): (&Arc<MemoryBudget>, &Arc<TaskMetrics>, &CancelToken),
+    ) -> Result<Self> {
+        Ok(Shared {
+            codec: KeyCodec::new(&spec.key_fields())?,
+            spec,
+            level,
+            memory: Arc::clone(memory),
+            metrics: Arc::clone(metrics),
+            cancel: cancel.clone(),
+            finished: Mutex::default(),
+        })
+    }
+
+    /// What the lanes have collected.
+    fn take_finished(&self) -> Vec<Finished> {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut finished)
+    }
+
     /// No groups yet.
     fn groups(&self) -> Groups {
         Groups::new(&self.spec, self.codec.is_packed())
@@ -105,11 +134,6 @@ impl Breaker for Aggregate {
     }
 
     fn merge(&self) -> Result<Vec<Morsel>> {
-        let mut finished = self
-            .0
-            .finished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        merge::morsels(&self.0, std::mem::take(&mut finished))
+        merge::morsels(&self.0, self.0.take_finished())
     }
 }

@@ -105,6 +105,8 @@ pub(super) enum StateKind {
     AddMoments,
     /// Different values.
     Distinct,
+    /// The same of groups that come back from disk, whose values come by themselves.
+    MergeDistinct,
     /// What a user's function keeps of rows.
     User,
     /// The same from states that come as input.
@@ -112,6 +114,7 @@ pub(super) enum StateKind {
 }
 
 /// How a result comes from states, which are given by number.
+#[derive(Clone)]
 pub(super) enum ResultSpec {
     /// It is the state.
     State(usize),
@@ -166,6 +169,81 @@ impl Spec {
         }
         spec.schema = Arc::new(Schema::new(fields));
         Ok(spec)
+    }
+
+    /// What makes the same results of groups that were put aside: of rows of [`group_fields`].
+    ///
+    /// [`group_fields`]: Self::group_fields
+    ///
+    /// # Errors
+    /// `Internal` if that is not possible, which it always is.
+    pub(super) fn regrouping(&self) -> Result<Self> {
+        let fields = self.group_fields();
+        let schema = Schema::new(fields.clone());
+        let names = fields
+            .iter()
+            .map(|field| Expr::Column(field.name().clone()));
+        let mut columns = names.map(|column| compile(&column, &schema));
+        let keys = columns
+            .by_ref()
+            .take(self.keys.len())
+            .collect::<Result<_>>()?;
+        let input = |compiled: Result<Compiled>| {
+            Ok(Input {
+                compiled: compiled?,
+                filtered: None,
+                convert: None,
+            })
+        };
+        let inputs = columns.map(input).collect::<Result<_>>()?;
+        let mut first = 0;
+        let state = |state: &StateSpec| {
+            let count = state.group_columns().len();
+            first += count;
+            StateSpec {
+                kind: state.kind.regrouping(),
+                inputs: (first - count..first).collect(),
+                filter: None,
+                columns: state.columns.clone(),
+                aggregate: state.aggregate.clone(),
+                user: state.user.clone(),
+                results: state.results,
+                identity: state.identity.clone(),
+            }
+        };
+        Ok(Spec {
+            mode: AggregateMode::Final,
+            keys,
+            inputs,
+            filters: Vec::new(),
+            states: self.states.iter().map(state).collect(),
+            results: self.results.clone(),
+            schema: Arc::clone(&self.schema),
+        })
+    }
+
+    /// The columns of groups that are put aside: keys, then states. What there may be several of
+    /// for each group, as values that are counted once, is not among them.
+    pub(super) fn group_fields(&self) -> Vec<Field> {
+        let keys = self.key_fields().into_iter();
+        let states = self.states.iter().flat_map(StateSpec::group_columns);
+        let named = |(number, field): (usize, Field)| field.with_name(format!("{number}"));
+        keys.chain(states.cloned()).enumerate().map(named).collect()
+    }
+
+    /// The columns of values of groups that are put aside: keys, then the value as bytes.
+    pub(super) fn value_fields(&self) -> Vec<Field> {
+        let keys = self.key_fields().into_iter();
+        let value = Field::new("", DataType::BinaryView, false);
+        let named = |(number, field): (usize, Field)| field.with_name(format!("{number}"));
+        keys.chain([value]).enumerate().map(named).collect()
+    }
+
+    /// Numbers of the states that are values of which there may be several for each group.
+    pub(super) fn distinct_states(&self) -> impl Iterator<Item = usize> + '_ {
+        let states = self.states.iter().enumerate();
+        let distinct = states.filter(|(_, state)| state.group_columns().is_empty());
+        distinct.map(|(number, _)| number)
     }
 
     /// Adds the states of `aggregate` that are not there yet. `exprs` are the inputs so far.
@@ -507,7 +585,32 @@ impl Step {
     }
 }
 
+impl StateKind {
+    /// How the same state is made of such states.
+    fn regrouping(self) -> Self {
+        match self {
+            StateKind::Count | StateKind::AddCounts => StateKind::AddCounts,
+            StateKind::Moments | StateKind::AddMoments => StateKind::AddMoments,
+            StateKind::User | StateKind::MergeUser => StateKind::MergeUser,
+            StateKind::Distinct | StateKind::MergeDistinct => StateKind::MergeDistinct,
+            StateKind::Rows
+            | StateKind::Sum
+            | StateKind::Min
+            | StateKind::Max
+            | StateKind::First => self,
+        }
+    }
+}
+
 impl StateSpec {
+    /// The columns in which it is put aside with its group.
+    fn group_columns(&self) -> &[Field] {
+        match self.kind {
+            StateKind::Distinct | StateKind::MergeDistinct => &[],
+            _ => &self.columns,
+        }
+    }
+
     /// Which rows of a batch count for the state: none where all do.
     pub(super) fn mask(&self, inputs: &[ArrayRef], filters: &[NullBuffer]) -> Option<NullBuffer> {
         // A user's function sees nulls itself.

@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 
 use crate::error::{Error, Result};
 use crate::operator::aggregate::column::{Column, Fold};
-use crate::operator::aggregate::distinct::Distinct;
+use crate::operator::aggregate::distinct::{Distinct, DistinctValues};
 use crate::operator::aggregate::moments::{self, Moments};
 use crate::operator::aggregate::rows::Rows;
 use crate::operator::aggregate::spec::{StateKind, StateSpec};
@@ -109,7 +109,9 @@ impl States {
             (StateKind::Moments | StateKind::AddMoments, _) => {
                 Layout::Moments(Column::new(Moments::default()))
             }
-            (StateKind::Distinct, _) => Layout::Distinct(Distinct::new()),
+            (StateKind::Distinct | StateKind::MergeDistinct, _) => {
+                Layout::Distinct(Distinct::new())
+            }
             (_, DataType::Float32 | DataType::Float64) => {
                 Layout::Floats(Column::new(empty_float(kind)))
             }
@@ -219,6 +221,8 @@ impl States {
                 column.update(rows, mask, &values, Fold { fold, join });
             }
             Layout::Strings(strings) => strings.update(rows, mask, inputs[0]),
+            // Values of groups that were put aside come by themselves.
+            Layout::Distinct(_) if self.kind == StateKind::MergeDistinct => {}
             Layout::Distinct(distinct) => distinct.update(rows, mask, inputs[0]),
             Layout::User(states) => states.update(rows, mask, inputs)?,
         }
@@ -226,6 +230,21 @@ impl States {
             Err(self.overflow())
         } else {
             Ok(())
+        }
+    }
+
+    /// Adds values of groups that were put aside, if those are kept by themselves.
+    pub(super) fn update_values(&mut self, groups: &[GroupRef], values: &BinaryViewArray) {
+        if let Layout::Distinct(distinct) = &mut self.layout {
+            distinct.add(groups, values);
+        }
+    }
+
+    /// The values that are kept by themselves: which row of `part` each belongs to.
+    pub(super) fn values(&self, part: usize) -> Option<DistinctValues<'_>> {
+        match &self.layout {
+            Layout::Distinct(distinct) => Some(distinct.values(part)),
+            _ => None,
         }
     }
 
@@ -300,16 +319,31 @@ impl States {
         }
     }
 
-    /// The states of rows `range` of `part` as columns; none if the table keeps them.
+    /// What is to come of rows `range` of `part`, as columns; none if the table keeps it.
     ///
     /// # Errors
     /// `Invalid` if a sum does not fit its type.
     pub(super) fn columns(&self, part: usize, range: Range<usize>) -> Result<Vec<ArrayRef>> {
+        match &self.layout {
+            Layout::Distinct(distinct) => {
+                let counts = distinct.counts(range).to_vec();
+                Ok(vec![Arc::new(Int64Array::from(counts))])
+            }
+            Layout::User(states) => Ok(vec![states.column(part, range, self.results)?]),
+            _ => self.group_columns(part, range),
+        }
+    }
+
+    /// The states of rows `range` of `part` as columns, to be put aside and merged later; none if
+    /// the table keeps them, or they are values by themselves.
+    ///
+    /// # Errors
+    /// As for [`columns`](Self::columns).
+    pub(super) fn group_columns(&self, part: usize, range: Range<usize>) -> Result<Vec<ArrayRef>> {
         let counts = |values: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
         let column: ArrayRef = match &self.layout {
-            Layout::InTable => return Ok(Vec::new()),
+            Layout::InTable | Layout::Distinct(_) => return Ok(Vec::new()),
             Layout::Counts(column) => counts(column.values(part, range)),
-            Layout::Distinct(distinct) => counts(distinct.counts(range)),
             Layout::Integers(column) => {
                 let nulls = column.nulls(part, range.clone());
                 self.integers(column.values(part, range), nulls)?
@@ -319,7 +353,7 @@ impl States {
                 let values = column.values(part, range).to_vec();
                 cast(&Float64Array::new(values.into(), nulls), &self.data_type)?
             }
-            Layout::User(states) => states.column(part, range, self.results)?,
+            Layout::User(states) => states.column(part, range, false)?,
             Layout::Moments(column) => return Ok(moments::columns(column.values(part, range))),
             Layout::Strings(strings) => {
                 let array = BinaryViewArray::from_iter(strings.values(part, range));

@@ -246,6 +246,11 @@ impl Part {
         (self.slots.capacity() * 8 + rows * size_of::<Row>() + self.arena_bytes) as u64
     }
 
+    /// A group by its row.
+    pub(super) fn row(&self, row: usize) -> Row {
+        self.rows[row / CHUNK_ROWS][row % CHUNK_ROWS]
+    }
+
     /// The groups, in chunks; `chunk` is less than [`Self::chunks`].
     pub(super) fn chunk(&self, chunk: usize) -> &[Row] {
         &self.rows[chunk]

@@ -16,6 +16,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::error::ErrorKind;
 use crate::expr::{col, lit, max, sum};
+use crate::memory::DiskBudget;
 use crate::storage::ShuffleStore;
 use crate::storage::{OverflowStore, Stores};
 
@@ -91,7 +92,7 @@ fn run(
     ctx: &TaskContext,
 ) -> Result<Vec<RecordBatch>> {
     let (group_by, calls) = (keys(group_by), aggregates(calls));
-    let breaker = aggregate(mode, schema, &group_by, &calls, ctx, lanes.len())?;
+    let breaker = aggregate(mode, schema, &group_by, &calls, ctx)?;
     let expected = output_schema(mode, schema, &group_by, &calls)?;
     let mut batches = Vec::new();
     let mut emit = |batch: RecordBatch| {
@@ -353,7 +354,7 @@ fn what_a_filter_drops_needs_no_value() {
         max(quotient()).filter(col("i").gt(5)).alias("other"),
     ];
     let run = |calls: &[AggregateExpr]| {
-        let breaker = aggregate(AggregateMode::Single, &batch.schema(), &[], calls, &ctx, 1)?;
+        let breaker = aggregate(AggregateMode::Single, &batch.schema(), &[], calls, &ctx)?;
         let mut batches = Vec::new();
         let mut emit = |batch: RecordBatch| {
             batches.push(batch);
@@ -659,17 +660,53 @@ fn a_partial_step_gives_up_where_keys_do_not_repeat() {
 }
 
 #[test]
-fn memory_that_is_refused_fails_a_single_step_by_name() {
-    let schema = sample().schema();
-    let lanes = [vec![sample()]];
-    let ctx = context(1000);
+fn groups_that_do_not_fit_into_memory_go_to_disk() {
+    let mut rng = fastrand::Rng::with_seed(6);
+    let lane = |rng: &mut fastrand::Rng| -> Vec<RecordBatch> {
+        (0..12).map(|_| random_batch(rng, 8000, 60_000)).collect()
+    };
+    let lanes = [lane(&mut rng), lane(&mut rng)];
+    let schema = lanes[0][0].schema();
+    let calls = "count, count v, sum v, avg v, min v, max s, max u, distinct v, distinct b";
+    for keys in ["s", "v", "i s", "b u"] {
+        let run = |memory| {
+            let ctx = context(memory);
+            let found = run(AggregateMode::Single, (keys, calls), &schema, &lanes, &ctx);
+            let found = rows(&found.expect("there is room on disk"));
+            assert_eq!(ctx.memory.disk().used(), 0, "nothing stays on disk");
+            (found, ctx.metrics.counts().spilled_bytes)
+        };
+        let (expected, spilled) = run(1 << 30);
+        assert_eq!(spilled, 0, "there is enough memory");
+        for memory in [1000, 1 << 20, 4 << 20] {
+            let (found, spilled) = run(memory);
+            let other = found
+                .iter()
+                .zip(&expected)
+                .find(|(found, expected)| found != expected);
+            assert_eq!(other, None, "keys={keys} memory={memory}");
+            assert_eq!(found.len(), expected.len(), "keys={keys} memory={memory}");
+            let is_small = memory > 1000 && !keys.contains('s');
+            assert!(spilled > 0 || is_small, "keys={keys} memory={memory}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_too_small_for_groups_says_so() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let lanes = [vec![random_batch(&mut rng, 8000, 60_000); 3]];
+    let schema = lanes[0][0].schema();
+    let memory = MemoryBudget::with_disk(1000, DiskBudget::new(50_000, None));
+    let ctx = TaskContext {
+        memory,
+        ..context(0)
+    };
     let error = run(AggregateMode::Single, ("s", "count"), &schema, &lanes, &ctx)
-        .expect_err("a thousand bytes are not enough");
+        .expect_err("fifty thousand bytes are not enough");
     assert_eq!(error.kind(), ErrorKind::Exhausted);
-    assert!(
-        error.message().starts_with("group by needs more memory"),
-        "{error}"
-    );
+    assert!(error.message().contains("limit=50000"), "{error}");
+    assert_eq!(ctx.memory.disk().used(), 0);
 }
 
 #[test]
