@@ -12,7 +12,7 @@ use divan::{Bencher, black_box};
 use kiln_engine::context::CancelToken;
 use kiln_engine::expr::col;
 use kiln_engine::kernel::key_filter::KeyFilter;
-use kiln_engine::limits::{BATCH_ROWS, UNASKED_BYTES};
+use kiln_engine::limits::BATCH_ROWS;
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable, Resources};
 use kiln_engine::plan::{JoinStep, StepKind};
@@ -121,11 +121,12 @@ fn pool() -> rayon::ThreadPool {
 }
 
 fn resources(bytes: u64) -> Resources {
+    let memory = MemoryBudget::new(bytes);
     Resources {
-        memory: MemoryBudget::new(bytes),
+        unasked_bytes: memory.unasked(),
+        memory,
         metrics: Arc::default(),
         cancel: CancelToken::default(),
-        unasked_bytes: UNASKED_BYTES,
     }
 }
 

@@ -302,7 +302,3 @@ pub const WORKER_MEMORY_BYTES: u64 = 512 << 20;
 /// Bytes of a side file: every process that calls a function which looks into it holds it as a
 /// whole, beside all that is reserved.
 pub const SIDE_FILE_BYTES_MAX: u64 = 256 << 20;
-
-/// Bytes that what collects rows may have without asking, where it is refused memory: so it always
-/// gets on, and what it writes to disk is worth it.
-pub const UNASKED_BYTES: u64 = 1 << 20;

@@ -11,7 +11,6 @@ use futures::{StreamExt, TryStreamExt};
 use super::chain::output_schema;
 use crate::context::{Share, SharedKey, TaskContext, compute};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
@@ -105,7 +104,7 @@ fn sides_behind<'a>(stage: &Stage, spec: &'a TaskSpec, operator: usize) -> Vec<&
 /// Bytes that the table of `input` may take before the tables of `to_come` are built: of what is
 /// free now a part as large as its rows are among theirs. A third is for what follows.
 fn cap(memory: &MemoryBudget, input: &ShuffleInput, to_come: &[&ShuffleInput]) -> u64 {
-    let weight = |input: &ShuffleInput| stored_bytes(input).max(limits::UNASKED_BYTES);
+    let weight = |input: &ShuffleInput| stored_bytes(input).max(memory.unasked());
     let of_rest: u64 = to_come.iter().map(|input| weight(input)).sum();
     let own = u128::from(weight(input));
     (u128::from(memory.free()) * 2 / 3 * own / (own + u128::from(of_rest))) as u64

@@ -48,7 +48,6 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::context::{CancelToken, TaskContext};
 use crate::error::Result;
-use crate::limits;
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::operator::{Breaker, Operator};
@@ -88,7 +87,7 @@ impl Resources {
             memory: Arc::clone(&ctx.memory),
             metrics: Arc::clone(&ctx.metrics),
             cancel: ctx.cancel.clone(),
-            unasked_bytes: limits::UNASKED_BYTES,
+            unasked_bytes: ctx.memory.unasked(),
         }
     }
 }
