@@ -14,7 +14,7 @@ use kiln_engine::expr::col;
 use kiln_engine::kernel::key_filter::KeyFilter;
 use kiln_engine::limits::BATCH_ROWS;
 use kiln_engine::memory::MemoryBudget;
-use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable};
+use kiln_engine::operator::join::{Builder, Join, JoinSpec, JoinTable, Resources};
 use kiln_engine::plan::{JoinStep, StepKind};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
@@ -120,9 +120,18 @@ fn pool() -> rayon::ThreadPool {
     pool.expect("two threads")
 }
 
+fn resources(bytes: u64) -> Resources {
+    let memory = MemoryBudget::new(bytes);
+    Resources {
+        unasked_bytes: memory.unasked(),
+        memory,
+        metrics: Arc::default(),
+        cancel: CancelToken::default(),
+    }
+}
+
 fn table(spec: &Arc<JoinSpec>, batches: &[RecordBatch], pool: &rayon::ThreadPool) -> JoinTable {
-    let budget = MemoryBudget::new(16 << 30);
-    let builder = Builder::new(Arc::clone(spec), vec![], &budget, CancelToken::default());
+    let builder = Builder::new(Arc::clone(spec), vec![], &resources(16 << 30));
     pool.install(|| {
         let added = batches.par_iter().map(|batch| builder.add(batch));
         added.collect::<Result<(), _>>().expect("enough memory");
@@ -143,7 +152,7 @@ fn look_up(bencher: Bencher<'_, '_>, (keys, rows): Case, kind: StepKind) {
     let (builds, probes) = (keys.build_rows(rows), keys.probe_rows(rows));
     let spec = spec(&probes[0], &builds[0], kind);
     let table = Arc::new(table(&spec, &builds, &pool()));
-    let join = Join::new(spec, table, CancelToken::default()).expect("no flags");
+    let join = Join::new(spec, table, &resources(16 << 30));
     bencher.bench_local(|| {
         let mut lane = join.lane().expect("a lane");
         for batch in &probes {
@@ -164,6 +173,58 @@ fn probe_inner(bencher: Bencher<'_, '_>, case: &Debugged) {
 #[divan::bench(args = CASES.map(Debugged), sample_count = 5)]
 fn probe_semi(bencher: Bencher<'_, '_>, case: &Debugged) {
     look_up(bencher, case.0, StepKind::ProbeSemi);
+}
+
+/// The whole of a join of 15 million rows with 6 million, in so many mebibytes; the table alone
+/// would take 650.
+#[divan::bench(args = [4096, 500, 200, 50, 10], sample_count = 3)]
+fn whole_within(bencher: Bencher<'_, '_>, mebibytes: u64) {
+    let (builds, probes) = (
+        Keys::Sparse.build_rows(15_000_000),
+        Keys::Sparse.probe_rows(15_000_000),
+    );
+    let spec = spec(&probes[0], &builds[0], StepKind::Inner);
+    let (pool, bytes) = (pool(), mebibytes << 20);
+    bencher.bench_local(|| {
+        let resources = resources(bytes);
+        let builder = Builder::new(Arc::clone(&spec), vec![], &resources);
+        let builder = builder.with_cap(bytes / 3 * 2);
+        let table = pool.install(|| {
+            let added = builds.par_iter().map(|batch| builder.add(batch));
+            added.collect::<Result<(), _>>().expect("room on disk");
+            builder.finish().expect("room on disk")
+        });
+        let join = Join::new(Arc::clone(&spec), Arc::new(table), &resources);
+        let breaker = join.breaker();
+        let lane = |batches: &[RecordBatch]| {
+            let mut lane = join.lane().expect("a lane");
+            for batch in batches {
+                lane.push(batch.clone(), &mut take).expect("room on disk");
+            }
+            lane.finish(&mut take).expect("room on disk");
+        };
+        pool.install(|| {
+            let half = probes.len() / 2;
+            rayon::join(|| lane(&probes[..half]), || lane(&probes[half..]));
+        });
+        drop(join);
+        let Some(breaker) = breaker else {
+            return;
+        };
+        let merged = breaker.merge().expect("no build rows come out");
+        assert!(merged.is_empty());
+        let lane = || {
+            while let Some(morsel) = breaker.more() {
+                morsel(&mut take).expect("room on disk");
+            }
+        };
+        pool.install(|| rayon::join(lane, lane));
+    });
+}
+
+fn take(batch: RecordBatch) -> kiln_engine::Result<()> {
+    black_box(batch);
+    Ok(())
 }
 
 fn columns(batches: Vec<RecordBatch>) -> Vec<ArrayRef> {

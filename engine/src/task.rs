@@ -9,6 +9,7 @@ mod bind;
 mod chain;
 mod sides;
 
+use std::iter::from_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -79,7 +80,7 @@ async fn abort(sink: Arc<dyn Sink>) {
 async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> Result<()> {
     let lanes = ctx.pool.current_num_threads();
     let schema = source_schema(&spec.stage.source);
-    let tables = open_sides(spec, &schema, ctx).await?;
+    let mut tables = open_sides(spec, &schema, ctx).await?;
     let user = bind::context_of(spec, ctx);
     let blueprint = Blueprint::new(&spec.stage.operators, &schema, &tables, (ctx, &user))?;
     if blueprint.schema().fields() != spec.stage.schema.fields() {
@@ -109,10 +110,14 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
             break;
         };
         ordered = breaker.is_ordered();
+        // What is left of a join on disk needs the memory of its table.
+        tables.retain(|table| table.operator != run.phase.last || !table.has_spilled());
         let started = Instant::now();
+        let rest = Arc::clone(&breaker);
         let merged = compute(ctx, move || breaker.merge()).await??;
         blueprint.count_merge(run.phase.last, started.elapsed());
-        morsels = futures::stream::iter(merged.into_iter().map(Ok)).boxed();
+        let merged = merged.into_iter().chain(from_fn(move || rest.more()));
+        morsels = futures::stream::iter(merged.map(Ok)).boxed();
     }
     Ok(())
 }

@@ -8,6 +8,8 @@
 //! split block bloom filter, as the Parquet format describes it. Filters are built by all threads
 //! without a lock: each owns a range of the filter, and reads all keys.
 
+mod builder;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, StringViewArray, UInt32Array};
@@ -21,6 +23,8 @@ use crate::error::Result;
 use crate::kernel::hash::hash_columns;
 use crate::kernel::number::{Range, is_number, numbers, range};
 use crate::limits::BATCH_ROWS;
+
+pub use builder::KeyFilterBuilder;
 
 /// The keys of one column of build rows.
 #[derive(Debug)]

@@ -63,6 +63,12 @@ pub trait Breaker: Send + Sync {
     /// As for `Operator::push`.
     fn merge(&self) -> Result<Vec<Morsel>>;
 
+    /// More rows to go on with, behind those that `merge` handed out: asked for again and again,
+    /// between morsels. None if there are none, or others are at work on all there are.
+    fn more(&self) -> Option<Morsel> {
+        None
+    }
+
     /// Whether the merged morsels are an order that has to be kept: then one lane takes them all,
     /// first to last.
     fn is_ordered(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::expr::typing;
 use crate::metrics::{OperatorCounts, TaskMetrics};
 use crate::operator::aggregate;
-use crate::operator::join::Join;
+use crate::operator::join::{Join, Resources};
 use crate::operator::limit::LimitState;
 use crate::operator::reduce::Reduce;
 use crate::operator::sort::Sort;
@@ -71,7 +71,7 @@ impl Blueprint {
         };
         for (position, spec) in operators.iter().enumerate() {
             if let OperatorSpec::Join(_) = spec {
-                blueprint.join(position, tables)?;
+                blueprint.join(position, tables, ctx)?;
                 continue;
             }
             let step = blueprint.step(spec, ctx, user)?;
@@ -82,16 +82,13 @@ impl Blueprint {
     }
 
     /// Adds the join at `position`, whose table is among `tables`.
-    fn join(&mut self, position: usize, tables: &[SideTable]) -> Result<()> {
+    fn join(&mut self, position: usize, tables: &[SideTable], ctx: &TaskContext) -> Result<()> {
         let table = tables.iter().find(|table| table.operator == position);
         let Some(SideTable { spec, table, .. }) = table else {
             return Err(Error::internal("a join has no table"));
         };
-        let join = Join::new(
-            Arc::clone(spec),
-            Arc::clone(table.value()),
-            self.cancel.clone(),
-        )?;
+        let table = Arc::clone(table.value());
+        let join = Join::new(Arc::clone(spec), table, &Resources::of(ctx));
         self.schema = Arc::clone(spec.schema());
         self.steps.push(match join.breaker() {
             Some(breaker) => Step::Breaker(breaker),

@@ -11,10 +11,11 @@ use futures::{StreamExt, TryStreamExt};
 use super::chain::output_schema;
 use crate::context::{Share, SharedKey, TaskContext, compute};
 use crate::error::{Error, Result};
+use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
-use crate::operator::join::{Builder, FilterRequest, JoinSpec, JoinTable};
-use crate::plan::{KeyFilterSpec, OperatorSpec, ShuffleInput, StageSource, TaskSpec};
+use crate::operator::join::{Builder, FilterRequest, JoinSpec, JoinTable, Resources};
+use crate::plan::{KeyFilterSpec, OperatorSpec, ShuffleInput, Stage, StageSource, TaskSpec};
 use crate::shuffle;
 use crate::source::ColumnFilter;
 
@@ -28,13 +29,20 @@ pub(super) struct SideTable {
     columns: Vec<usize>,
 }
 
+impl SideTable {
+    /// Whether some of the rows are on disk.
+    pub(super) fn has_spilled(&self) -> bool {
+        self.table.value().has_spilled()
+    }
+}
+
 /// The tables of all joins of the task, in the order of its operators; its source has the columns
 /// `schema`. All are built, even where an earlier one turns out to let no row pass: a later join
 /// may emit build rows all the same, and other tasks of the stage share what is built.
 ///
 /// # Errors
 /// `Invalid` if an operator does not fit its rows; what reading the sides answered; `Exhausted` if
-/// a table does not fit into memory.
+/// the disk is full.
 pub(super) async fn open_sides(
     spec: &TaskSpec,
     schema: &SchemaRef,
@@ -52,6 +60,7 @@ pub(super) async fn open_sides(
                     spec.id
                 )));
             };
+            let to_come = sides_behind(stage, spec, operator);
             let join = Arc::new(JoinSpec::new(join, &schema, &side.schema)?);
             let (columns, requests) = filters_of(&stage.source, operator, &join);
             let key = SharedKey {
@@ -67,6 +76,7 @@ pub(super) async fn open_sides(
                 task: spec,
                 input,
                 ctx,
+                cap: cap(&ctx.memory, input, &to_come),
             };
             let table = ctx.cancel.guard(ctx.shared.get(key, read.table())).await?;
             tables.push(SideTable {
@@ -79,6 +89,37 @@ pub(super) async fn open_sides(
         schema = output_schema(step, &schema, &stage.sides)?;
     }
     Ok(tables)
+}
+
+/// What the joins behind the one at `operator` read.
+fn sides_behind<'a>(stage: &Stage, spec: &'a TaskSpec, operator: usize) -> Vec<&'a ShuffleInput> {
+    let behind = stage.operators.iter().skip(operator + 1);
+    let sides = behind.filter_map(|step| match step {
+        OperatorSpec::Join(join) => spec.sides.get(join.side),
+        _ => None,
+    });
+    sides.collect()
+}
+
+/// Bytes that the table of `input` may take before the tables of `to_come` are built: of what is
+/// free now a part as large as its rows are among theirs. A third is for what follows.
+fn cap(memory: &MemoryBudget, input: &ShuffleInput, to_come: &[&ShuffleInput]) -> u64 {
+    let weight = |input: &ShuffleInput| stored_bytes(input).max(memory.unasked());
+    let of_rest: u64 = to_come.iter().map(|input| weight(input)).sum();
+    let own = u128::from(weight(input));
+    (u128::from(memory.free()) * 2 / 3 * own / (own + u128::from(of_rest))) as u64
+}
+
+/// The bytes of a side as it is stored.
+fn stored_bytes(input: &ShuffleInput) -> u64 {
+    let metas = input.sources.iter().flat_map(|source| &source.partitions);
+    metas.map(|meta| meta.bytes).sum()
+}
+
+/// The rows of a side.
+fn stored_rows(input: &ShuffleInput) -> usize {
+    let metas = input.sources.iter().flat_map(|source| &source.partitions);
+    metas.map(|meta| meta.rows as usize).sum()
 }
 
 /// Whether some join drops all rows of the source because it has no build rows. Only joins of
@@ -134,18 +175,17 @@ struct Side<'a> {
     task: &'a TaskSpec,
     input: &'a ShuffleInput,
     ctx: &'a TaskContext,
+    /// Bytes that the table may take.
+    cap: u64,
 }
 
 impl Side<'_> {
     async fn table(self) -> Result<JoinTable> {
         let ctx = self.ctx;
-        let builder = Builder::new(
-            Arc::clone(self.spec),
-            self.requests,
-            &ctx.memory,
-            ctx.cancel.clone(),
-        );
-        let builder = Arc::new(builder);
+        let spec = Arc::clone(self.spec);
+        let builder = Builder::new(spec, self.requests, &Resources::of(ctx));
+        let builder = builder.with_cap(self.cap);
+        let builder = Arc::new(builder.expecting(stored_rows(self.input)));
         let morsels = shuffle::open(
             self.input.stage,
             self.task.id.job,
@@ -164,7 +204,7 @@ impl Side<'_> {
         let builder = Arc::into_inner(builder)
             .ok_or_else(|| Error::internal("a side is still being read"))?;
         let table = compute(ctx, move || builder.finish()).await??;
-        TaskMetrics::count(&ctx.metrics.build_rows, table.rows() as u64);
+        TaskMetrics::count(&ctx.metrics.build_rows, table.rows());
         TaskMetrics::count(&ctx.metrics.build_bytes, table.bytes());
         Ok(table)
     }

@@ -1,5 +1,6 @@
 //! Joins against a nested loop: every kind, all key types, nulls, duplicates, skew, empty sides.
 
+use std::iter::from_fn;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, StringViewArray};
@@ -11,12 +12,12 @@ use kiln_engine::expr::{Expr, col};
 use kiln_engine::limits::BATCH_ROWS;
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::operator::Operator;
-use kiln_engine::operator::join::{Builder, FilterRequest, Join, JoinSpec};
+use kiln_engine::operator::join::{Builder, FilterRequest, Join, JoinSpec, Resources};
 use kiln_engine::plan::{JoinStep, StepKind};
 
 use crate::join_data::{KEY_TYPES, KeyType, Rows, lines, nested_loop};
 
-const KINDS: [StepKind; 8] = [
+pub(crate) const KINDS: [StepKind; 8] = [
     StepKind::Inner,
     StepKind::ProbeOuter,
     StepKind::BuildOuter,
@@ -28,7 +29,7 @@ const KINDS: [StepKind; 8] = [
 ];
 
 /// A join of `keys` keys whose output are some of the columns that its kind has.
-fn step(random: &mut Rng, kind: StepKind, keys: usize, has_filter: bool) -> JoinStep {
+pub(crate) fn step(random: &mut Rng, kind: StepKind, keys: usize, has_filter: bool) -> JoinStep {
     let key = |side: &str| -> Vec<Expr> {
         (0..keys)
             .map(|key| col(format!("{side}_key{key}")))
@@ -62,13 +63,23 @@ fn step(random: &mut Rng, kind: StepKind, keys: usize, has_filter: bool) -> Join
     }
 }
 
+/// `bytes` of memory and as much disk as there is; nothing may be taken without asking.
+pub(crate) fn resources(bytes: u64) -> Resources {
+    Resources {
+        memory: MemoryBudget::new(bytes),
+        metrics: Arc::default(),
+        cancel: CancelToken::default(),
+        unasked_bytes: 0,
+    }
+}
+
 /// The batches that `step` makes of the batches of two sides, on some lanes.
-fn run(
+pub(crate) fn run(
     step: &JoinStep,
     probe: (&Rows, &[RecordBatch]),
     build: (&Rows, &[RecordBatch]),
     lanes: usize,
-    budget: &Arc<MemoryBudget>,
+    resources: &Resources,
 ) -> Vec<RecordBatch> {
     let spec = JoinSpec::new(step, probe.0.batch.schema_ref(), build.0.batch.schema_ref());
     let spec = Arc::new(spec.expect("a join that fits"));
@@ -78,22 +89,13 @@ fn run(
             spec.filter_request(key, column.expect("a key").data_type())
         })
         .collect();
-    let builder = Builder::new(
-        Arc::clone(&spec),
-        requests.clone(),
-        budget,
-        CancelToken::default(),
-    );
+    let builder = Builder::new(Arc::clone(&spec), requests.clone(), resources);
+    let builder = builder.expecting(build.0.len());
     for batch in build.1 {
-        builder.add(batch).expect("memory for all");
+        builder.add(batch).expect("room for all");
     }
-    let table = Arc::new(builder.finish().expect("memory for all"));
-    let join = Join::new(
-        Arc::clone(&spec),
-        Arc::clone(&table),
-        CancelToken::default(),
-    );
-    let join = join.expect("memory for all");
+    let table = Arc::new(builder.finish().expect("room for all"));
+    let join = Join::new(Arc::clone(&spec), Arc::clone(&table), resources);
     let mut operators: Vec<_> = (0..lanes).map(|_| join.lane().expect("a lane")).collect();
     let mut made = Vec::new();
     for (number, batch) in probe.1.iter().enumerate() {
@@ -118,7 +120,8 @@ fn run(
         operator.finish(&mut emit).expect("rows that are there");
     }
     if let Some(breaker) = join.breaker() {
-        for morsel in breaker.merge().expect("rows that are there") {
+        let merged = breaker.merge().expect("rows that are there").into_iter();
+        for morsel in merged.chain(from_fn(|| breaker.more())) {
             let mut emit = |batch| {
                 made.push(batch);
                 Ok(())
@@ -154,9 +157,9 @@ fn compare(seed: u64, random: &mut Rng, types: &[KeyType], probe: &Rows, build: 
     let has_filter = random.u8(..3) == 0;
     let step = step(random, kind, types.len(), has_filter);
     let (probes, builds) = (probe.batches(random), build.batches(random));
-    let budget = MemoryBudget::new(1 << 30);
+    let resources = resources(1 << 30);
     let lanes = random.usize(1..4);
-    let found = run(&step, (probe, &probes), (build, &builds), lanes, &budget);
+    let found = run(&step, (probe, &probes), (build, &builds), lanes, &resources);
     let expected = nested_loop(kind, probe, build, has_filter, &step.output);
     assert!(
         lines(&found) == expected,
@@ -170,7 +173,12 @@ fn compare(seed: u64, random: &mut Rng, types: &[KeyType], probe: &Rows, build: 
         "seed={seed}"
     );
     drop(found);
-    assert_eq!(budget.used(), 0, "seed={seed}: all memory is given back");
+    let (memory, counts) = (resources.memory, resources.metrics.counts());
+    assert_eq!(memory.used(), 0, "seed={seed}: all memory is given back");
+    assert_eq!(
+        counts.spilled_bytes, 0,
+        "seed={seed}: there is memory for all"
+    );
 }
 
 #[test]
@@ -227,14 +235,13 @@ fn all_alike(side: &str, count: i64) -> RecordBatch {
 fn ready(step: &JoinStep, probe: &Schema, build: &[RecordBatch]) -> Arc<Join> {
     let spec = JoinSpec::new(step, probe, build[0].schema_ref()).expect("a join that fits");
     let spec = Arc::new(spec);
-    let budget = MemoryBudget::new(1 << 30);
-    let cancel = CancelToken::default;
-    let builder = Builder::new(Arc::clone(&spec), Vec::new(), &budget, cancel());
+    let resources = resources(1 << 30);
+    let builder = Builder::new(Arc::clone(&spec), Vec::new(), &resources);
     for batch in build {
         builder.add(batch).expect("memory for all");
     }
     let table = builder.finish().expect("memory for all");
-    Join::new(spec, Arc::new(table), cancel()).expect("memory for all")
+    Join::new(spec, Arc::new(table), &resources)
 }
 
 /// Counts the rows that come out where every lane looks up all of `probe`, all at once.
@@ -322,8 +329,8 @@ fn a_side_of_no_rows_or_no_batches_is_empty() {
         let none = |side: &Rows| side.batch.slice(0, 0);
         let mut join = |probes: &[RecordBatch], builds: &[RecordBatch]| {
             let step = step(&mut random, kind, keys, false);
-            let budget = MemoryBudget::new(1 << 30);
-            let made = run(&step, (&probe, probes), (&build, builds), 2, &budget);
+            let resources = resources(1 << 30);
+            let made = run(&step, (&probe, probes), (&build, builds), 2, &resources);
             made.iter().map(RecordBatch::num_rows).sum::<usize>()
         };
         let keeps = |kinds: &[StepKind]| if kinds.contains(&kind) { 20 } else { 0 };
@@ -349,7 +356,7 @@ fn a_side_of_no_rows_or_no_batches_is_empty() {
 }
 
 #[test]
-fn a_side_of_more_rows_than_have_numbers_is_refused() {
+fn a_side_of_more_rows_than_have_numbers_goes_to_disk() {
     let none = Arc::new(Schema::empty());
     let step = JoinStep {
         side: 0,
@@ -366,58 +373,18 @@ fn a_side_of_more_rows_than_have_numbers_is_refused() {
     };
     let finish = |second: usize| {
         let spec = JoinSpec::new(&step, &none, &none).expect("a join that fits");
-        let budget = MemoryBudget::new(1 << 20);
-        let builder = Builder::new(Arc::new(spec), vec![], &budget, CancelToken::default());
+        let builder = Builder::new(Arc::new(spec), vec![], &resources(1 << 20));
         for rows in [rows(1 << 31), rows(second)] {
-            builder.add(&rows).expect("memory for all");
+            builder.add(&rows).expect("room for all");
         }
-        builder.finish().map(|table| table.rows())
+        let table = builder.finish().expect("room for all");
+        (table.rows(), table.has_spilled())
     };
     let most = u32::MAX as usize - 1;
-    assert_eq!(finish(most - (1 << 31)).expect("just so many"), most);
+    assert_eq!(finish(most - (1 << 31)), (most as u64, false));
     for second in [most + 1 - (1 << 31), 1 << 31, (1 << 31) + 5] {
-        let error = finish(second).expect_err("too many rows");
-        assert_eq!(error.kind(), kiln_engine::ErrorKind::Exhausted);
-        assert!(error.message().contains("limit=4294967294"), "{error}");
+        assert_eq!(finish(second), ((second + (1 << 31)) as u64, true));
     }
-}
-
-#[test]
-fn a_table_past_its_memory_names_the_join_and_the_figures() {
-    let build = all_alike("build", 10_000);
-    let probe = all_alike("probe", 1);
-    let mut refused = 0;
-    for (kind, limit) in KINDS.iter().flat_map(|kind| {
-        let limits = (10..24).map(|bits| 1u64 << bits);
-        limits.map(|limit| (*kind, limit))
-    }) {
-        let step = JoinStep {
-            side: 0,
-            kind,
-            probe_keys: vec![col("probe_key0")],
-            build_keys: vec![col("build_key0")],
-            filter: Some(col("probe_value").lt(col("build_value"))),
-            output: vec![],
-        };
-        let spec = JoinSpec::new(&step, probe.schema_ref(), build.schema_ref());
-        let spec = Arc::new(spec.expect("a join that fits"));
-        let budget = MemoryBudget::new(limit);
-        let builder = Builder::new(Arc::clone(&spec), vec![], &budget, CancelToken::default());
-        let join = builder
-            .add(&build)
-            .and_then(|()| builder.finish())
-            .and_then(|table| Join::new(spec, Arc::new(table), CancelToken::default()));
-        if let Err(error) = join.map(drop) {
-            refused += 1;
-            assert_eq!(error.kind(), kiln_engine::ErrorKind::Exhausted);
-            let message = error.message();
-            let figures = format!("limit={limit}");
-            assert!(message.starts_with("join needs more memory"), "{message}");
-            assert!(message.contains("requested=") && message.contains(&figures));
-        }
-        assert_eq!(budget.used(), 0, "all memory is given back");
-    }
-    assert!(refused > 40, "refused={refused}");
 }
 
 #[test]

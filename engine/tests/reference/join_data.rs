@@ -58,8 +58,17 @@ impl Rows {
     /// `count` random rows: the columns `<side>_id`, `<side>_value`, `<side>_text` and
     /// `<side>_key0`, `<side>_key1`, ….
     pub(crate) fn random(random: &mut Rng, side: &str, count: usize, types: &[KeyType]) -> Rows {
-        let distinct = random.i64(1..40);
-        let skewed = random.u8(..4) == 0;
+        let (distinct, skewed) = (random.i64(1..40), random.u8(..4) == 0);
+        Rows::of_keys(random, (side, count), types, (distinct, skewed))
+    }
+
+    /// The same with keys of so many values; one of them has half of the rows if they are skewed.
+    pub(crate) fn of_keys(
+        random: &mut Rng,
+        (side, count): (&str, usize),
+        types: &[KeyType],
+        (distinct, skewed): (i64, bool),
+    ) -> Rows {
         let or_null = random.u8(2..12);
         let number = |random: &mut Rng| {
             if random.u8(..or_null) == 0 {

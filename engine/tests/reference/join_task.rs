@@ -263,29 +263,63 @@ async fn a_join_without_build_rows_does_not_read_its_source() {
     }
 }
 
+/// Many customers under two names, and orders of every second of them, which have an eighth.
+fn many() -> (String, String) {
+    let customers = (0..60_000).map(|id| format!("{id},customer number {id}\n"));
+    let orders = (0..240_000).map(|order| format!("{},{order}\n", order % 30_000 * 2));
+    let text = |header: &str, lines: Vec<String>| header.to_owned() + &lines.concat();
+    (
+        text("id,name\n", customers.collect()),
+        text("customer,price\n", orders.collect()),
+    )
+}
+
 #[tokio::test]
-async fn a_side_past_its_memory_says_so() {
+async fn joins_of_one_stage_go_to_disk_where_memory_is_short() {
     let ctx = context(1 << 30);
-    let sides = [customers(&ctx, CUSTOMERS).await];
-    let source = csv(&ctx, "orders.csv", ORDERS, &ORDER).await;
-    let operators = vec![by_customer(StepKind::Inner, &["price"])];
-    let spec = task(
-        (1, 0),
-        source,
-        &sides,
-        operators,
-        schema(&[("price", DataType::Int64)]),
-    );
-    let small = TaskContext {
-        memory: kiln_engine::memory::MemoryBudget::new(10),
-        ..ctx
-    };
-    let error = task::run(spec, small)
-        .await
-        .expect_err("three rows do not fit");
-    assert_eq!(error.kind(), kiln_engine::ErrorKind::Exhausted);
-    assert!(
-        error.message().starts_with("join needs more memory"),
-        "{error}"
-    );
+    let (customers_text, orders_text) = many();
+    let sides = [customers(&ctx, &customers_text).await];
+    let (source, input) = csv(&ctx, "orders.csv", &orders_text, &ORDER).await;
+    // Customers without an order come out of the second join, and have no match in the third.
+    let operators = vec![
+        by_customer(StepKind::Inner, &["customer", "price"]),
+        by_customer(StepKind::FullOuter, &["id", "price"]),
+        OperatorSpec::Join(JoinStep {
+            side: 0,
+            kind: StepKind::ProbeOuter,
+            probe_keys: vec![col("price")],
+            build_keys: vec![col("id")],
+            filter: None,
+            output: vec!["name".to_owned(), "price".to_owned()],
+        }),
+    ];
+    let columns = [("name", DataType::Utf8View), ("price", DataType::Int64)];
+    let spec = task((1, 0), (source, input), &sides, operators, schema(&columns));
+    let mut expected = None;
+    for (bytes, spills) in [
+        (1 << 30, false),
+        (6 << 20, true),
+        (64 << 10, true),
+        (0, true),
+    ] {
+        let ctx = TaskContext {
+            memory: kiln_engine::memory::MemoryBudget::new(bytes),
+            ..ctx.clone()
+        };
+        let (written, counts) = run(&spec, &ctx).await;
+        let found = rows(&written, &ctx).await;
+        assert_eq!(found.len(), 270_000, "bytes={bytes}");
+        let named = found.iter().filter(|row| row.starts_with("customer"));
+        assert_eq!(named.count(), 60_000, "bytes={bytes}");
+        assert!(
+            expected.get_or_insert(found.clone()) == &found,
+            "bytes={bytes}"
+        );
+        assert_eq!(counts.spilled_bytes > 0, spills, "bytes={bytes}");
+        assert_eq!(counts.build_rows, 3 * 60_000, "bytes={bytes}");
+        assert!(counts.build_bytes < bytes.max(4 << 20), "bytes={bytes}");
+        let memory = &ctx.memory;
+        let left = (memory.used(), memory.disk().used());
+        assert_eq!(left, (0, 0), "bytes={bytes}");
+    }
 }

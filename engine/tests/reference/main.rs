@@ -6,6 +6,7 @@ mod aggregates;
 mod data;
 mod join;
 mod join_data;
+mod join_spill;
 mod join_task;
 mod oracle;
 

@@ -19,7 +19,40 @@ fn check(keys: ArrayRef, others: ArrayRef, most: usize) -> KeyFilter {
     assert_eq!(filter.rows(), keys.len() - keys.null_count());
     assert!(passed(&others) <= most, "{} pass", passed(&others));
     assert!(filter.bytes() <= KeyFilter::bytes_max(keys.len()));
+    check_builder(&pieces, &keys, &others);
     filter
+}
+
+/// The same for a filter that learns of the keys bit by bit, from two threads.
+fn check_builder(pieces: &[ArrayRef], keys: &ArrayRef, others: &ArrayRef) {
+    let builder = KeyFilterBuilder::new(keys.data_type(), keys.len());
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (builder, pieces) = (&builder, pieces.iter().skip(thread).step_by(2));
+            scope.spawn(move || {
+                for piece in pieces {
+                    builder.add(piece).expect("keys that hash");
+                }
+            });
+        }
+    });
+    let filter = builder.finish();
+    let passed = |values: &ArrayRef| {
+        let passed = filter.contains(values).expect("the same type");
+        passed.count_set_bits()
+    };
+    assert_eq!(passed(keys), keys.len() - keys.null_count());
+    assert_eq!(filter.rows(), keys.len() - keys.null_count());
+    assert!(
+        passed(others) <= others.len() / 30,
+        "{} pass",
+        passed(others)
+    );
+    assert_eq!(filter.bytes(), KeyFilterBuilder::bytes(keys.len()));
+    let exact = KeyFilter::of_pieces(pieces, keys.data_type()).expect("keys that hash");
+    if is_number(keys.data_type()) {
+        assert_eq!(filter.bounds(), exact.bounds());
+    }
 }
 
 fn integers(keys: impl Iterator<Item = i64>) -> ArrayRef {

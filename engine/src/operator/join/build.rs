@@ -1,390 +1,295 @@
-//! From batches of build rows to a table.
+//! Taking build rows until all are there, in memory or on disk.
 //!
 //! Batches come from several threads: each is reduced at once to the columns that are needed, and
-//! to the rows that can have a match unless the kind emits the others too. Only when all are
-//! there, so that number and range of the keys are known, is it decided how they are looked up.
+//! to the rows that can have a match unless the kind emits the others too. Where there is no
+//! memory for more, the rows of some partitions go to disk, the largest first, and so do their
+//! rows that come later: whatever is in memory at any time is of partitions that are there as a
+//! whole.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, new_empty_array};
-use arrow::buffer::NullBuffer;
-use arrow::compute::filter;
-use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
-use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
-use crate::context::CancelToken;
-use crate::error::{Error, Result};
-use crate::kernel::key_filter::KeyFilter;
-use crate::kernel::number::{Range, is_number, range};
-use crate::memory::{MemoryBudget, Reservation};
-use crate::operator::join::columns::join_pieces;
-use crate::operator::join::flags::{Chains, Flags};
-use crate::operator::join::index::{Codes, Index, Layout};
-use crate::operator::join::keys::{Encoder, comparable};
-use crate::operator::join::{JoinSpec, OWNER};
+use crate::error::Result;
+use crate::operator::join::filters::Filters;
+use crate::operator::join::partition::{PARTITIONS, Partitions, Places, Split};
+use crate::operator::join::room::Room;
+use crate::operator::join::scatter::Scatter;
+use crate::operator::join::spilled::SpilledRows;
+use crate::operator::join::table::{FilterRequest, JoinTable, Plan, PlanBytes};
+use crate::operator::join::{JoinSpec, Resources, piece};
 
 /// Rows of one table: they are numbered with 32 bits.
-const ROWS_MAX: usize = u32::MAX as usize - 1;
-
-/// The build rows of a join, ready to be looked up in. Never changes.
-#[derive(Debug)]
-pub struct JoinTable {
-    rows: usize,
-    /// The columns that the spec keeps.
-    pub(super) columns: Vec<ArrayRef>,
-    pub(super) encoder: Encoder,
-    pub(super) index: Index,
-    /// The keys, if rows of equal codes have to be compared.
-    pub(super) keys: Vec<ArrayRef>,
-    filters: Vec<Arc<KeyFilter>>,
-    memory: Arc<MemoryBudget>,
-    held: Reservation,
-}
-
-/// A filter that somebody wants of a table's keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FilterRequest {
-    /// Which of the keys.
-    pub key: usize,
-    /// The type of the column that is going to be filtered.
-    pub data_type: DataType,
-}
-
-impl JoinTable {
-    /// How many build rows there are, those aside that can have no match and do not come out.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// The bytes that the table takes.
-    pub fn bytes(&self) -> u64 {
-        self.held.bytes()
-    }
-
-    /// The filters that were asked for, in that order.
-    pub fn filters(&self) -> &[Arc<KeyFilter>] {
-        &self.filters
-    }
-
-    /// Marks for every row, none set.
-    pub(super) fn flags(&self) -> Result<Flags> {
-        Flags::new(self.rows, self.memory.reserve(OWNER))
-    }
-
-    /// The chains of all rows, from which rows can be left out.
-    pub(super) fn chains(&self) -> Result<Chains> {
-        Chains::new(&self.index, self.rows, self.memory.reserve(OWNER))
-    }
-}
+pub(super) const ROWS_MAX: usize = u32::MAX as usize - 1;
 
 /// Takes build rows until all are there.
 pub struct Builder {
     spec: Arc<JoinSpec>,
     requests: Vec<FilterRequest>,
-    memory: Arc<MemoryBudget>,
-    cancel: CancelToken,
+    resources: Resources,
+    level: u32,
+    /// About how many rows come, if that is known.
+    expected: Option<usize>,
     taken: Mutex<Taken>,
+    /// Ends that no thread has at the moment. Locked on its own, or under `taken`.
+    scatters: Mutex<Vec<Scatter>>,
 }
 
+/// The rows in memory.
 struct Taken {
-    pieces: Vec<Piece>,
-    held: Reservation,
+    pieces: Vec<RecordBatch>,
+    rows: usize,
+    room: Room,
+    /// Partitions that have no rows here.
+    spilled: Partitions,
+    /// Made of all rows once some are spilled: of those that are here then, and of all that come.
+    filters: Option<Arc<Filters>>,
 }
 
-/// What is needed of one batch.
-struct Piece {
-    rows: usize,
-    columns: Vec<ArrayRef>,
-    keys: Vec<ArrayRef>,
+impl Taken {
+    /// Adds the rows of `piece`, if there is memory for them.
+    fn try_push(&mut self, piece: &RecordBatch) -> bool {
+        let rows = self.rows + piece.num_rows();
+        let fits = rows <= ROWS_MAX && self.room.try_grow(piece::bytes(piece));
+        if fits {
+            self.rows = rows;
+            self.pieces.push(piece.clone());
+        }
+        fits
+    }
 }
 
 impl Builder {
     /// A builder of the table that `spec` wants.
-    pub fn new(
-        spec: Arc<JoinSpec>,
-        requests: Vec<FilterRequest>,
-        memory: &Arc<MemoryBudget>,
-        cancel: CancelToken,
-    ) -> Self {
+    pub fn new(spec: Arc<JoinSpec>, requests: Vec<FilterRequest>, resources: &Resources) -> Self {
+        let taken = Taken {
+            pieces: Vec::new(),
+            rows: 0,
+            room: Room::new(resources, u64::MAX),
+            spilled: Partitions::default(),
+            filters: None,
+        };
         Builder {
             spec,
             requests,
-            memory: Arc::clone(memory),
-            cancel,
-            taken: Mutex::new(Taken {
-                pieces: Vec::new(),
-                held: memory.reserve(OWNER),
-            }),
+            resources: resources.clone(),
+            level: 0,
+            expected: None,
+            taken: Mutex::new(taken),
+            scatters: Mutex::default(),
         }
+    }
+
+    /// Lets the table take no more than `bytes` of memory.
+    #[must_use]
+    pub fn with_cap(self, bytes: u64) -> Self {
+        locked(&self.taken).room = Room::new(&self.resources, bytes);
+        self
+    }
+
+    /// Lets filters be made for about so many rows, if some of these go to disk.
+    #[must_use]
+    pub fn expecting(self, rows: usize) -> Self {
+        Builder {
+            expected: Some(rows),
+            ..self
+        }
+    }
+
+    /// Spills by the bits of `level`.
+    #[must_use]
+    pub(super) fn at_level(self, level: u32) -> Self {
+        Builder { level, ..self }
     }
 
     /// Takes the rows of `batch`. May be called by several threads at once.
     ///
     /// # Errors
-    /// `Exhausted` if the memory for them cannot be reserved; `Invalid` if a key cannot be
-    /// computed.
+    /// `Exhausted` if there is room for them neither in memory nor on disk; `Invalid` if a key
+    /// cannot be computed.
     pub fn add(&self, batch: &RecordBatch) -> Result<()> {
-        self.cancel.check()?;
-        let spec = &self.spec;
-        let keys = spec.build_keys.iter().map(|key| key.evaluate(batch));
-        let keys = keys.collect::<Result<Vec<_>>>()?;
-        let columns = spec
-            .kept
-            .iter()
-            .map(|&column| Arc::clone(batch.column(column)));
-        let mut piece = Piece {
-            rows: batch.num_rows(),
-            columns: columns.collect(),
-            keys,
-        };
-        if !spec.kind.emits_build_rows() {
-            piece.drop_null_keys()?;
+        self.resources.cancel.check()?;
+        self.add_piece(piece::of(&self.spec, batch)?)
+    }
+
+    /// Takes the rows of a piece.
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
+    pub(super) fn add_piece(&self, mut piece: RecordBatch) -> Result<()> {
+        // Partitions whose rows are no longer in the piece.
+        let mut written = Partitions::default();
+        while piece.num_rows() > 0 {
+            let filters = {
+                let mut taken = locked(&self.taken);
+                if taken.spilled == written {
+                    if taken.try_push(&piece) {
+                        return Ok(());
+                    }
+                    let kept = taken.rows / 3 * 2;
+                    self.keep_at_most(kept, self.expected, &mut taken)?;
+                }
+                let is_new = written.is_empty();
+                written = taken.spilled;
+                taken.filters.clone().filter(|_| is_new)
+            };
+            let keys = self.spec.keys_of(&piece);
+            if let Some(filters) = filters {
+                filters.add(&keys)?;
+            }
+            let places = Places::new(&keys, self.level)?;
+            piece = self.spill(piece, places, written)?;
         }
-        if piece.rows == 0 {
-            return Ok(());
-        }
-        piece.compact();
-        let bytes = piece.bytes();
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.held.grow(bytes)?;
-        taken.pieces.push(piece);
         Ok(())
+    }
+
+    /// Writes those rows of `piece` to disk that belong to `partitions`; gives back the others.
+    fn spill(
+        &self,
+        piece: RecordBatch,
+        places: Places,
+        partitions: Partitions,
+    ) -> Result<RecordBatch> {
+        let Split { others, chosen } = Split::new(piece, places, partitions)?;
+        if let Some((rows, places)) = chosen {
+            let scatter = locked(&self.scatters).pop();
+            let mut scatter = match scatter {
+                Some(scatter) => scatter,
+                None => Scatter::new(&self.resources, self.spec.piece_schema())?,
+            };
+            scatter.push(rows, &places)?;
+            locked(&self.scatters).push(scatter);
+        }
+        Ok(others)
+    }
+
+    /// Spills partitions, at least one and the largest first, until at most `rows` rows are in
+    /// memory. About `expected` come in all, if that is known.
+    fn keep_at_most(&self, rows: usize, expected: Option<usize>, taken: &mut Taken) -> Result<()> {
+        if taken.spilled.is_empty() {
+            taken.filters = self.filters(expected, &taken.pieces)?;
+        }
+        let mut counts = [0; PARTITIONS];
+        let mut places = Vec::with_capacity(taken.pieces.len());
+        for piece in &taken.pieces {
+            self.resources.cancel.check()?;
+            let of_piece = Places::new(&self.spec.keys_of(piece), self.level)?;
+            of_piece.count(piece.num_rows(), &mut counts);
+            places.push(of_piece);
+        }
+        let spilled = &mut taken.spilled;
+        if taken.rows == 0 {
+            *spilled = Partitions::ALL;
+        }
+        let mut order: Vec<usize> = (0..PARTITIONS).collect();
+        order.sort_by_key(|partition| Reverse(counts[*partition]));
+        let mut left = taken.rows;
+        let mut more = order.into_iter().filter(|partition| counts[*partition] > 0);
+        while let Some(partition) = more.next().filter(|_| left > rows || left == taken.rows) {
+            spilled.add(partition);
+            left -= counts[partition];
+        }
+        let spilled = *spilled;
+        let pieces = std::mem::take(&mut taken.pieces);
+        let mut bytes = 0;
+        for (piece, places) in pieces.into_iter().zip(places) {
+            let others = self.spill(piece, places, spilled)?;
+            if others.num_rows() > 0 {
+                bytes += piece::bytes(&others);
+                taken.pieces.push(others);
+            }
+        }
+        taken.rows = left;
+        taken.room.shrink(taken.room.bytes().saturating_sub(bytes));
+        Ok(())
+    }
+
+    /// Filters to be made while rows come, with the rows of `pieces`.
+    fn filters(
+        &self,
+        expected: Option<usize>,
+        pieces: &[RecordBatch],
+    ) -> Result<Option<Arc<Filters>>> {
+        let filters = expected.and_then(|rows| Filters::new(&self.requests, rows, &self.resources));
+        if let Some(filters) = &filters {
+            for piece in pieces {
+                self.resources.cancel.check()?;
+                filters.add(&self.spec.keys_of(piece))?;
+            }
+        }
+        Ok(filters.map(Arc::new))
     }
 
     /// The table of all rows taken. Runs on the calling pool's threads.
     ///
     /// # Errors
-    /// `Exhausted` if the memory for it cannot be reserved, or if there are too many rows.
+    /// `Exhausted` if the disk is full.
     pub fn finish(self) -> Result<JoinTable> {
-        let taken = self
-            .taken
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Taken { pieces, mut held } = taken;
-        let rows: usize = pieces.iter().map(|piece| piece.rows).sum();
-        if rows > ROWS_MAX {
-            return Err(Error::exhausted(format!(
-                "a join's build side has too many rows rows={rows} limit={ROWS_MAX}"
-            )));
-        }
-        let keys: Vec<Vec<ArrayRef>> = pieces.iter().map(|piece| piece.keys.clone()).collect();
-        let (encoder, index) = index(&self.spec, &keys, rows, &mut held)?;
-        self.cancel.check()?;
-        let filters = self.requests.iter().map(|request| {
-            let of_key = |keys: &Vec<ArrayRef>| Arc::clone(&keys[request.key]);
-            let pieces: Vec<ArrayRef> = keys.iter().map(of_key).collect();
-            filter_of(&pieces, request, &mut held)
-        });
-        let filters = filters.collect::<Result<Vec<_>>>()?;
-        self.cancel.check()?;
-        let mut columns: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.spec.kept.len()];
-        for piece in pieces {
-            for (column, part) in columns.iter_mut().zip(piece.columns) {
-                column.push(part);
-            }
-        }
-        let compared = match encoder.is_exact() || self.spec.key_types.is_empty() {
-            true => Vec::new(),
-            false => compared_keys(&keys, &self.spec.key_types)?,
+        let (plan, bytes) = self.plan()?;
+        self.resources.cancel.check()?;
+        let Builder {
+            spec,
+            requests,
+            resources,
+            level,
+            taken,
+            scatters,
+            ..
+        } = self;
+        let taken = taken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let scatters = scatters.into_inner();
+        let scatters = scatters.unwrap_or_else(PoisonError::into_inner);
+        let runs = scatters.into_iter().map(Scatter::finish);
+        let runs = runs.collect::<Result<Vec<_>>>()?;
+        resources.cancel.check()?;
+        let requests = if runs.is_empty() {
+            requests
+        } else {
+            Vec::new()
         };
-        drop(keys);
-        let columns = columns.into_iter().zip(&self.spec.kept_types);
-        let columns = columns.map(|(pieces, kept)| contiguous(pieces, kept, &mut held));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let keys = compared.into_iter();
-        let keys = keys.map(|(pieces, key)| contiguous(pieces, &key, &mut held));
-        let keys = keys.collect::<Result<Vec<_>>>()?;
-        Ok(JoinTable {
-            rows,
-            columns,
-            encoder,
-            index,
-            keys,
-            filters,
-            memory: self.memory,
-            held,
-        })
-    }
-}
-
-impl Piece {
-    fn drop_null_keys(&mut self) -> Result<()> {
-        let mut nulls = None;
-        for key in &self.keys {
-            nulls = NullBuffer::union(nulls.as_ref(), key.logical_nulls().as_ref());
+        let mut table = plan.table(&spec, &requests, taken.pieces, (taken.room, bytes))?;
+        if !runs.is_empty() {
+            let filters = taken.filters.and_then(Arc::into_inner);
+            table.spilled = Some(SpilledRows::new(runs, level, filters.map(Filters::finish)));
         }
-        let Some(nulls) = nulls.filter(|nulls| nulls.null_count() > 0) else {
-            return Ok(());
-        };
-        self.rows -= nulls.null_count();
-        let valid = BooleanArray::new(nulls.into_inner(), None);
-        for column in self.columns.iter_mut().chain(&mut self.keys) {
-            *column = filter(column, &valid)?;
-        }
-        Ok(())
+        Ok(table)
     }
 
-    /// Cuts views loose from text that is mostly not theirs.
-    fn compact(&mut self) {
-        for column in self.columns.iter_mut().chain(&mut self.keys) {
-            let held = |buffers: &[arrow::buffer::Buffer]| -> usize {
-                buffers.iter().map(|buffer| buffer.len()).sum()
-            };
-            if let Some(array) = column.as_string_view_opt()
-                && held(array.data_buffers()) > 2 * array.total_buffer_bytes_used()
-            {
-                *column = Arc::new(array.gc());
-            } else if let Some(array) = column.as_binary_view_opt()
-                && held(array.data_buffers()) > 2 * array.total_buffer_bytes_used()
-            {
-                *column = Arc::new(array.gc());
+    /// How to make the table of what is in memory: all of it, or so much that there is memory for
+    /// what the table takes beside.
+    fn plan(&self) -> Result<(Plan, PlanBytes)> {
+        let mut taken = locked(&self.taken);
+        loop {
+            self.resources.cancel.check()?;
+            let mut plan = Some(Plan::new(&self.spec, &taken.pieces, taken.rows)?);
+            let mut least = u64::MAX;
+            while let Some(some) = plan {
+                let requests = match taken.spilled.is_empty() {
+                    true => self.requests.as_slice(),
+                    false => &[],
+                };
+                let bytes = some.bytes(&self.spec, requests, &taken.pieces);
+                if taken.room.try_grow(bytes.sum()) {
+                    return Ok((some, bytes));
+                }
+                if taken.rows == 0 {
+                    taken.room.grow(bytes.sum());
+                    return Ok((some, bytes));
+                }
+                least = least.min(bytes.sum());
+                plan = some.smaller();
             }
+            // In thousandths, and a little less than would fit as it seems.
+            let wanted = taken.room.bytes().saturating_add(least);
+            let fits = taken.room.bytes_max().saturating_mul(950) / wanted.max(1);
+            let kept = taken.rows as u64 * fits.min(900) / 1000;
+            let rows = taken.rows;
+            self.keep_at_most(kept as usize, Some(rows), &mut taken)?;
         }
     }
-
-    fn bytes(&self) -> u64 {
-        let is_column = |key: &&ArrayRef| self.columns.iter().any(|c| Arc::ptr_eq(c, key));
-        let keys = self.keys.iter().filter(|key| !is_column(key));
-        self.columns.iter().chain(keys).map(bytes).sum()
-    }
 }
 
-/// The bytes of an array's own rows.
-fn bytes(array: &ArrayRef) -> u64 {
-    let text = match array.data_type() {
-        DataType::Utf8View => array.as_string_view().total_buffer_bytes_used(),
-        DataType::BinaryView => array.as_binary_view().total_buffer_bytes_used(),
-        _ => {
-            let size = array.to_data().get_slice_memory_size();
-            return size.unwrap_or_else(|_| array.get_array_memory_size()) as u64;
-        }
-    };
-    (text + 16 * array.len()) as u64
-}
-
-/// Decides how keys become codes and codes rows, and enters all rows.
-fn index(
-    spec: &JoinSpec,
-    keys: &[Vec<ArrayRef>],
-    rows: usize,
-    held: &mut Reservation,
-) -> Result<(Encoder, Index)> {
-    if spec.key_types.is_empty() {
-        return Ok((Encoder::Hashed, Index::all(rows as u32)));
-    }
-    let (encoder, codes) = Encoder::new(ranges(spec, keys)?);
-    let layout = Layout::new(rows, codes, encoder.is_exact());
-    held.grow(layout.bytes(rows))?;
-    // Narrow codes are stored while rows are entered, wide ones for good.
-    let spare = match layout {
-        Layout::Narrow => 8 * rows as u64,
-        Layout::Places(_) | Layout::Wide => 0,
-    };
-    held.grow(spare)?;
-    let pieces: Vec<&[ArrayRef]> = keys.iter().map(Vec::as_slice).collect();
-    let codes = match layout {
-        Layout::Places(_) => Codes::Keys(&encoder, pieces),
-        _ => Codes::Stored(codes_of(&encoder, &pieces, rows)?),
-    };
-    let index = Index::new(layout, rows as u32, codes, rayon::current_num_threads())?;
-    held.shrink(spare);
-    Ok((encoder, index))
-}
-
-/// The range of each key; none if some key is not a number.
-fn ranges(spec: &JoinSpec, keys: &[Vec<ArrayRef>]) -> Result<Option<Vec<Range>>> {
-    if !spec.key_types.iter().all(is_number) {
-        return Ok(None);
-    }
-    let wider = |a: Range, b: Range| match (a, b) {
-        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-        (some, None) | (None, some) => some,
-    };
-    let range_of = |key: usize| {
-        let pieces = keys.par_iter().map(|keys| range(&keys[key]));
-        pieces.try_reduce(|| None, |a, b| Ok(wider(a, b)))
-    };
-    let ranges = (0..spec.key_types.len()).map(range_of);
-    Ok(Some(ranges.collect::<Result<_>>()?))
-}
-
-/// The codes of all rows, made by all threads.
-fn codes_of(encoder: &Encoder, pieces: &[&[ArrayRef]], rows: usize) -> Result<Vec<u64>> {
-    let mut codes = vec![0; rows];
-    let mut rest = codes.as_mut_slice();
-    let mut parts = Vec::with_capacity(pieces.len());
-    for keys in pieces {
-        let (part, behind) = rest.split_at_mut(keys[0].len());
-        rest = behind;
-        parts.push((keys, part));
-    }
-    let encode = |(keys, part): (&&[ArrayRef], &mut [u64])| -> Result<()> {
-        let mut made = Vec::new();
-        encoder.encode(keys, &mut made)?;
-        part.copy_from_slice(&made);
-        Ok(())
-    };
-    parts.into_par_iter().try_for_each(encode)?;
-    Ok(codes)
-}
-
-/// The pieces of each key column in a form to compare, with their type.
-fn compared_keys(
-    keys: &[Vec<ArrayRef>],
-    types: &[DataType],
-) -> Result<Vec<(Vec<ArrayRef>, DataType)>> {
-    let key = |key: usize| {
-        let pieces = keys.par_iter().map(|keys| comparable(&keys[key]));
-        let empty = comparable(&new_empty_array(&types[key]))?;
-        Ok((pieces.collect::<Result<_>>()?, empty.data_type().clone()))
-    };
-    (0..types.len()).map(key).collect()
-}
-
-/// One array of `pieces`, which are let go of.
-fn contiguous(
-    pieces: Vec<ArrayRef>,
-    data_type: &DataType,
-    held: &mut Reservation,
-) -> Result<ArrayRef> {
-    match pieces.len() {
-        0 => return Ok(new_empty_array(data_type)),
-        1 => return join_pieces(&pieces),
-        _ => {}
-    }
-    // Text is not copied.
-    let copied: usize = pieces
-        .iter()
-        .map(|piece| match data_type {
-            DataType::Utf8View | DataType::BinaryView => 16 * piece.len(),
-            _ => bytes(piece) as usize,
-        })
-        .sum();
-    held.grow(copied as u64)?;
-    let joined = join_pieces(&pieces)?;
-    drop(pieces);
-    held.shrink(copied as u64);
-    Ok(joined)
-}
-
-/// The filter of a key for a column of the type that is asked for.
-fn filter_of(
-    pieces: &[ArrayRef],
-    request: &FilterRequest,
-    held: &mut Reservation,
-) -> Result<Arc<KeyFilter>> {
-    let cast = |piece: &ArrayRef| -> Result<ArrayRef> {
-        if piece.data_type() == &request.data_type {
-            return Ok(Arc::clone(piece));
-        }
-        // What the column's type cannot hold, the column does not have.
-        Ok(arrow::compute::cast(piece, &request.data_type)?)
-    };
-    let pieces = pieces.par_iter().map(cast).collect::<Result<Vec<_>>>()?;
-    let bytes_max = KeyFilter::bytes_max(pieces.iter().map(|piece| piece.len()).sum());
-    held.grow(bytes_max)?;
-    let filter = KeyFilter::of_pieces(&pieces, &request.data_type)?;
-    held.shrink(bytes_max.saturating_sub(filter.bytes()));
-    Ok(Arc::new(filter))
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

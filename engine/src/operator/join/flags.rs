@@ -4,15 +4,13 @@
 //! all lanes have ended, so relaxed atomics are enough.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::Result;
 use crate::limits::BATCH_ROWS;
-use crate::memory::Reservation;
+use crate::operator::Emit;
 use crate::operator::join::Join;
 use crate::operator::join::index::Index;
-use crate::operator::{Breaker, Emit, Morsel, Operator};
 use crate::plan::StepKind;
 
 /// Build rows that one morsel goes through; a multiple of 64.
@@ -22,17 +20,19 @@ const MORSEL_ROWS: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Flags {
     words: Vec<AtomicU64>,
-    _held: Reservation,
 }
 
 impl Flags {
-    pub(super) fn new(rows: usize, mut held: Reservation) -> Result<Self> {
+    pub(super) fn new(rows: usize) -> Self {
         let words = rows.div_ceil(64);
-        held.grow(8 * words as u64)?;
-        Ok(Flags {
+        Flags {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
-            _held: held,
-        })
+        }
+    }
+
+    /// Bytes for `rows` rows: the table reserves them.
+    pub(super) fn bytes(rows: usize) -> u64 {
+        8 * rows.div_ceil(64) as u64
     }
 
     /// Marks a row; false if it was marked already. Looks first: most rows that have matches have
@@ -54,17 +54,19 @@ impl Flags {
 #[derive(Debug)]
 pub(super) struct Chains {
     next: Vec<AtomicU32>,
-    _held: Reservation,
 }
 
 impl Chains {
-    pub(super) fn new(index: &Index, rows: usize, mut held: Reservation) -> Result<Self> {
-        held.grow(4 * rows as u64)?;
+    pub(super) fn new(index: &Index, rows: usize) -> Self {
         let next = (1..=rows as u32).map(|row| AtomicU32::new(index.next(row)));
-        Ok(Chains {
+        Chains {
             next: next.collect(),
-            _held: held,
-        })
+        }
+    }
+
+    /// Bytes for `rows` rows: the table reserves them.
+    pub(super) fn bytes(rows: usize) -> u64 {
+        4 * rows as u64
     }
 
     /// The next row of the chain of `row` that is not marked, or 0. Whatever another lane writes
@@ -84,32 +86,24 @@ impl Chains {
     }
 }
 
-/// A join as the breaker that emits build rows.
-pub(super) struct BuildRows(pub(super) Arc<Join>);
-
-impl Breaker for BuildRows {
-    fn lane(&self) -> Result<Box<dyn Operator>> {
-        self.0.lane()
-    }
-
-    fn merge(&self) -> Result<Vec<Morsel>> {
-        let rows = self.0.table.rows();
-        let starts = (0..rows).step_by(MORSEL_ROWS);
-        Ok(starts
-            .map(|start| {
-                let join = Arc::clone(&self.0);
-                let rows = start as u32..rows.min(start + MORSEL_ROWS) as u32;
-                Box::new(move |emit: Emit<'_>| join.emit_build_rows(rows, emit)) as Morsel
-            })
-            .collect())
-    }
-}
-
 impl Join {
-    fn emit_build_rows(&self, rows: Range<u32>, emit: Emit<'_>) -> Result<()> {
+    /// The ranges of build rows that are gone through one by one; none if none come out.
+    pub(super) fn build_ranges(&self) -> impl Iterator<Item = Range<u32>> + use<> {
+        let rows = if self.flags.is_some() {
+            self.table.rows
+        } else {
+            0
+        };
+        let starts = (0..rows).step_by(MORSEL_ROWS);
+        starts.map(move |start| start as u32..rows.min(start + MORSEL_ROWS) as u32)
+    }
+
+    /// Emits those of the build rows `rows` that come out by themselves.
+    pub(super) fn emit_build_rows(&self, rows: Range<u32>, emit: Emit<'_>) -> Result<()> {
         let Some(flags) = &self.flags else {
             return Ok(());
         };
+        self.resources.cancel.check()?;
         let wanted = self.spec.kind == StepKind::BuildSemi;
         let rows: Vec<u32> = rows.filter(|row| flags.is_set(*row) == wanted).collect();
         for rows in rows.chunks(BATCH_ROWS) {

@@ -55,6 +55,8 @@ struct Slots {
 /// How an index will be laid out, and so how much memory it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
+    /// There are no keys.
+    None,
     Places(usize),
     /// Codes of at most 32 bits.
     Narrow,
@@ -74,11 +76,28 @@ impl Layout {
         }
     }
 
+    /// A layout that takes less memory for `rows` rows whose codes are less than `codes`.
+    pub(super) fn smaller(self, rows: usize, codes: u64) -> Option<Layout> {
+        let other = match self {
+            Layout::Places(_) if codes <= u64::from(u32::MAX) => Layout::Narrow,
+            Layout::Places(_) => Layout::Wide,
+            _ => return None,
+        };
+        (other.bytes(rows) < self.bytes(rows)).then_some(other)
+    }
+
+    /// An upper bound of the bytes of the smallest index of `rows` rows, with codes that are only
+    /// there while it is made.
+    pub(super) fn bytes_max(rows: usize) -> u64 {
+        Layout::Wide.bytes(rows)
+    }
+
     /// Bytes of an index of `rows` rows.
     pub(super) fn bytes(self, rows: usize) -> u64 {
         let next = 4 * rows as u64;
         let slots = 8 * slot_count(rows) as u64;
         match self {
+            Layout::None => 0,
             Layout::Places(places) => 4 * places as u64 + next,
             Layout::Narrow => slots + next,
             Layout::Wide => slots + next + 8 * rows as u64,
@@ -102,7 +121,8 @@ impl Index {
     }
 
     /// The index of `rows` rows with `codes`, entered by up to `threads` threads. Rows with the
-    /// code [`MISS`](super::keys::MISS) are left out. A wide layout needs stored codes.
+    /// code [`MISS`](super::keys::MISS) are left out. A wide layout needs stored codes; with none
+    /// there are no codes.
     ///
     /// # Errors
     /// What making the codes answered.

@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
 use crate::limits::BATCH_ROWS;
+use crate::operator::join::matches::Matches;
 use crate::operator::join::probe::Probe;
 use crate::operator::{Emit, Operator};
 
@@ -34,6 +35,11 @@ impl Output {
             held: held.with_biggest_coalesce_batch_size(Some(SMALL_ROWS)),
             batches: 0,
         }
+    }
+
+    /// What was noted of the rows looked up.
+    pub(super) fn into_matches(self) -> Option<Matches> {
+        self.probe.into_matches()
     }
 
     fn emit_held(&mut self, emit: Emit<'_>) -> Result<()> {

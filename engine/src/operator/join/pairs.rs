@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, new_null_array};
-use arrow::buffer::NullBuffer;
-use arrow::compute::take;
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::{filter, take};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::operator::Emit;
 use crate::operator::join::Join;
 use crate::operator::join::keys::retain_equal;
 use crate::operator::join::spec::Origin;
+use crate::plan::StepKind;
 
 /// Rows that meet: a probe row of the batch at hand and a build row, each numbered from 0.
 #[derive(Debug, Default)]
@@ -118,12 +120,51 @@ impl Join {
         )
     }
 
-    /// The probe rows at `rows`, with nulls for the columns of build rows.
-    pub(super) fn probe_rows_only(
+    /// Emits those probe rows of `batch` that come out by themselves, once it is known of each if
+    /// it has a match.
+    pub(super) fn emit_decided(
         &self,
         batch: &RecordBatch,
-        rows: Vec<u32>,
-    ) -> Result<RecordBatch> {
+        has_match: impl Fn(usize) -> bool,
+        emit: Emit<'_>,
+    ) -> Result<()> {
+        let rows = batch.num_rows();
+        match self.spec.kind {
+            StepKind::ProbeSemi | StepKind::ProbeAnti => {
+                let wanted = self.spec.kind == StepKind::ProbeSemi;
+                let mask = BooleanBuffer::collect_bool(rows, |row| has_match(row) == wanted);
+                self.emit_chosen(batch, mask, emit)
+            }
+            _ if self.spec.keeps_probe_rows() => {
+                let lone = (0..rows).filter(|row| !has_match(*row));
+                let lone: Vec<u32> = lone.map(|row| row as u32).collect();
+                match lone.is_empty() {
+                    true => Ok(()),
+                    false => emit(self.probe_rows_only(batch, lone)?),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn emit_chosen(&self, batch: &RecordBatch, mask: BooleanBuffer, emit: Emit<'_>) -> Result<()> {
+        let chosen = mask.count_set_bits();
+        if chosen == 0 {
+            return Ok(());
+        }
+        let all = chosen == batch.num_rows();
+        let mask = BooleanArray::new(mask, None);
+        let column = |column: usize| match all {
+            true => Ok(Arc::clone(batch.column(column))),
+            false => Ok(filter(batch.column(column), &mask)?),
+        };
+        emit(self.rows(chosen, column, |_| {
+            Err(Error::internal("a choice of probe rows has build columns"))
+        })?)
+    }
+
+    /// The probe rows at `rows`, with nulls for the columns of build rows.
+    fn probe_rows_only(&self, batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
         let rows = UInt32Array::from(rows);
         self.rows(
             rows.len(),

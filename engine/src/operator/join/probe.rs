@@ -7,8 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
-use arrow::buffer::BooleanBuffer;
+use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -17,6 +16,7 @@ use crate::error::Result;
 use crate::limits::BATCH_ROWS;
 use crate::operator::Emit;
 use crate::operator::join::Join;
+use crate::operator::join::matches::Matches;
 use crate::operator::join::pairs::Pairs;
 use crate::plan::StepKind;
 
@@ -51,11 +51,14 @@ pub(super) struct Probe {
     open: Pairs,
     /// Probe rows of the batch that had a match, or such a one that ends their search.
     matched: Vec<bool>,
+    /// Notes who had a match, where that is not decided yet: build rows that are not in this table
+    /// come later.
+    matches: Option<Matches>,
 }
 
 impl Probe {
     pub(super) fn new(join: Arc<Join>) -> Result<Self> {
-        let only = join.table.rows() == 1;
+        let only = join.table.rows == 1;
         let zeros = UInt32Array::from(vec![0; if only { BATCH_ROWS } else { 0 }]);
         let columns = join.table.columns.iter().filter(|_| only);
         let constants = columns.map(|column| take(column, &zeros, None));
@@ -68,7 +71,19 @@ impl Probe {
             pairs: Pairs::default(),
             open: Pairs::default(),
             matched: Vec::new(),
+            matches: None,
         })
+    }
+
+    /// The same, with `matches` of rows that come in the order in which they are noted there.
+    /// Probe rows that had a match or had none do not come out, except as pairs.
+    pub(super) fn with_matches(self, matches: Option<Matches>) -> Self {
+        Probe { matches, ..self }
+    }
+
+    /// What was noted.
+    pub(super) fn into_matches(self) -> Option<Matches> {
+        self.matches
     }
 
     /// The columns that come out.
@@ -79,7 +94,7 @@ impl Probe {
     /// Looks up the rows of `batch`.
     pub(super) fn push(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
         let rows = batch.num_rows();
-        if rows == 0 || self.join.table.rows() == 0 && self.join.spec.needs_build_rows() {
+        if rows == 0 || self.join.table.rows == 0 && self.join.spec.needs_build_rows() {
             return Ok(());
         }
         if rows <= BATCH_ROWS {
@@ -94,8 +109,7 @@ impl Probe {
     /// Takes at most [`BATCH_ROWS`] rows.
     fn push_some(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
         let spec = Arc::clone(&self.join.spec);
-        let keys = spec.probe_keys.iter().map(|key| key.evaluate(&batch));
-        let keys = keys.collect::<Result<Vec<_>>>()?;
+        let keys = spec.probe_keys(&batch)?;
         let table = Arc::clone(&self.join.table);
         if keys.is_empty() {
             self.codes.resize(batch.num_rows(), 0);
@@ -103,7 +117,7 @@ impl Probe {
             table.encoder.encode(&keys, &mut self.codes)?;
         }
         table.index.find(&self.codes, &mut self.found);
-        if !table.keys.is_empty() || spec.filter.is_some() {
+        if !table.keys.is_empty() || spec.filter.is_some() || self.matches.is_some() {
             return self.search(&batch, &keys, emit);
         }
         match spec.kind {
@@ -154,28 +168,8 @@ impl Probe {
 
     /// Rows come out that have a match, or that have none; whatever has been found is one.
     fn choose(&mut self, batch: RecordBatch, emit: Emit<'_>) -> Result<()> {
-        let wanted = self.join.spec.kind == StepKind::ProbeSemi;
-        let mask =
-            BooleanBuffer::collect_bool(self.found.len(), |row| (self.found[row] != 0) == wanted);
-        self.emit_chosen(&batch, mask, emit)
-    }
-
-    fn emit_chosen(&self, batch: &RecordBatch, mask: BooleanBuffer, emit: Emit<'_>) -> Result<()> {
-        let chosen = mask.count_set_bits();
-        if chosen == 0 {
-            return Ok(());
-        }
-        let all = chosen == batch.num_rows();
-        let mask = BooleanArray::new(mask, None);
-        let column = |column: usize| match all {
-            true => Ok(Arc::clone(batch.column(column))),
-            false => Ok(arrow::compute::filter(batch.column(column), &mask)?),
-        };
-        emit(self.join.rows(chosen, column, |_| {
-            Err(crate::Error::internal(
-                "a choice of probe rows has build columns",
-            ))
-        })?)
+        let found = &self.found;
+        self.join.emit_decided(&batch, |row| found[row] != 0, emit)
     }
 
     /// Marks all rows of each chain that was found. The last row of a chain is marked after the
@@ -199,7 +193,7 @@ impl Probe {
 
     /// Follows every chain to its end, or to the first match if that is all that is asked for.
     fn search(&mut self, batch: &RecordBatch, keys: &[ArrayRef], emit: Emit<'_>) -> Result<()> {
-        let (kind, stop) = (self.join.spec.kind, self.stop());
+        let stop = self.stop();
         self.matched.clear();
         self.matched.resize(batch.num_rows(), false);
         self.pairs.clear();
@@ -208,7 +202,10 @@ impl Probe {
             Some(_) => MARKED_TOGETHER,
             None => BATCH_ROWS,
         };
-        let found = std::mem::take(&mut self.found);
+        let mut found = std::mem::take(&mut self.found);
+        if let Some(matches) = self.matches.as_ref().filter(|_| stop == Stop::AtMatch) {
+            matches.forget_matched(&mut found);
+        }
         for (part, found) in found.chunks(together).enumerate() {
             self.open.clear();
             for (row, found) in (part * together..).zip(found).filter(|(_, row)| **row != 0) {
@@ -220,22 +217,11 @@ impl Probe {
         self.found = found;
         self.settle(stop, batch, keys, emit)?;
         let matched = &self.matched;
-        match kind {
-            StepKind::ProbeSemi | StepKind::ProbeAnti => {
-                let wanted = kind == StepKind::ProbeSemi;
-                let mask = BooleanBuffer::collect_bool(matched.len(), |row| matched[row] == wanted);
-                self.emit_chosen(batch, mask, emit)
-            }
-            _ if self.join.spec.keeps_probe_rows() => {
-                let rows = (0..matched.len()).filter(|row| !matched[*row]);
-                let rows: Vec<u32> = rows.map(|row| row as u32).collect();
-                match rows.is_empty() {
-                    true => Ok(()),
-                    false => emit(self.join.probe_rows_only(batch, rows)?),
-                }
-            }
-            _ => Ok(()),
+        if let Some(matches) = &mut self.matches {
+            matches.note(matched);
+            return Ok(());
         }
+        self.join.emit_decided(batch, |row| matched[row], emit)
     }
 
     /// Goes on with the open rows until none is left.
@@ -252,7 +238,7 @@ impl Probe {
         };
         while self.open.len() > 0 {
             // A round need not make pairs.
-            self.join.cancel.check()?;
+            self.join.resources.cancel.check()?;
             if self.pairs.len() + self.open.len() > BATCH_ROWS {
                 self.settle(stop, batch, keys, emit)?;
             }

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result};
 use crate::expr::eval::{Compiled, compile};
 use crate::expr::{Expr, typing};
-use crate::operator::join::build::FilterRequest;
 use crate::operator::join::keys::is_key;
+use crate::operator::join::table::FilterRequest;
 use crate::plan::{JoinStep, StepKind};
 
 /// A join step that fits its columns.
@@ -28,6 +30,13 @@ pub struct JoinSpec {
     /// Positions in the build rows of the columns that a table keeps.
     pub(super) kept: Vec<usize>,
     pub(super) kept_types: Vec<DataType>,
+    /// Where in a piece of build rows each key is: the kept columns come first, then those keys
+    /// that are none of them.
+    key_places: Vec<usize>,
+    /// The columns of pieces.
+    piece: SchemaRef,
+    /// The columns of probe rows.
+    probe: SchemaRef,
     pub(super) filter: Option<PairFilter>,
     pub(super) output: Vec<Origin>,
     schema: SchemaRef,
@@ -85,6 +94,9 @@ impl JoinSpec {
             key_types: Vec::new(),
             kept,
             kept_types,
+            key_places: Vec::new(),
+            piece: Arc::new(Schema::empty()),
+            probe: nullable(probe.fields().iter().map(|field| field.data_type())),
             filter,
             output,
             schema: Arc::new(Schema::new(fields)),
@@ -101,7 +113,70 @@ impl JoinSpec {
             spec.build_keys.push(key(build_key, build, &common)?);
             spec.key_types.push(common);
         }
+        spec.lay_out_pieces(step, build);
         Ok(spec)
+    }
+
+    /// Decides what pieces of build rows look like. A key that is kept anyway is there once.
+    fn lay_out_pieces(&mut self, step: &JoinStep, build: &Schema) {
+        let mut types = self.kept_types.clone();
+        for (key, common) in step.build_keys.iter().zip(&self.key_types) {
+            let index = match key {
+                Expr::Column(name) => build.index_of(name).ok(),
+                _ => None,
+            };
+            let index = index.filter(|index| build.field(*index).data_type() == common);
+            let place = index.and_then(|index| self.kept.iter().position(|kept| *kept == index));
+            self.key_places.push(place.unwrap_or(types.len()));
+            if place.is_none() {
+                types.push(common.clone());
+            }
+        }
+        self.piece = nullable(types.iter());
+    }
+
+    /// The columns of pieces of build rows.
+    pub(super) fn piece_schema(&self) -> &SchemaRef {
+        &self.piece
+    }
+
+    /// The columns of probe rows, which may all be null.
+    pub(super) fn probe_schema(&self) -> &SchemaRef {
+        &self.probe
+    }
+
+    /// What is needed of a batch of build rows.
+    ///
+    /// # Errors
+    /// `Invalid` if a key cannot be computed.
+    pub(super) fn piece(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let kept = self.kept.iter();
+        let mut columns: Vec<ArrayRef> = kept.map(|&at| Arc::clone(batch.column(at))).collect();
+        for (key, place) in self.build_keys.iter().zip(&self.key_places) {
+            if *place == columns.len() {
+                columns.push(key.evaluate(batch)?);
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let schema = Arc::clone(&self.piece);
+        Ok(RecordBatch::try_new_with_options(
+            schema, columns, &options,
+        )?)
+    }
+
+    /// The keys of a piece.
+    pub(super) fn keys_of(&self, piece: &RecordBatch) -> Vec<ArrayRef> {
+        let key = |&place: &usize| Arc::clone(piece.column(place));
+        self.key_places.iter().map(key).collect()
+    }
+
+    /// The keys of probe rows.
+    ///
+    /// # Errors
+    /// `Invalid` if one cannot be computed.
+    pub(super) fn probe_keys(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let keys = self.probe_keys.iter();
+        keys.map(|key| key.evaluate(batch)).collect()
     }
 
     /// The columns that come out.
@@ -140,6 +215,16 @@ impl JoinSpec {
     pub(super) fn keeps_probe_rows(&self) -> bool {
         matches!(self.kind, StepKind::ProbeOuter | StepKind::FullOuter)
     }
+
+    /// Whether it has to be known of a probe row if it has any match at all.
+    pub(super) fn decides_by_match(&self) -> bool {
+        self.keeps_probe_rows() || matches!(self.kind, StepKind::ProbeSemi | StepKind::ProbeAnti)
+    }
+
+    /// Whether build rows are only marked, pair by pair: then those that are marked are left out.
+    pub(super) fn only_marks_pairs(&self) -> bool {
+        self.kind.emits_build_rows() && !self.emits_pairs() && self.filter.is_some()
+    }
 }
 
 /// Whether a column of type `column` can be filtered by keys of type `keys`. Among exact numbers
@@ -155,6 +240,14 @@ fn key(key: &Expr, schema: &Schema, to: &DataType) -> Result<Compiled> {
         true => compile(key, schema),
         false => compile(&key.clone().cast(to.clone()), schema),
     }
+}
+
+/// Columns of these types, of which nothing else has to be known.
+fn nullable<'a>(types: impl Iterator<Item = &'a DataType>) -> SchemaRef {
+    let field =
+        |(at, data_type): (usize, &DataType)| Field::new(at.to_string(), data_type.clone(), true);
+    let fields = types.enumerate().map(field);
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 struct Columns<'a> {

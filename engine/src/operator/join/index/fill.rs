@@ -111,6 +111,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn heads(&self) -> Result<(Heads, Go)> {
         Ok(match self.layout {
+            Layout::None => (Heads::All, Go::On),
             Layout::Places(count) => {
                 let mut places = vec![0; count];
                 let part = count.div_ceil(self.parts).max(1);
