@@ -7,6 +7,7 @@
 //! is merges these.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -79,24 +80,26 @@ impl Breaker for Sort {
     }
 
     fn merge(&self) -> Result<Vec<Morsel>> {
+        Ok(self.sequences(None)?.into_iter().flatten().collect())
+    }
+
+    fn is_ordered(&self) -> bool {
+        true
+    }
+
+    fn sequences(&self, bytes: Option<u64>) -> Result<Vec<Vec<Morsel>>> {
         let sorter = &self.0;
         let parts = sorter.take_parts()?.into_iter();
         let Some(mut part) = parts.filter(|part| !part.is_empty()).last() else {
             return Ok(Vec::new());
         };
         if let Some(sorted) = sort_in_memory(sorter, &mut part)? {
-            let sorted = Arc::new(sorted);
-            let starts = (0..sorted.places.len()).step_by(MORSEL_ROWS);
-            return Ok(starts.map(|start| sorted.morsel(start)).collect());
+            return Ok(Arc::new(sorted).sequences(bytes));
         }
         let sorter = Arc::clone(sorter);
         let merged: Morsel =
             Box::new(move |emit| part.into_sorted(&sorter)?.try_for_each(|rows| emit(rows?)));
-        Ok(vec![merged])
-    }
-
-    fn is_ordered(&self) -> bool {
-        true
+        Ok(vec![vec![merged]])
     }
 }
 
@@ -149,16 +152,39 @@ struct Sorted {
 }
 
 impl Sorted {
-    fn morsel(self: &Arc<Self>, start: usize) -> Morsel {
+    /// The rows in sequences of about so many bytes, with as many rows in each.
+    fn sequences(self: &Arc<Self>, bytes: Option<u64>) -> Vec<Vec<Morsel>> {
+        let rows = self.places.len();
+        let wanted = bytes.map_or(1, |bytes| sequence_count(self.rows.bytes(), bytes));
+        let bounds = (0..=wanted).map(|n| (rows as u128 * n as u128 / wanted as u128) as usize);
+        let bounds: Vec<usize> = bounds.collect();
+        let sequence = |bounds: &[usize]| self.morsels(bounds[0]..bounds[1]);
+        bounds.windows(2).map(sequence).collect()
+    }
+
+    fn morsels(self: &Arc<Self>, places: Range<usize>) -> Vec<Morsel> {
+        let starts = places.clone().step_by(MORSEL_ROWS);
+        let morsel = |start: usize| self.morsel(start..places.end.min(start + MORSEL_ROWS));
+        starts.map(morsel).collect()
+    }
+
+    fn morsel(self: &Arc<Self>, places: Range<usize>) -> Morsel {
         let sorted = Arc::clone(self);
         Box::new(move |emit| {
-            let end = sorted.places.len().min(start + MORSEL_ROWS);
-            for chunk in sorted.places[start..end].chunks(limits::BATCH_ROWS) {
+            for chunk in sorted.places[places].chunks(limits::BATCH_ROWS) {
                 emit(sorted.rows.gather(chunk)?)?;
             }
             Ok(())
         })
     }
+}
+
+/// Into how many sequences of `wanted` bytes rows of `bytes` are cut: each lane has one at least
+/// where that is worth a file.
+fn sequence_count(bytes: u64, wanted: u64) -> usize {
+    let for_lanes = (bytes / limits::SEQUENCE_BYTES_MIN).min(rayon::current_num_threads() as u64);
+    let count = bytes.div_ceil(wanted).max(for_lanes).max(1);
+    usize::try_from(count).expect("there is memory for a row of each")
 }
 
 struct Lane(SorterLane);

@@ -250,6 +250,17 @@ impl Chain {
         outcome.map(|_| ())
     }
 
+    /// Tells the sink that what comes now is of another sequence.
+    ///
+    /// # Errors
+    /// As for `run`.
+    pub(super) fn begin_sequence(&mut self, number: u32) -> Result<()> {
+        match self.links.last_mut() {
+            Some(sink) => sink.operator.begin_sequence(number),
+            None => Ok(()),
+        }
+    }
+
     /// Ends the input of a phase: its operators finish one after the other.
     ///
     /// # Errors
