@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
-use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -35,7 +35,7 @@ use crate::plan::{
 use crate::shuffle::{self, ShuffleSink};
 use crate::sink::Sink;
 use crate::sink::files::FileSink;
-use crate::source::{self, ColumnFilter, MorselStream};
+use crate::source::{self, ColumnFilter, PlacedMorsels};
 use chain::{Blueprint, Chain, Phase};
 use sides::{column_filters, drop_everything, open_sides};
 
@@ -100,7 +100,13 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
     let mut work = match drop_everything(&tables, &spec.stage.operators) {
         true => futures::stream::empty().boxed(),
         false => open_source(spec, column_filters(&tables), ctx)?
-            .map(|morsel| morsel.map(Work::from))
+            .map(|placed| {
+                let (position, morsel) = placed?;
+                Ok(Work {
+                    position,
+                    ..Work::from(morsel)
+                })
+            })
             .boxed(),
     };
     for phase in blueprint.phases() {
@@ -127,6 +133,8 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
 /// What a lane takes at a time: morsels that it works on one after the other.
 struct Work {
     morsels: Vec<Morsel>,
+    /// Where they stand in the order of what was read.
+    position: u64,
     /// Which sequence of an order they are, where the sink wants to know.
     sequence: Option<u32>,
 }
@@ -135,6 +143,7 @@ impl From<Morsel> for Work {
     fn from(morsel: Morsel) -> Self {
         Work {
             morsels: vec![morsel],
+            position: 0,
             sequence: None,
         }
     }
@@ -162,6 +171,7 @@ fn merge(breaker: &dyn Breaker, sequence_bytes: Option<u64>) -> Result<Vec<Work>
     let sequences = (0..).zip(breaker.sequences(sequence_bytes)?);
     let work = sequences.map(|(number, morsels)| Work {
         morsels,
+        position: number.into(),
         sequence: sequence_bytes.map(|_| number),
     });
     Ok(work.collect())
@@ -217,9 +227,14 @@ impl PhaseRun<'_> {
         let stopped = || failed.load(Ordering::Relaxed) || self.blueprint.is_full(self.phase.entry);
         while !stopped() {
             let next = async { work.lock().await.next().await.transpose() };
-            let Some(Work { morsels, sequence }) = self.ctx.cancel.guard(next).await? else {
+            let Some(work) = self.ctx.cancel.guard(next).await? else {
                 break;
             };
+            let Work {
+                morsels,
+                position,
+                sequence,
+            } = work;
             if let Some(number) = sequence {
                 let begin = move |chain: &mut Chain| chain.begin_sequence(number);
                 chain = self.timed(chain, begin).await?;
@@ -228,7 +243,7 @@ impl PhaseRun<'_> {
                 if stopped() {
                     break;
                 }
-                chain = self.step(chain, morsel).await?;
+                chain = self.step(chain, position, morsel).await?;
                 self.flush().await?;
             }
         }
@@ -245,9 +260,9 @@ impl PhaseRun<'_> {
         self.ctx.cancel.guard(self.sink.flush()).await
     }
 
-    async fn step(&self, chain: Chain, morsel: Morsel) -> Result<Chain> {
-        let entry = self.phase.entry;
-        self.timed(chain, move |chain| chain.run(entry, morsel))
+    async fn step(&self, chain: Chain, position: u64, morsel: Morsel) -> Result<Chain> {
+        let phase = Arc::clone(&self.phase);
+        self.timed(chain, move |chain| chain.run(&phase, position, morsel))
             .await
     }
 
@@ -280,7 +295,7 @@ fn open_source(
     spec: &TaskSpec,
     filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
-) -> Result<MorselStream> {
+) -> Result<PlacedMorsels> {
     match (&spec.stage.source, &spec.input) {
         (StageSource::Scan(scan), TaskInput::Splits(splits)) => {
             open_scan(scan, splits.clone(), filters, ctx)
@@ -297,7 +312,9 @@ fn open_source(
                 )
             });
             let streams = streams.collect::<Result<Vec<_>>>()?;
-            Ok(futures::stream::iter(streams).flatten().boxed())
+            // What was shuffled has lost the order of the input.
+            let morsels = futures::stream::iter(streams).flatten();
+            Ok(morsels.map_ok(|morsel| (0, morsel)).boxed())
         }
         _ => Err(Error::internal(format!(
             "task input does not fit its stage task={}",
@@ -311,7 +328,7 @@ fn open_scan(
     splits: Vec<Split>,
     filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
-) -> Result<MorselStream> {
+) -> Result<PlacedMorsels> {
     match scan.format {
         ScanFormat::Text(_) => source::text::open(scan, splits, ctx),
         ScanFormat::Csv(_) => source::csv::open(scan, splits, ctx),

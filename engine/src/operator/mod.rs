@@ -48,6 +48,10 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// The rows from here on are of the morsel of the task's source that stands at `position` in
+    /// the order of the input. Morsels need not come in this order.
+    fn begin_morsel(&mut self, _position: u64) {}
+
     /// The rows from here on are of sequence `number` of an order. Only the end of a chain is told,
     /// and only that of a sink which keeps sequences apart.
     ///

@@ -235,13 +235,16 @@ struct Link {
 }
 
 impl Chain {
-    /// Runs `morsel`, its batches entering at position `entry`.
+    /// Runs `morsel`, its batches entering `phase`; it stands at `position` in what is read.
     ///
     /// # Errors
     /// What the first operator to fail answered.
-    pub(super) fn run(&mut self, entry: usize, morsel: Morsel) -> Result<()> {
+    pub(super) fn run(&mut self, phase: &Phase, position: u64, morsel: Morsel) -> Result<()> {
+        for link in &mut self.links[phase.entry..=phase.last] {
+            link.operator.begin_morsel(position);
+        }
         // What enters in the middle comes from the breaker before it.
-        let (before, links) = self.links.split_at_mut(entry);
+        let (before, links) = self.links.split_at_mut(phase.entry);
         let counts = before
             .last_mut()
             .map_or(&mut self.source, |link| &mut link.counts);
