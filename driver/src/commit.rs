@@ -218,6 +218,8 @@ fn names(
     let mut moves = Vec::with_capacity(files.len());
     let mut committed = Vec::with_capacity(files.len());
     let mut counts: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    // Names are in the order of files, however many there are.
+    let digits = files.len().to_string().len().max(5);
     for file in files {
         let (directory, name) = taken_apart(&file.name);
         let hidden = name.is_empty() || name.starts_with(['.', '_']) || name.contains('/');
@@ -225,7 +227,7 @@ fn names(
             return Err(not_a_name(&file.name));
         }
         let count = counts.entry(directory.map(str::to_owned)).or_default();
-        let mut to = format!("{prefix}{count:05}.{extension}");
+        let mut to = format!("{prefix}{count:0digits$}.{extension}");
         *count += 1;
         if let Some(directory) = directory {
             to = format!("{directory}/{to}");

@@ -91,6 +91,15 @@ pub const ROW_GROUP_BYTES: usize = 32 << 20;
 /// Bytes of the rows that a lane sorts into one output file, as they lie in memory, where nobody
 /// has asked for a size: some row groups in a file, and little memory on many lanes.
 pub const SORTED_FILE_BYTES: u64 = 64 << 20;
+
+/// Bytes of rows, as they lie in memory, of one file of an output that is in order as a whole,
+/// where nobody has asked for a size: some row groups in a file, and enough files for lanes to
+/// end together.
+pub const SEQUENCE_BYTES: u64 = 128 << 20;
+
+/// Bytes of rows below which an order is not cut into more files so that all lanes have one.
+pub const SEQUENCE_BYTES_MIN: u64 = 16 << 20;
+
 /// Bytes of a Parquet page, decompressed, that need no proof. Writers aim at 1 MiB.
 pub const PARQUET_PAGE_BYTES: usize = 64 << 20;
 

@@ -4,6 +4,9 @@
 //! with the lane's chain of operators to a rayon thread, wait for the chain to come back, let the
 //! sink write out what it has. No rayon thread ever waits for I/O or for another lane, and a slow
 //! sink stops the loop before memory fills.
+//!
+//! Behind an order a lane takes a whole sequence of morsels at a time. There are several of these
+//! where nothing stands between the order and a sink that keeps them apart.
 
 mod bind;
 mod chain;
@@ -15,8 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
-use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -24,14 +28,15 @@ use crate::context::{TaskContext, compute};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::metrics::TaskMetrics;
-use crate::operator::Morsel;
+use crate::operator::{Breaker, Morsel};
 use crate::plan::{
-    ScanFormat, ScanSpec, SinkSpec, Split, StageSource, TaskInput, TaskSpec, TaskSuccess,
+    OperatorSpec, ScanFormat, ScanSpec, SinkSpec, Split, StageSource, TaskInput, TaskSpec,
+    TaskSuccess,
 };
 use crate::shuffle::{self, ShuffleSink};
 use crate::sink::Sink;
 use crate::sink::files::FileSink;
-use crate::source::{self, ColumnFilter, MorselStream};
+use crate::source::{self, ColumnFilter, PlacedMorsels};
 use chain::{Blueprint, Chain, Phase};
 use sides::{column_filters, drop_everything, open_sides};
 
@@ -93,11 +98,18 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
     let mut chains: Vec<Chain> = (0..lanes)
         .map(|lane| blueprint.chain(lane, sink.as_ref()))
         .collect::<Result<_>>()?;
-    let mut morsels = match drop_everything(&tables, &spec.stage.operators) {
+    let mut work = match drop_everything(&tables, &spec.stage.operators) {
         true => futures::stream::empty().boxed(),
-        false => open_source(spec, column_filters(&tables), ctx)?,
+        false => open_source(spec, column_filters(&tables), ctx)?
+            .map(|placed| {
+                let (position, morsel) = placed?;
+                Ok(Work {
+                    position,
+                    ..Work::from(morsel)
+                })
+            })
+            .boxed(),
     };
-    let mut ordered = false;
     for phase in blueprint.phases() {
         let run = PhaseRun {
             ctx,
@@ -105,21 +117,69 @@ async fn run_lanes(spec: &TaskSpec, ctx: &TaskContext, sink: &Arc<dyn Sink>) -> 
             blueprint: &blueprint,
             phase: Arc::new(phase),
         };
-        chains = run.to_end(chains, morsels, ordered).await?;
+        chains = run.to_end(chains, work).await?;
         let Some(breaker) = run.phase.breaker.clone() else {
             break;
         };
-        ordered = breaker.is_ordered();
         // What is left of a join on disk needs the memory of its table.
         tables.retain(|table| table.operator != run.phase.last || !table.has_spilled());
+        let behind = &spec.stage.operators[run.phase.last + 1..];
+        let sequence_bytes = sink.sequence_bytes().filter(|_| keep_sequences(behind));
         let started = Instant::now();
         let rest = Arc::clone(&breaker);
-        let merged = compute(ctx, move || breaker.merge()).await??;
+        let merged = compute(ctx, move || merge(&*breaker, sequence_bytes)).await??;
         blueprint.count_merge(run.phase.last, started.elapsed());
-        let merged = merged.into_iter().chain(from_fn(move || rest.more()));
-        morsels = futures::stream::iter(merged.map(Ok)).boxed();
+        let more = from_fn(move || rest.more()).map(Work::from);
+        work = futures::stream::iter(merged.into_iter().chain(more).map(Ok)).boxed();
     }
     Ok(())
+}
+
+/// What a lane takes at a time: morsels that it works on one after the other.
+struct Work {
+    morsels: Vec<Morsel>,
+    /// Where they stand in the order of what was read.
+    position: u64,
+    /// Which sequence of an order they are, where the sink wants to know.
+    sequence: Option<u32>,
+}
+
+impl From<Morsel> for Work {
+    fn from(morsel: Morsel) -> Self {
+        Work {
+            morsels: vec![morsel],
+            position: 0,
+            sequence: None,
+        }
+    }
+}
+
+/// Whether rows leave `operators` sequence by sequence if they come so. What counts rows, or may
+/// hold some back, wants all of them on one lane.
+fn keep_sequences(operators: &[OperatorSpec]) -> bool {
+    operators.iter().all(|operator| {
+        matches!(
+            operator,
+            OperatorSpec::Project { .. }
+                | OperatorSpec::Filter { .. }
+                | OperatorSpec::Explode { .. }
+        )
+    })
+}
+
+/// What there is to be done behind `breaker`, in sequences of so many bytes where it is in an order
+/// and the sink keeps them apart.
+fn merge(breaker: &dyn Breaker, sequence_bytes: Option<u64>) -> Result<Vec<Work>> {
+    if !breaker.is_ordered() {
+        return Ok(breaker.merge()?.into_iter().map(Work::from).collect());
+    }
+    let sequences = (0..).zip(breaker.sequences(sequence_bytes)?);
+    let work = sequences.map(|(number, morsels)| Work {
+        morsels,
+        position: number.into(),
+        sequence: sequence_bytes.map(|_| number),
+    });
+    Ok(work.collect())
 }
 
 /// One phase on its way through all lanes.
@@ -131,26 +191,20 @@ struct PhaseRun<'a> {
 }
 
 impl PhaseRun<'_> {
-    /// Runs `morsels` through `chains` and finishes the phase; gives the chains back. With
-    /// `ordered`, the first lane takes every morsel.
+    /// Runs `work` through `chains` and finishes the phase; gives the chains back.
     async fn to_end(
         &self,
         chains: Vec<Chain>,
-        morsels: MorselStream,
-        ordered: bool,
+        work: BoxStream<'static, Result<Work>>,
     ) -> Result<Vec<Chain>> {
-        let morsels = Mutex::new(morsels);
+        let work = Mutex::new(work);
         let failed = AtomicBool::new(false);
-        let lanes = chains.into_iter().enumerate().map(|(lane, chain)| {
-            let (morsels, failed) = (&morsels, &failed);
-            let source = (lane == 0 || !ordered).then_some(morsels);
-            async move {
-                let outcome = self.lane(chain, source, failed).await;
-                if outcome.is_err() {
-                    failed.store(true, Ordering::Relaxed);
-                }
-                outcome
+        let lanes = chains.into_iter().map(async |chain| {
+            let outcome = self.lane(chain, &work, &failed).await;
+            if outcome.is_err() {
+                failed.store(true, Ordering::Relaxed);
             }
+            outcome
         });
         // Every lane comes to its end before the first failure is passed on, so that the sink is
         // not cleaned up under a lane that still writes to it.
@@ -172,17 +226,29 @@ impl PhaseRun<'_> {
     async fn lane(
         &self,
         mut chain: Chain,
-        source: Option<&Mutex<MorselStream>>,
+        work: &Mutex<BoxStream<'static, Result<Work>>>,
         failed: &AtomicBool,
     ) -> Result<Chain> {
         let stopped = || failed.load(Ordering::Relaxed) || self.blueprint.is_full(self.phase.entry);
-        if let Some(source) = source {
-            while !stopped() {
-                let next = async { source.lock().await.next().await.transpose() };
-                let Some(morsel) = self.ctx.cancel.guard(next).await? else {
+        while !stopped() {
+            let next = async { work.lock().await.next().await.transpose() };
+            let Some(work) = self.ctx.cancel.guard(next).await? else {
+                break;
+            };
+            let Work {
+                morsels,
+                position,
+                sequence,
+            } = work;
+            if let Some(number) = sequence {
+                let begin = move |chain: &mut Chain| chain.begin_sequence(number);
+                chain = self.timed(chain, begin).await?;
+            }
+            for morsel in morsels {
+                if stopped() {
                     break;
-                };
-                chain = self.step(chain, morsel).await?;
+                }
+                chain = self.step(chain, position, morsel).await?;
                 self.flush().await?;
             }
         }
@@ -199,9 +265,9 @@ impl PhaseRun<'_> {
         self.ctx.cancel.guard(self.sink.flush()).await
     }
 
-    async fn step(&self, chain: Chain, morsel: Morsel) -> Result<Chain> {
-        let entry = self.phase.entry;
-        self.timed(chain, move |chain| chain.run(entry, morsel))
+    async fn step(&self, chain: Chain, position: u64, morsel: Morsel) -> Result<Chain> {
+        let phase = Arc::clone(&self.phase);
+        self.timed(chain, move |chain| chain.run(&phase, position, morsel))
             .await
     }
 
@@ -234,7 +300,7 @@ fn open_source(
     spec: &TaskSpec,
     filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
-) -> Result<MorselStream> {
+) -> Result<PlacedMorsels> {
     match (&spec.stage.source, &spec.input) {
         (StageSource::Scan(scan), TaskInput::Splits(splits)) => {
             open_scan(scan, splits.clone(), filters, ctx)
@@ -251,7 +317,9 @@ fn open_source(
                 )
             });
             let streams = streams.collect::<Result<Vec<_>>>()?;
-            Ok(futures::stream::iter(streams).flatten().boxed())
+            // What was shuffled has lost the order of the input.
+            let morsels = futures::stream::iter(streams).flatten();
+            Ok(morsels.map_ok(|morsel| (0, morsel)).boxed())
         }
         _ => Err(Error::internal(format!(
             "task input does not fit its stage task={}",
@@ -265,7 +333,7 @@ fn open_scan(
     splits: Vec<Split>,
     filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
-) -> Result<MorselStream> {
+) -> Result<PlacedMorsels> {
     match scan.format {
         ScanFormat::Text(_) => source::text::open(scan, splits, ctx),
         ScanFormat::Csv(_) => source::csv::open(scan, splits, ctx),

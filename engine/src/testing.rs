@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::memory::MemoryBudget;
 use crate::metrics::TaskMetrics;
 use crate::plan::{ScanSpec, Split};
-use crate::source::MorselStream;
+use crate::source::PlacedMorsels;
 use crate::storage::{Compression, ShuffleStore};
 use crate::storage::{Stores, local_url};
 
@@ -65,7 +65,7 @@ pub(crate) fn split(url: &str, bytes: &[u8], start: u64, end: u64) -> Split {
 }
 
 /// What a source's `open` looks like.
-type Open = fn(&ScanSpec, Vec<Split>, &TaskContext) -> Result<MorselStream>;
+type Open = fn(&ScanSpec, Vec<Split>, &TaskContext) -> Result<PlacedMorsels>;
 
 /// Every batch of `splits`, in the order in which they come.
 pub(crate) async fn read(
@@ -77,7 +77,8 @@ pub(crate) async fn read(
     let mut batches = Vec::new();
     let mut morsels = open(spec, splits, ctx)?;
     while let Some(morsel) = morsels.next().await {
-        morsel?(&mut |batch| {
+        let (_, morsel) = morsel?;
+        morsel(&mut |batch| {
             batches.push(batch);
             Ok(())
         })?;

@@ -12,6 +12,7 @@ use super::units::parse_bytes;
 mod address;
 
 mod job;
+mod sort;
 
 mod explain;
 mod run;
@@ -41,6 +42,7 @@ pub(crate) use gc::GcArgs;
 pub(crate) use job::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
 pub(crate) use new::NewArgs;
 pub(crate) use run::RunArgs;
+pub(crate) use sort::{SortArgs, SortColumn};
 pub(crate) use submit::{ProgramArgs, SubmitArgs, Submitted};
 pub(crate) use tpch::{
     BenchArgs, BenchTpchArgs, Benchmark, GenerateArgs, GenerateData, GenerateTpchArgs,

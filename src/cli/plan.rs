@@ -2,11 +2,14 @@
 
 use kiln::external::{Commands, KEY, VALUE};
 use kiln::{
-    DataFrame, Error, OutputOptions, Session, TextOptions, col, count_all, lower, regexp_like,
-    words,
+    DataFrame, Error, OutputOptions, Session, SortKey, TextOptions, col, count_all, lower,
+    regexp_like, words,
 };
+use kiln_engine::plan::{LogicalPlan, ScanFormat};
 
-use super::args::{CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, WordcountArgs};
+use super::args::{
+    CountArgs, ExternalArgs, GrepArgs, Job, OutputArgs, SortArgs, SortColumn, WordcountArgs,
+};
 use super::exit::{Failure, Outcome};
 
 /// Rows of a table on stdout, unless `--top` says otherwise.
@@ -41,6 +44,10 @@ pub(crate) fn build(session: &Session, job: &Job) -> Outcome<Plan> {
         Job::Count(args) => Ok(Plan {
             name: "count",
             frame: count(session, args)?,
+        }),
+        Job::Sort(args) => Ok(Plan {
+            name: "sort",
+            frame: sort(session, args)?,
         }),
         Job::External(args) => Ok(Plan {
             name: "external",
@@ -85,6 +92,33 @@ fn count(session: &Session, args: &CountArgs) -> Outcome<DataFrame> {
         most_frequent(counts, &args.by, args.top, &args.output)
     };
     written(build().map_err(Failure::Usage)?, &args.output)
+}
+
+fn sort(session: &Session, args: &SortArgs) -> Outcome<DataFrame> {
+    let rows = session.read_files(&args.inputs).map_err(Failure::Job)?;
+    let build = || {
+        // Of text the lines are wanted, not where they were.
+        let is_text = matches!(rows.plan(), LogicalPlan::Scan(scan)
+            if matches!(scan.format, ScanFormat::Text(_)));
+        let rows = match is_text {
+            true => rows.select([col("line")])?,
+            false => rows,
+        };
+        let sorted = rows.sort(args.by.iter().map(sort_key))?;
+        match rows_shown(args.top, &args.output) {
+            Some(top) => sorted.limit(top),
+            None => Ok(sorted),
+        }
+    };
+    written(build().map_err(Failure::Usage)?, &args.output)
+}
+
+fn sort_key(column: &SortColumn) -> SortKey {
+    SortKey {
+        expr: col(column.name.as_str()),
+        descending: column.descending,
+        nulls_first: column.nulls_first,
+    }
 }
 
 fn external(session: &Session, args: &ExternalArgs) -> Outcome<DataFrame> {
@@ -156,6 +190,7 @@ fn written(frame: DataFrame, output: &OutputArgs) -> Outcome<DataFrame> {
     };
     let options = OutputOptions {
         mode: output.mode.into(),
+        compression: output.compression.map(Into::into),
         ..OutputOptions::default()
     };
     frame

@@ -72,6 +72,7 @@ fn help_of_run() {
               wordcount  Count words: maximal runs of characters without Unicode white space
               grep       Find lines that match a regular expression: path, byte offset and line
               count      Count the rows of Parquet or CSV files by the values of columns
+              sort       Sort Parquet or CSV files, or lines of text, by columns
               external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
 
             Options:
@@ -100,23 +101,28 @@ fn help_of_wordcount() {
               <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
             Options:
-                  --top <N>              Keep the N most frequent words [default: 20 as a table, all in files]
-                  --lowercase            Count words in lower case
-                  --strict               Fail on invalid UTF-8 instead of replacing it
-                  --output <URL>         Write the result to files in this directory
-                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
-                                         json]
-                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
-                                         files to it [default: error] [possible values: error, overwrite,
-                                         append]
-                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
-                                         all of them [env: KILN_DRIVER]
-                  --threads <N>          Threads that compute [default: all cores]
-                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json                 Print the result as JSON, one object a line
-                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
-                                         1000 [default: 1]
-              -h, --help                 Print help
+                  --top <N>                    Keep the N most frequent words [default: 20 as a table, all in
+                                               files]
+                  --lowercase                  Count words in lower case
+                  --strict                     Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>               Write the result to files in this directory
+                  --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
+                                               csv, json]
+                  --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
+                                               Parquet, none for others] [possible values: none, snappy, lz4,
+                                               gzip, zstd]
+                  --mode <MODE>                If that directory holds an output already: fail, replace it or
+                                               add files to it [default: error] [possible values: error,
+                                               overwrite, append]
+                  --driver <URL[,URL…]>        The driver of a cluster to use instead of this process; with
+                                               standbys, all of them [env: KILN_DRIVER]
+                  --threads <N>                Threads that compute [default: all cores]
+                  --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
+                                               is]
+                  --json                       Print the result as JSON, one object a line
+                  --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
+                                               to 1000 [default: 1]
+              -h, --help                       Print help
         "#]],
     );
 }
@@ -135,21 +141,25 @@ fn help_of_grep() {
               <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
             Options:
-                  --strict               Fail on invalid UTF-8 instead of replacing it
-                  --output <URL>         Write the result to files in this directory
-                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
-                                         json]
-                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
-                                         files to it [default: error] [possible values: error, overwrite,
-                                         append]
-                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
-                                         all of them [env: KILN_DRIVER]
-                  --threads <N>          Threads that compute [default: all cores]
-                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json                 Print the result as JSON, one object a line
-                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
-                                         1000 [default: 1]
-              -h, --help                 Print help
+                  --strict                     Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>               Write the result to files in this directory
+                  --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
+                                               csv, json]
+                  --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
+                                               Parquet, none for others] [possible values: none, snappy, lz4,
+                                               gzip, zstd]
+                  --mode <MODE>                If that directory holds an output already: fail, replace it or
+                                               add files to it [default: error] [possible values: error,
+                                               overwrite, append]
+                  --driver <URL[,URL…]>        The driver of a cluster to use instead of this process; with
+                                               standbys, all of them [env: KILN_DRIVER]
+                  --threads <N>                Threads that compute [default: all cores]
+                  --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
+                                               is]
+                  --json                       Print the result as JSON, one object a line
+                  --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
+                                               to 1000 [default: 1]
+              -h, --help                       Print help
         "#]],
     );
 }
@@ -167,23 +177,27 @@ fn help_of_count() {
               <INPUT>...  Parquet or CSV files, directories, globs or URLs; all of one format
 
             Options:
-                  --by <COL[,COL…]>      The columns to count by
-                  --top <N>              Keep the N most frequent combinations [default: 20 as a table, all in
-                                         files]
-                  --output <URL>         Write the result to files in this directory
-                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
-                                         json]
-                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
-                                         files to it [default: error] [possible values: error, overwrite,
-                                         append]
-                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
-                                         all of them [env: KILN_DRIVER]
-                  --threads <N>          Threads that compute [default: all cores]
-                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json                 Print the result as JSON, one object a line
-                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
-                                         1000 [default: 1]
-              -h, --help                 Print help
+                  --by <COL[,COL…]>            The columns to count by
+                  --top <N>                    Keep the N most frequent combinations [default: 20 as a table,
+                                               all in files]
+                  --output <URL>               Write the result to files in this directory
+                  --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
+                                               csv, json]
+                  --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
+                                               Parquet, none for others] [possible values: none, snappy, lz4,
+                                               gzip, zstd]
+                  --mode <MODE>                If that directory holds an output already: fail, replace it or
+                                               add files to it [default: error] [possible values: error,
+                                               overwrite, append]
+                  --driver <URL[,URL…]>        The driver of a cluster to use instead of this process; with
+                                               standbys, all of them [env: KILN_DRIVER]
+                  --threads <N>                Threads that compute [default: all cores]
+                  --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
+                                               is]
+                  --json                       Print the result as JSON, one object a line
+                  --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
+                                               to 1000 [default: 1]
+              -h, --help                       Print help
         "#]],
     );
 }
@@ -202,6 +216,7 @@ fn help_of_submit() {
               wordcount  Count words: maximal runs of characters without Unicode white space
               grep       Find lines that match a regular expression: path, byte offset and line
               count      Count the rows of Parquet or CSV files by the values of columns
+              sort       Sort Parquet or CSV files, or lines of text, by columns
               external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
 
             Options:
@@ -231,28 +246,32 @@ fn help_of_external() {
               <INPUT>...  Text files, directories, globs or URLs; gzip, zstd and bzip2 are recognised
 
             Options:
-                  --map <CMD>            Given the lines of the inputs, prints lines KEY<TAB>VALUE
-                  --combine <CMD>        Given some of these sorted by key before they are shuffled, prints
-                                         fewer of them
-                  --reduce <CMD>         Given all lines of some keys sorted by key, prints the result as lines
-                                         KEY<TAB>VALUE
-                  --top <N>              Keep the first N lines in the order of keys [default: 20 as a table,
-                                         all in files]
-                  --strict               Fail on invalid UTF-8 instead of replacing it
-                  --output <URL>         Write the result to files in this directory
-                  --format <FORMAT>      Format of the files [default: parquet] [possible values: parquet, csv,
-                                         json]
-                  --mode <MODE>          If that directory holds an output already: fail, replace it or add
-                                         files to it [default: error] [possible values: error, overwrite,
-                                         append]
-                  --driver <URL[,URL…]>  The driver of a cluster to use instead of this process; with standbys,
-                                         all of them [env: KILN_DRIVER]
-                  --threads <N>          Threads that compute [default: all cores]
-                  --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
-                  --json                 Print the result as JSON, one object a line
-                  --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
-                                         1000 [default: 1]
-              -h, --help                 Print help
+                  --map <CMD>                  Given the lines of the inputs, prints lines KEY<TAB>VALUE
+                  --combine <CMD>              Given some of these sorted by key before they are shuffled,
+                                               prints fewer of them
+                  --reduce <CMD>               Given all lines of some keys sorted by key, prints the result as
+                                               lines KEY<TAB>VALUE
+                  --top <N>                    Keep the first N lines in the order of keys [default: 20 as a
+                                               table, all in files]
+                  --strict                     Fail on invalid UTF-8 instead of replacing it
+                  --output <URL>               Write the result to files in this directory
+                  --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
+                                               csv, json]
+                  --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
+                                               Parquet, none for others] [possible values: none, snappy, lz4,
+                                               gzip, zstd]
+                  --mode <MODE>                If that directory holds an output already: fail, replace it or
+                                               add files to it [default: error] [possible values: error,
+                                               overwrite, append]
+                  --driver <URL[,URL…]>        The driver of a cluster to use instead of this process; with
+                                               standbys, all of them [env: KILN_DRIVER]
+                  --threads <N>                Threads that compute [default: all cores]
+                  --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
+                                               is]
+                  --json                       Print the result as JSON, one object a line
+                  --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
+                                               to 1000 [default: 1]
+              -h, --help                       Print help
 
             Each CMD is run with `sh -c`, several times side by side. It fails the job if it ends with another
             exit code than 0; what it said last on stderr is shown.
@@ -273,6 +292,7 @@ fn help_of_explain() {
               wordcount  Count words: maximal runs of characters without Unicode white space
               grep       Find lines that match a regular expression: path, byte offset and line
               count      Count the rows of Parquet or CSV files by the values of columns
+              sort       Sort Parquet or CSV files, or lines of text, by columns
               external   Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
               tpch       A query of TPC-H, over the tables that `kiln bench tpch` reads
 

@@ -40,6 +40,8 @@ mod new;
 
 mod output;
 
+mod sort;
+
 mod outside;
 
 mod examples;

@@ -7,6 +7,10 @@
 //! Where an operator cannot answer before it has seen all rows (grouping, order), it is a
 //! [`Breaker`]: its lane part collects, and when all lanes have ended `merge` joins what they
 //! collected and hands back morsels, which the lanes take and push into the chain behind it.
+//!
+//! Where these morsels are in an order, they come in *sequences*: all rows of one stand before all
+//! rows of the next. A sequence is worked on by one lane. Where the sink can keep sequences apart
+//! several lanes work on one each; otherwise there is only one.
 
 pub mod aggregate;
 pub mod apply;
@@ -43,6 +47,19 @@ pub trait Operator: Send {
     fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {
         Ok(())
     }
+
+    /// The rows from here on are of the morsel of the task's source that stands at `position` in
+    /// the order of the input. Morsels need not come in this order.
+    fn begin_morsel(&mut self, _position: u64) {}
+
+    /// The rows from here on are of sequence `number` of an order. Only the end of a chain is told,
+    /// and only that of a sink which keeps sequences apart.
+    ///
+    /// # Errors
+    /// As for `push`.
+    fn begin_sequence(&mut self, _number: u32) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A piece of work that one lane does without looking up: it pushes its batches into `emit`.
@@ -57,7 +74,7 @@ pub trait Breaker: Send + Sync {
     fn lane(&self) -> Result<Box<dyn Operator>>;
 
     /// Called once, on a rayon thread, when every lane has finished: the rows to go on with, cut
-    /// into pieces that lanes can work on independently. Order matters only for ordered output.
+    /// into pieces that lanes can work on independently.
     ///
     /// # Errors
     /// As for `Operator::push`.
@@ -69,9 +86,19 @@ pub trait Breaker: Send + Sync {
         None
     }
 
-    /// Whether the merged morsels are an order that has to be kept: then one lane takes them all,
-    /// first to last.
+    /// Whether the merged morsels are in an order that has to be kept: then the task asks for
+    /// [`sequences`](Self::sequences) of them instead.
     fn is_ordered(&self) -> bool {
         false
+    }
+
+    /// What `merge` answers, cut into sequences of about so many bytes of rows as they lie in
+    /// memory; with none given, and by default, into one. Lanes work on the morsels of a sequence
+    /// one after the other, and on sequences side by side.
+    ///
+    /// # Errors
+    /// As for `merge`.
+    fn sequences(&self, _bytes: Option<u64>) -> Result<Vec<Vec<Morsel>>> {
+        Ok(vec![self.merge()?])
     }
 }

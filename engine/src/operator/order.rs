@@ -13,12 +13,14 @@ use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::error::{Error, Result};
 use crate::expr::eval::{Compiled, compile};
-use crate::expr::{SortKey, typing};
+use crate::expr::{Expr, SortKey, typing};
 
 /// Sort keys, ready to be computed.
 pub(super) struct Order {
     keys: Vec<Compiled>,
     options: Vec<SortOptions>,
+    /// Which column the most significant key is, if it is one.
+    column: Option<usize>,
 }
 
 impl Order {
@@ -29,6 +31,10 @@ impl Order {
         let mut order = Order {
             keys: Vec::with_capacity(keys.len()),
             options: Vec::with_capacity(keys.len()),
+            column: match &keys[0].expr {
+                Expr::Column(name) => schema.index_of(name).ok(),
+                _ => None,
+            },
         };
         for key in keys {
             let compiled = compile(&key.expr, schema)?;
@@ -78,6 +84,23 @@ impl Order {
     /// Direction and place of nulls of the most significant key.
     pub(super) fn leading_options(&self) -> SortOptions {
         self.options.first().copied().unwrap_or_default()
+    }
+
+    /// The column that is the only key, and its type; none if there are more, or it is computed.
+    pub(super) fn single_column(&self) -> Option<(usize, &DataType)> {
+        match (&self.keys[..], self.column) {
+            ([key], Some(column)) => Some((column, key.field().data_type())),
+            _ => None,
+        }
+    }
+
+    /// Bytes of every key as the converter makes them; none if they differ.
+    pub(super) fn width(&self) -> Option<usize> {
+        let width = |key: &Compiled| match key.field().data_type() {
+            DataType::Boolean => Some(2),
+            other => other.primitive_width().map(|width| width + 1),
+        };
+        self.keys.iter().map(width).sum()
     }
 
     /// A converter of keys to bytes; those of two converters of one order compare too.
@@ -160,7 +183,8 @@ impl Keyed {
     }
 }
 
-fn prefix(key: &[u8]) -> [u64; 2] {
+/// The first bytes of a key, as numbers that compare like them.
+pub(super) fn prefix(key: &[u8]) -> [u64; 2] {
     let mut bytes = [0; 16];
     let length = key.len().min(16);
     bytes[..length].copy_from_slice(&key[..length]);

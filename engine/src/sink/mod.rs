@@ -17,6 +17,13 @@ pub trait Sink: Send + Sync {
     /// `Exhausted` if the memory that every lane needs cannot be reserved.
     fn lane(&self, lane: usize) -> Result<Box<dyn Operator>>;
 
+    /// The bytes of rows, as they lie in memory, that are worth a sequence of their own, if lanes
+    /// can keep apart the sequences of an order ([`Operator::begin_sequence`]): what is written
+    /// tells afterwards which came first, whoever wrote them.
+    fn sequence_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Writes out what lanes have left to be written. The task awaits this between morsels, so a
     /// slow store slows the lanes down instead of filling memory.
     ///

@@ -21,6 +21,18 @@ use crate::operator::Morsel;
 /// Morsels in the order in which their bytes arrive.
 pub type MorselStream = BoxStream<'static, Result<Morsel>>;
 
+/// Morsels as they come, each with its place in the order of the input: files one after the other,
+/// and the rows of each as they are in it.
+pub type PlacedMorsels = BoxStream<'static, Result<(u64, Morsel)>>;
+
+/// Bits of a place that are for morsels of one piece of the input.
+const PLACE_BITS: u32 = 32;
+
+/// The place of morsel `number` of piece `piece` of the input.
+fn place(piece: u64, number: u64) -> u64 {
+    piece << PLACE_BITS | number
+}
+
 /// A column of the files whose rows are of use only if a later join knows their value.
 #[derive(Debug, Clone)]
 pub struct ColumnFilter {

@@ -224,19 +224,33 @@ struct Link {
 }
 
 impl Chain {
-    /// Runs `morsel`, its batches entering at position `entry`.
+    /// Runs `morsel`, its batches entering `phase`; it stands at `position` in what is read.
     ///
     /// # Errors
     /// What the first operator to fail answered.
-    pub(super) fn run(&mut self, entry: usize, morsel: Morsel) -> Result<()> {
+    pub(super) fn run(&mut self, phase: &Phase, position: u64, morsel: Morsel) -> Result<()> {
+        for link in &mut self.links[phase.entry..=phase.last] {
+            link.operator.begin_morsel(position);
+        }
         // What enters in the middle comes from the breaker before it.
-        let (before, links) = self.links.split_at_mut(entry);
+        let (before, links) = self.links.split_at_mut(phase.entry);
         let counts = before
             .last_mut()
             .map_or(&mut self.source, |link| &mut link.counts);
         let outcome = counted(counts, links, &self.cancel, morsel);
         self.report();
         outcome.map(|_| ())
+    }
+
+    /// Tells the sink that what comes now is of another sequence.
+    ///
+    /// # Errors
+    /// As for `run`.
+    pub(super) fn begin_sequence(&mut self, number: u32) -> Result<()> {
+        match self.links.last_mut() {
+            Some(sink) => sink.operator.begin_sequence(number),
+            None => Ok(()),
+        }
     }
 
     /// Ends the input of a phase: its operators finish one after the other.

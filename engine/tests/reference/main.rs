@@ -16,12 +16,12 @@ use arrow::record_batch::RecordBatch;
 use fastrand::Rng;
 use kiln_engine::ErrorKind;
 use kiln_engine::expr::eval::evaluate;
-use kiln_engine::expr::{Expr, col, lit, typing, words};
+use kiln_engine::expr::{col, lit, typing, words};
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::operator::limit::LimitState;
 use kiln_engine::operator::sort::Sort;
 use kiln_engine::operator::top_k::TopK;
-use kiln_engine::operator::{Breaker, Operator, explode, filter, project};
+use kiln_engine::operator::{Breaker, Morsel, Operator, explode, filter, project};
 
 use data::NAMES;
 use oracle::{Failed, Row};
@@ -47,21 +47,31 @@ fn run(operator: &mut dyn Operator, batches: &[RecordBatch]) -> kiln_engine::Res
 
 /// The rows that `breaker` makes of `batches`, dealt out to some lanes.
 fn run_breaker(breaker: &dyn Breaker, batches: &[RecordBatch], lanes: usize) -> Vec<Row> {
+    collect(breaker, batches, lanes);
+    emitted(breaker.merge().expect("memory for all"))
+}
+
+/// Deals `batches` out to some lanes, each as a morsel.
+fn collect(breaker: &dyn Breaker, batches: &[RecordBatch], lanes: usize) {
     let mut lanes: Vec<_> = (0..lanes)
         .map(|_| breaker.lane().expect("a lane"))
         .collect();
     let count = lanes.len();
     let mut none = |_: RecordBatch| panic!("a breaker's lane emits nothing");
     for (index, batch) in batches.iter().enumerate() {
-        lanes[index % count]
-            .push(batch.clone(), &mut none)
-            .expect("memory for all");
+        let lane = &mut lanes[index % count];
+        lane.begin_morsel(index as u64);
+        lane.push(batch.clone(), &mut none).expect("memory for all");
     }
     for lane in &mut lanes {
         lane.finish(&mut none).expect("memory for all");
     }
+}
+
+/// The rows of `morsels`, one after the other.
+fn emitted(morsels: Vec<Morsel>) -> Vec<Row> {
     let mut rows = Vec::new();
-    for morsel in breaker.merge().expect("memory for all") {
+    for morsel in morsels {
         morsel(&mut |batch| {
             rows.extend(data::unbatch(&batch));
             Ok(())
@@ -250,22 +260,11 @@ fn orders() {
         let best = &expected[..limit.min(expected.len())];
         assert_eq!(text(&found), text(best), "seed={seed} top {limit}");
 
-        // A sort may leave rows with equal keys in any order: compare keys in order, rows as sets.
+        // A sort leaves rows with equal keys as they came: a lane has the rows of a morsel.
         let sort = Sort::within(&keys, &data::schema(), &budget).expect("keys");
         let found = run_breaker(&sort, &batches, lanes);
-        let key_exprs: Vec<Expr> = keys.iter().map(|key| key.expr.clone()).collect();
-        let keys_of = |rows: &[Row]| oracle::project(&key_exprs, &NAMES, rows).expect("keys");
-        assert_eq!(
-            text(&keys_of(&found)),
-            text(&keys_of(&expected)),
-            "seed={seed} sort"
-        );
-        let set = |rows: &[Row]| {
-            let mut rows = text(rows);
-            rows.sort();
-            rows
-        };
-        assert_eq!(set(&found), set(&expected), "seed={seed} sort");
+        let expected = oracle::sort_stable(&keys, &NAMES, &rows).expect("keys that cannot fail");
+        assert_eq!(text(&found), text(&expected), "seed={seed} sort");
         drop((top, sort));
         assert_eq!(budget.used(), 0, "seed={seed}: all memory is given back");
     }
@@ -276,21 +275,57 @@ fn a_sort_larger_than_its_memory_goes_to_disk() {
     let mut random = Rng::with_seed(1);
     let rows: Vec<_> = data::rows(&mut random, 60_000);
     let batches: Vec<RecordBatch> = rows.chunks(2_000).map(data::batch).collect();
-    let keys = [col("text").desc(), col("n").asc()];
-    let expected = oracle::sort(&keys, &NAMES, &rows).expect("keys that cannot fail");
-    let key_exprs: Vec<Expr> = keys.iter().map(|key| key.expr.clone()).collect();
-    let keys_of = |rows: &[Row]| oracle::project(&key_exprs, &NAMES, rows).expect("keys");
     let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-    for budget in [1, 2, 3].map(|mib| MemoryBudget::new(mib << 20)) {
-        assert!(bytes as u64 > budget.limit(), "all fits in memory: {bytes}");
-        for lanes in [1, 3] {
+    let orders = [
+        vec![col("text").desc(), col("n").asc()],
+        vec![col("text").asc().nulls_first()],
+        vec![col("text").desc()],
+        vec![col("ok").asc()],
+        vec![col("n").desc().nulls_first(), col("b").asc()],
+    ];
+    for keys in orders {
+        let expected = oracle::sort_stable(&keys, &NAMES, &rows).expect("keys that cannot fail");
+        for budget in [1, 2, 3].map(|mib| MemoryBudget::new(mib << 20)) {
+            assert!(bytes as u64 > budget.limit(), "all fits in memory: {bytes}");
+            for lanes in [1, 3] {
+                let sort = Sort::within(&keys, &data::schema(), &budget).expect("keys");
+                let found = run_breaker(&sort, &batches, lanes);
+                assert!(text(&found) == text(&expected), "{keys:?} lanes={lanes}");
+                assert!(budget.disk().peak() > 0, "nothing has gone to disk");
+                drop(sort);
+                assert_eq!(budget.used(), 0, "all memory is given back");
+                assert_eq!(budget.disk().used(), 0, "all disk is given back");
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_are_pieces_of_the_order() {
+    let mut random = Rng::with_seed(2);
+    let rows: Vec<_> = data::rows(&mut random, 30_000);
+    let batches: Vec<RecordBatch> = rows.chunks(1_000).map(data::batch).collect();
+    for keys in [vec![col("text").asc()], vec![col("ok").desc()]] {
+        let expected = oracle::sort_stable(&keys, &NAMES, &rows).expect("keys that cannot fail");
+        for budget in [1 << 20, 1 << 30].map(MemoryBudget::new) {
             let sort = Sort::within(&keys, &data::schema(), &budget).expect("keys");
-            let found = run_breaker(&sort, &batches, lanes);
-            assert_eq!(text(&keys_of(&found)), text(&keys_of(&expected)));
-            let (mut found, mut all) = (text(&found), text(&rows));
-            found.sort();
-            all.sort();
-            assert!(found == all, "rows are lost or changed");
+            collect(&sort, &batches, 2);
+            let sequences = sort.sequences(Some(200 << 10)).expect("memory for all");
+            assert!(sequences.len() > 4, "sequences={}", sequences.len());
+            // Lanes take them side by side, and whichever they like first.
+            let mut found: Vec<_> = (0..sequences.len()).map(|_| Vec::new()).collect();
+            let mut sequences: Vec<_> = sequences.into_iter().enumerate().collect();
+            random.shuffle(&mut sequences);
+            for (number, morsels) in sequences {
+                found[number] = emitted(morsels);
+            }
+            let large = found.iter().filter(|rows| rows.len() > 1_000).count();
+            assert!(
+                large > 3,
+                "{:?}",
+                found.iter().map(Vec::len).collect::<Vec<_>>()
+            );
+            assert!(text(&found.concat()) == text(&expected), "{keys:?}");
             drop(sort);
             assert_eq!(budget.used(), 0, "all memory is given back");
         }
@@ -299,15 +334,16 @@ fn a_sort_larger_than_its_memory_goes_to_disk() {
 
 #[test]
 fn a_sort_without_memory_for_merging_says_so() {
-    let batch = data::batch(&data::rows(&mut Rng::with_seed(1), 1000));
+    let batch = data::batch(&data::rows(&mut Rng::with_seed(1), 20_000));
     let budget = MemoryBudget::new(10_000);
     let sort = Sort::within(&[col("a").asc()], &data::schema(), &budget).expect("a key");
     let mut lane = sort.lane().expect("a lane");
-    lane.push(batch, &mut |_| Ok(())).expect("it goes to disk");
+    for _ in 0..2 {
+        lane.push(batch.clone(), &mut |_| Ok(()))
+            .expect("it goes to disk");
+    }
     lane.finish(&mut |_| Ok(())).expect("it is a lane");
-    let morsels = sort.merge().expect("it is on disk");
-    let mut run = morsels.into_iter().map(|run| run(&mut |_| Ok(())));
-    let error = run.find_map(Result::err).expect("two blocks do not fit");
+    let error = sort.merge().err().expect("two blocks do not fit");
     assert_eq!(error.kind(), ErrorKind::Exhausted);
     assert!(
         error.message().starts_with("sort needs more memory"),

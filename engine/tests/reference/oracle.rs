@@ -301,6 +301,23 @@ pub(crate) fn explode(column: usize, rows: &[Row]) -> Vec<Row> {
 
 /// The rows in the order of `keys`; those that are equal by them, by their columns.
 pub(crate) fn sort(keys: &[SortKey], names: &[&str], rows: &[Row]) -> Result<Vec<Row>, Failed> {
+    let mut rows = rows.to_vec();
+    rows.sort_by(|a, b| {
+        let values = a.iter().zip(b);
+        let mut orders = values.map(|(a, b)| nulls(a, b, true).unwrap_or_else(|| compare(a, b)));
+        orders
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
+    });
+    sort_stable(keys, names, &rows)
+}
+
+/// The same, with rows of equal keys as they were.
+pub(crate) fn sort_stable(
+    keys: &[SortKey],
+    names: &[&str],
+    rows: &[Row],
+) -> Result<Vec<Row>, Failed> {
     let mut keyed = Vec::new();
     for row in rows {
         let key = |key: &SortKey| evaluate(&key.expr, names, row);
@@ -309,17 +326,10 @@ pub(crate) fn sort(keys: &[SortKey], names: &[&str], rows: &[Row]) -> Result<Vec
             row.clone(),
         ));
     }
-    keyed.sort_by(|(a, a_row), (b, b_row)| {
-        let by_key = keys
-            .iter()
-            .zip(a.iter().zip(b))
-            .map(|(key, (a, b))| in_order(key, a, b));
-        let ties = a_row
-            .iter()
-            .zip(b_row)
-            .map(|(a, b)| nulls(a, b, true).unwrap_or_else(|| compare(a, b)));
-        by_key
-            .chain(ties)
+    keyed.sort_by(|(a, _), (b, _)| {
+        let values = keys.iter().zip(a.iter().zip(b));
+        let mut orders = values.map(|(key, (a, b))| in_order(key, a, b));
+        orders
             .find(|order| order.is_ne())
             .unwrap_or(Ordering::Equal)
     });

@@ -1,7 +1,9 @@
 //! The jobs that `run`, `submit` and `explain` take, and where their results go.
 
 use clap::{Args, Subcommand, ValueEnum};
-use kiln::{FileFormat, OutputMode};
+use kiln::{FileCompression, FileFormat, OutputMode};
+
+use super::SortArgs;
 
 /// The jobs that need no program of one's own.
 #[derive(Debug, Subcommand)]
@@ -12,6 +14,8 @@ pub(crate) enum Job {
     Grep(GrepArgs),
     /// Count the rows of Parquet or CSV files by the values of columns
     Count(CountArgs),
+    /// Sort Parquet or CSV files, or lines of text, by columns
+    Sort(SortArgs),
     /// Map and reduce with commands that read lines and print lines KEY<TAB>VALUE
     External(ExternalArgs),
 }
@@ -121,13 +125,16 @@ pub(crate) struct OutputArgs {
         display_order = 51
     )]
     pub(crate) format: Format,
+    /// How the bytes of the files are compressed [default: zstd for Parquet, none for others]
+    #[arg(long, value_enum, requires = "output", display_order = 52)]
+    pub(crate) compression: Option<Compression>,
     /// If that directory holds an output already: fail, replace it or add files to it
     #[arg(
         long,
         value_enum,
         default_value_t = Mode::Error,
         requires = "output",
-        display_order = 52
+        display_order = 53
     )]
     pub(crate) mode: Mode,
 }
@@ -151,6 +158,32 @@ impl From<Format> for FileFormat {
     }
 }
 
+/// Compression of output files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compression {
+    // Comments on these would turn every help text that has them into its long form.
+    None,
+    Snappy,
+    Lz4,
+    Gzip,
+    Zstd,
+}
+
+impl From<Compression> for FileCompression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => FileCompression::None,
+            Compression::Snappy => FileCompression::Snappy,
+            Compression::Lz4 => FileCompression::Lz4,
+            Compression::Gzip => FileCompression::Gzip,
+            Compression::Zstd => FileCompression::Zstd(ZSTD_LEVEL),
+        }
+    }
+}
+
+/// Fast, and nearly as small as slower levels.
+const ZSTD_LEVEL: u8 = 1;
+
 /// What becomes of an output that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
@@ -172,7 +205,7 @@ impl From<Mode> for OutputMode {
 
 const TOP_MAX: u64 = 1_000_000;
 
-fn parse_top(text: &str) -> Result<u64, String> {
+pub(super) fn parse_top(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(n @ 1..=TOP_MAX) => Ok(n),
         _ => Err(format!("not a number from 1 to {TOP_MAX}")),

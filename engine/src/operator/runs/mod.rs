@@ -303,23 +303,6 @@ impl PartRows {
         Ok(())
     }
 
-    /// The rows and what is reserved for them, if all are in memory.
-    pub(super) fn in_memory(&mut self) -> Option<(&mut Vec<RecordBatch>, &mut Reservation)> {
-        let in_memory = self.runs.is_empty();
-        in_memory.then_some((&mut self.batches, &mut self.reservation))
-    }
-
-    /// Writes what is in memory to disk.
-    ///
-    /// # Errors
-    /// `Exhausted` if the disk is full.
-    pub(super) fn spill(&mut self, sorter: &Sorter) -> Result<()> {
-        let mut writer = sorter.writer(1)?;
-        self.write((&mut writer, 0), sorter)?;
-        self.runs.extend(sorter.finish(writer)?);
-        Ok(())
-    }
-
     /// All rows in order. They are in memory, or all of them are on disk: then this needs no more
     /// memory than a block of each run.
     ///

@@ -6,9 +6,9 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 
-use super::Files;
 use super::encode::Encoder;
 use super::upload::Slot;
+use super::{Files, Part};
 use crate::error::Result;
 use crate::expr::SortKey;
 use crate::limits;
@@ -27,10 +27,11 @@ const SORTED_ROW_BYTES: u64 = 32;
 /// The files that one lane writes.
 pub(super) struct Lane {
     files: Arc<Files>,
-    lane: usize,
+    /// What it writes now.
+    part: Part,
     /// Where its files are, if not beside those of all.
     directory: Option<String>,
-    /// Files begun so far.
+    /// Files begun so far of it.
     begun: u32,
     open: Option<Open>,
     /// Files that are complete and may wait to be written out.
@@ -56,7 +57,7 @@ impl Lane {
     ) -> Self {
         Lane {
             files: Arc::clone(files),
-            lane,
+            part: Part::Lane(lane),
             directory,
             begun: 0,
             open: None,
@@ -75,7 +76,7 @@ impl Lane {
             none => {
                 let slot = self
                     .files
-                    .begin(self.directory.as_deref(), self.lane, self.begun)?;
+                    .begin(self.directory.as_deref(), self.part, self.begun)?;
                 self.begun += 1;
                 none.insert(Open {
                     encoder: Encoder::new(&self.files.output, &self.files.schema)?,
@@ -147,6 +148,13 @@ impl Operator for Lane {
 
     fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {
         self.end()?;
+        self.reserve()
+    }
+
+    fn begin_sequence(&mut self, number: u32) -> Result<()> {
+        self.end()?;
+        self.part = Part::Sequence(number);
+        self.begun = 0;
         self.reserve()
     }
 }

@@ -1,4 +1,5 @@
-//! The sink that writes output files: at least one per lane that has rows.
+//! The sink that writes output files: at least one per lane that has rows, or one per sequence of
+//! rows that are in order as a whole. Then the order of names is that of rows.
 //!
 //! A lane ([`lane`]) encodes its rows ([`encode`]), in order where one is asked for, and leaves
 //! finished bytes in the slot of their file ([`upload`]); the task writes them out between
@@ -22,6 +23,7 @@ mod tests;
 mod transfer;
 mod upload;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -30,6 +32,7 @@ use async_trait::async_trait;
 use crate::context::TaskContext;
 use crate::error::Result;
 use crate::id::TaskId;
+use crate::limits;
 use crate::operator::Operator;
 use crate::plan::{Output, TaskOutput, part_prefix, upload_record};
 use crate::sink::Sink;
@@ -64,9 +67,28 @@ struct Files {
 
 /// A file that has been begun.
 struct Begun {
-    /// Where it is: the directory, the lane, and which of its files it is.
-    place: (Option<String>, usize, u32),
+    /// Where it is: the directory, whose it is, and which of its files.
+    place: (Option<String>, Part, u32),
     slot: Arc<Slot>,
+}
+
+/// Which rows of an attempt a file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// Those that came to this lane.
+    Lane(usize),
+    /// Those of this sequence of an order.
+    Sequence(u32),
+}
+
+impl fmt::Display for Part {
+    /// As in names. Those of sequences are in their order.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Lane(lane) => write!(f, "l{lane}"),
+            Part::Sequence(number) => write!(f, "s{number:06}"),
+        }
+    }
 }
 
 impl FileSink {
@@ -116,10 +138,10 @@ impl Files {
         }
     }
 
-    /// Begins a file of `lane`, its first having the `number` 0.
-    fn begin(&self, directory: Option<&str>, lane: usize, number: u32) -> Result<Arc<Slot>> {
+    /// Begins a file of `part`, its first having the `number` 0.
+    fn begin(&self, directory: Option<&str>, part: Part, number: u32) -> Result<Arc<Slot>> {
         let name = format!(
-            "{:05}-a{}-l{lane}-{number:05}.{}",
+            "{:05}-a{}-{part}-{number:05}.{}",
             self.task.task,
             self.attempt,
             self.output.extension()
@@ -135,7 +157,7 @@ impl Files {
         let transfer = self.transfer(&name)?;
         let slot = Arc::new(Slot::new(name, transfer, &self.ctx.metrics));
         locked(&self.begun).push(Begun {
-            place: (directory.map(str::to_owned), lane, number),
+            place: (directory.map(str::to_owned), part, number),
             slot: Arc::clone(&slot),
         });
         locked(&self.open).push(Arc::clone(&slot));
@@ -155,7 +177,7 @@ impl Files {
         Ok(Transfer::pending(url, (uploads, path), (store, record)))
     }
 
-    /// The files so far: by directory, and those of a lane together and in its order.
+    /// The files so far: by directory, and those of a lane or sequence together and in its order.
     fn slots(&self) -> Vec<Arc<Slot>> {
         let mut begun = locked(&self.begun);
         begun.sort_unstable_by(|one, other| one.place.cmp(&other.place));
@@ -176,6 +198,14 @@ impl Sink for FileSink {
         }
     }
 
+    /// Files that are sorted one by one, or lie in directories, are no order as a whole.
+    fn sequence_bytes(&self) -> Option<u64> {
+        let options = &self.0.output.options;
+        let as_a_whole = options.sort_by.is_empty() && options.directories.is_none();
+        let bytes = options.file_bytes.unwrap_or(0).max(limits::SEQUENCE_BYTES);
+        as_a_whole.then_some(bytes)
+    }
+
     async fn flush(&self) -> Result<()> {
         let open = locked(&self.0.open).clone();
         for slot in open {
@@ -189,7 +219,7 @@ impl Sink for FileSink {
         let mut slots = self.0.slots();
         if slots.is_empty() && self.0.task.task == 0 {
             // An empty result is a file too: it says what the columns would have been.
-            let slot = self.0.begin(None, 0, 0)?;
+            let slot = self.0.begin(None, Part::Lane(0), 0)?;
             let encoder = Encoder::new(&self.0.output, &self.0.schema)?;
             slot.put(encoder.finish()?, 0);
             slots.push(slot);

@@ -134,6 +134,73 @@ pub(super) fn parquet_rows(content: &Bytes) -> Vec<RecordBatch> {
 }
 
 #[tokio::test]
+async fn files_of_sequences_are_in_their_order_whoever_writes_them() {
+    let ctx = testing::context();
+    let csv = output("memory:///out", FileFormat::Csv);
+    let sink = FileSink::new(&csv, batch().schema(), task(3), 2, &ctx).expect("a place");
+    assert_eq!(sink.sequence_bytes(), Some(limits::SEQUENCE_BYTES));
+    let mut lanes = [0, 1].map(|lane| sink.lane(lane).expect("memory"));
+    let mut none = |_: RecordBatch| panic!("a sink emits nothing");
+    for (lane, number, rows) in [(1, 0, 3), (0, 1, 2), (0, 12, 1), (1, 2, 0), (1, 3, 3)] {
+        let lane = &mut lanes[lane];
+        lane.begin_sequence(number).expect("room");
+        let rows = batch().slice(0, rows);
+        lane.push(rows, &mut none).expect("room");
+        sink.flush().await.expect("room");
+    }
+    for lane in &mut lanes {
+        lane.finish(&mut none).expect("room");
+    }
+    let TaskOutput::Files(files) = sink.close().await.expect("room") else {
+        panic!("files were asked for")
+    };
+    let show = |file: &OutputFile| format!("{} rows={}", file.name, file.rows);
+    let files: Vec<String> = files.iter().map(show).collect();
+    expect_test::expect![[r#"
+        part-000000000007-00003-a2-s000000-00000.csv rows=3
+        part-000000000007-00003-a2-s000001-00000.csv rows=2
+        part-000000000007-00003-a2-s000003-00000.csv rows=3
+        part-000000000007-00003-a2-s000012-00000.csv rows=1"#]]
+    .assert_eq(&files.join("\n"));
+}
+
+#[test]
+fn what_is_sorted_otherwise_or_dealt_out_has_no_sequences() {
+    let ctx = testing::context();
+    let bytes = |options| {
+        let url = "memory:///out".to_owned();
+        let (format, schema) = (FileFormat::Csv, batch().schema());
+        let output = Output {
+            url,
+            format,
+            options,
+        };
+        let sink = FileSink::new(&output, schema, task(3), 2, &ctx).expect("a place");
+        sink.sequence_bytes()
+    };
+    let order = crate::plan::ColumnOrder {
+        column: "n".to_owned(),
+        descending: false,
+        nulls_first: false,
+    };
+    let sorted = OutputOptions {
+        sort_by: vec![order],
+        ..Default::default()
+    };
+    let dealt_out = OutputOptions {
+        directories: Some("word".to_owned()),
+        ..Default::default()
+    };
+    let large = OutputOptions {
+        file_bytes: Some(1 << 40),
+        ..Default::default()
+    };
+    assert_eq!(bytes(sorted), None);
+    assert_eq!(bytes(dealt_out), None);
+    assert_eq!(bytes(large), Some(1 << 40));
+}
+
+#[tokio::test]
 async fn each_lane_with_rows_writes_a_file() {
     let ctx = testing::context();
     let csv = output("memory:///out", FileFormat::Csv);

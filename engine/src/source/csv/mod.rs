@@ -30,9 +30,9 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{ScanFormat, ScanSpec, Split};
-use crate::source::MorselStream;
 use crate::source::codec::{self, Codec};
 use crate::source::input::InputFile;
+use crate::source::{PlacedMorsels, place};
 use cut::Cutter;
 pub use infer::infer_schema;
 use rows::{Block, Scan, nulls};
@@ -51,7 +51,7 @@ const FILES_AT_ONCE: usize = (limits::PREFETCH_BYTES / CHUNK_BYTES) as usize / (
 ///
 /// # Errors
 /// `Internal` if `spec` is not about CSV. The stream's own errors name the file.
-pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<MorselStream> {
+pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<PlacedMorsels> {
     let ScanFormat::Csv(options) = &spec.format else {
         return Err(Error::internal(
             "a CSV source was asked to read another format",
@@ -76,9 +76,11 @@ pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<Mo
             &ctx.metrics,
         )?);
     }
-    let files = files
-        .into_iter()
-        .map(move |file| morsels(file, Arc::clone(&scan)));
+    let files = (0..).zip(files).map(move |(number, file)| {
+        let places = stream::iter((0..).map(move |block| place(number, block)));
+        let morsels = places.zip(morsels(file, Arc::clone(&scan)));
+        morsels.map(|(place, morsel)| Ok((place, morsel?))).boxed()
+    });
     Ok(stream::iter(files).flatten_unordered(FILES_AT_ONCE).boxed())
 }
 

@@ -47,7 +47,7 @@ use crate::metrics::TaskMetrics;
 use crate::operator::Morsel;
 use crate::plan::{ScanSpec, Split};
 use crate::source::input::InputFile;
-use crate::source::{ColumnFilter, MorselStream};
+use crate::source::{ColumnFilter, PlacedMorsels, place};
 use chunk::Chunks;
 use columns::Columns;
 use decode::RowGroup;
@@ -75,7 +75,7 @@ pub fn open(
     splits: Vec<Split>,
     filters: Vec<ColumnFilter>,
     ctx: &TaskContext,
-) -> Result<MorselStream> {
+) -> Result<PlacedMorsels> {
     let scan = Arc::new(Scan {
         wanted: Wanted::new(spec, filters)?,
         ctx: ctx.clone(),
@@ -190,11 +190,17 @@ fn fetched(
     scan: Arc<Scan>,
     groups: BoxStream<'static, Result<RowGroup>>,
     pieces: usize,
-) -> MorselStream {
+) -> PlacedMorsels {
     groups
         .map(move |group| fetch(Arc::clone(&scan), group, pieces))
+        .zip(stream::iter(0..))
+        .map(async |(fetched, number)| {
+            let morsels = fetched.await?.into_iter();
+            let places = (0..).map(move |piece| place(number, piece));
+            Ok::<_, Error>(places.zip(morsels))
+        })
         .buffer_unordered(limits::PREFETCH_REQUESTS)
-        .map_ok(|morsels| stream::iter(morsels.into_iter().map(Ok)))
+        .map_ok(|morsels| stream::iter(morsels.map(Ok)))
         .try_flatten()
         .boxed()
 }

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::operator::Morsel;
 use crate::plan::{ScanFormat, ScanSpec, Split, TextOptions};
-use crate::source::MorselStream;
+use crate::source::{PlacedMorsels, place};
 use crate::storage;
 use block::{Block, BufferPool};
 pub use compressed::is_compressed;
@@ -45,7 +45,7 @@ struct Scan {
 ///
 /// # Errors
 /// `Internal` if `spec` is not about text; the stream's items name file and place.
-pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<MorselStream> {
+pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<PlacedMorsels> {
     let ScanFormat::Text(options) = spec.format else {
         return Err(Error::internal(
             "a text source was asked to read another format",
@@ -67,7 +67,8 @@ pub fn open(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<Mo
         .buffered(requests)
         .map_ok(|work| stream::iter(work.into_iter().map(Ok)))
         .try_flatten()
-        .map(move |work| perform(Arc::clone(&fetching), work))
+        .zip(stream::iter(0..))
+        .map(move |(work, number)| placed(Arc::clone(&fetching), work, number))
         .buffer_unordered(requests)
         .flatten_unordered(decoders);
     Ok(stream.boxed())
@@ -173,6 +174,13 @@ async fn resolve(scan: Arc<Scan>, unit: Unit) -> Result<Vec<Work>> {
             Ok(pieces.map(|piece| Work::Pieces(vec![piece])).collect())
         }
     }
+}
+
+/// The morsels of work `number`, with their places.
+async fn placed(scan: Arc<Scan>, work: Result<Work>, number: u64) -> PlacedMorsels {
+    let places = stream::iter((0..).map(move |block| place(number, block)));
+    let morsels = places.zip(perform(scan, work).await);
+    morsels.map(|(place, morsel)| Ok((place, morsel?))).boxed()
 }
 
 /// Fetches what makes one morsel. Small compressed files turn up here, and are decoded.

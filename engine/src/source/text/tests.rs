@@ -75,7 +75,7 @@ fn read(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<Vec<Re
     let mut stream = open(spec, splits, ctx)?;
     let mut batches = Vec::new();
     while let Some(morsel) = runtime.block_on(stream.next()) {
-        morsel?(&mut |batch| {
+        morsel?.1(&mut |batch| {
             assert!((1..=limits::BATCH_ROWS).contains(&batch.num_rows()));
             batches.push(batch);
             Ok(())

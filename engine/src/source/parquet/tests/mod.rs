@@ -58,7 +58,7 @@ fn file() -> Vec<u8> {
     bytes
 }
 
-fn open_whole(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<MorselStream> {
+fn open_whole(spec: &ScanSpec, splits: Vec<Split>, ctx: &TaskContext) -> Result<PlacedMorsels> {
     open(spec, splits, Vec::new(), ctx)
 }
 

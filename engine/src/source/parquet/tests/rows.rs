@@ -294,7 +294,7 @@ async fn key_filters_drop_what_no_join_would_keep_and_nothing_else() {
         let mut morsels = open(&spec, splits, vec![filter], &ctx).expect("it fits");
         let mut found = 0;
         while let Some(morsel) = morsels.next().await {
-            let run = morsel.expect("a good file")(&mut |batch| {
+            let run = morsel.expect("a good file").1(&mut |batch| {
                 let values = batch.column(1).as_primitive::<Int64Type>();
                 found += values
                     .iter()

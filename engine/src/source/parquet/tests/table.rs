@@ -149,7 +149,7 @@ async fn one_row_group_is_work_for_every_lane() {
     let (mut count, mut seen) = (0, Vec::new());
     while let Some(morsel) = morsels.next().await {
         count += 1;
-        let run = morsel.expect("a good file")(&mut |batch| {
+        let run = morsel.expect("a good file").1(&mut |batch| {
             seen.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
             Ok(())
         });

@@ -1,0 +1,128 @@
+//! `kiln run sort`: what is said, what is written, and in which order the files are.
+
+use std::path::Path;
+
+use expect_test::expect;
+use fastrand::Rng;
+
+use crate::support::{Driver, kiln, run, run_ok, write};
+
+/// The lines of all files of a CSV output, in the order of their names, without headers; and how
+/// many files there are.
+fn lines_in_order(output: &Path) -> (Vec<String>, usize) {
+    let entries = std::fs::read_dir(output).expect("an output");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<_> = names
+        .map(|name| name.into_string().expect("UTF-8"))
+        .filter(|name| name.starts_with("part-"))
+        .collect();
+    names.sort();
+    let mut lines = Vec::new();
+    for name in &names {
+        let text = std::fs::read_to_string(output.join(name)).expect("a file");
+        lines.extend(text.lines().skip(1).map(str::to_owned));
+    }
+    (lines, names.len())
+}
+
+/// Lines of about a hundred bytes, a tenth of them twice or more.
+fn make_lines(random: &mut Rng, bytes: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::with_capacity(bytes / 90);
+    let mut made = 0;
+    while made < bytes {
+        let line = match random.u8(..10) {
+            0 if !lines.is_empty() => lines[random.usize(..lines.len())].clone(),
+            _ => {
+                let length = random.usize(5..20);
+                let key: String = (0..length).map(|_| random.alphanumeric()).collect();
+                format!("{key} {}", "payload ".repeat(10))
+            }
+        };
+        made += line.len() + 1;
+        lines.push(line);
+    }
+    lines
+}
+
+#[test]
+fn tables_come_in_order() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let rows = "city,people\nUlm,126\nBern,134\nKöln,\nGraz,292\nBonn,134\n";
+    let input = write(directory.path(), "cities.csv", rows.as_bytes());
+    expect![[r#"
+        {"city":"Graz","people":292}
+        {"city":"Bern","people":134}
+        {"city":"Bonn","people":134}
+        {"city":"Ulm","people":126}
+        {"city":"Köln"}
+    "#]]
+    .assert_eq(&run_ok([
+        "run",
+        "sort",
+        "--by",
+        "people:desc,city",
+        &input,
+        "--json",
+    ]));
+    expect![[r#"
+        {"city":"Köln"}
+        {"city":"Ulm","people":126}
+        {"city":"Bonn","people":134}
+    "#]]
+    .assert_eq(&run_ok([
+        "run",
+        "sort",
+        "--by",
+        "people:nulls-first,city:desc",
+        "--top",
+        "3",
+        &input,
+        "--json",
+    ]));
+    let said = run(["run", "sort", "--by", "peple", &input]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(said.stderr.contains("did you mean \"people\"?"), "{said:?}");
+}
+
+#[test]
+fn the_order_of_files_is_that_of_their_names() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut lines = make_lines(&mut Rng::with_seed(7), 40 << 20);
+    let (left, right) = lines.split_at(lines.len() / 3);
+    let left = write(directory.path(), "left.txt", left.join("\n").as_bytes());
+    let right = write(directory.path(), "right.txt", right.join("\n").as_bytes());
+    let output = directory.path().join("sorted");
+    let sort = ["run", "sort", "--by", "line:desc", &left, &right];
+    let mut sort = kiln(sort);
+    sort.args(["--threads", "2", "--format", "csv", "--output"]);
+    let said = sort.arg(&output).output().expect("the command starts");
+    assert!(said.status.success(), "{said:?}");
+    let (found, files) = lines_in_order(&output);
+    lines.sort_unstable_by(|a, b| b.cmp(a));
+    assert!(found == lines, "rows are lost, changed or in another order");
+    assert!(files > 1, "several threads write");
+}
+
+#[test]
+fn a_cluster_sorts_too() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut lines = make_lines(&mut Rng::with_seed(8), 20 << 20);
+    let names = ["a.txt", "b.txt", "c.txt"];
+    let parts = lines.chunks(lines.len().div_ceil(names.len()));
+    let inputs: Vec<String> = std::iter::zip(names, parts)
+        .map(|(name, part)| write(directory.path(), name, part.join("\n").as_bytes()))
+        .collect();
+    let storage = directory.path().join("storage");
+    let driver = Driver::start(&["--storage", &storage.display().to_string()]);
+    let _executors = [driver.executor(1), driver.executor(2)];
+    driver.wait_for_executors(2);
+    let output = directory.path().join("sorted");
+    let mut sort = kiln(["run", "sort", "--by", "line", "--driver", &driver.url]);
+    sort.args(&inputs);
+    sort.args(["--format", "csv", "--output"]).arg(&output);
+    let said = sort.output().expect("the command starts");
+    assert!(said.status.success(), "{said:?}");
+    lines.sort_unstable();
+    let (found, _) = lines_in_order(&output);
+    assert!(found == lines, "rows are lost, changed or in another order");
+}
