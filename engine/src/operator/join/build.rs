@@ -180,7 +180,8 @@ impl Builder {
         }
         let spilled = &mut taken.spilled;
         if taken.rows == 0 {
-            *spilled = Partitions::ALL;
+            // What there is no memory for has not come yet.
+            spilled.add_half();
         }
         let mut order: Vec<usize> = (0..PARTITIONS).collect();
         order.sort_by_key(|partition| Reverse(counts[*partition]));

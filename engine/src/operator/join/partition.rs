@@ -25,9 +25,6 @@ const NONE: u8 = PARTITIONS as u8;
 pub(super) struct Partitions(u64);
 
 impl Partitions {
-    /// All there are.
-    pub(super) const ALL: Partitions = Partitions((1 << PARTITIONS) - 1);
-
     pub(super) fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -38,6 +35,17 @@ impl Partitions {
 
     pub(super) fn add(&mut self, partition: usize) {
         self.0 |= 1 << partition;
+    }
+
+    /// Adds half of those that it does not have, or the last one.
+    pub(super) fn add_half(&mut self) {
+        let (all, had) = (0..PARTITIONS, *self);
+        let others: Vec<usize> = all.filter(|partition| !had.has(*partition)).collect();
+        let half = others.len().div_ceil(2);
+        others
+            .into_iter()
+            .take(half)
+            .for_each(|part| self.add(part));
     }
 }
 
