@@ -112,6 +112,9 @@ impl DataFrame {
     /// The rows in order, the first key being the most significant. An expression is a key:
     /// smallest first, nulls last; `col("n").desc().nulls_first()` says otherwise.
     ///
+    /// Files that are written then are in order as a whole, from name to name. Embedded, rows with
+    /// equal keys stay in the order of the input.
+    ///
     /// # Errors
     /// `Invalid` if a column is unknown or has no order.
     pub fn sort(&self, keys: impl IntoIterator<Item = impl Into<SortKey>>) -> Result<Self> {

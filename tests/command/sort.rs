@@ -126,3 +126,30 @@ fn a_cluster_sorts_too() {
     let (found, _) = lines_in_order(&output);
     assert!(found == lines, "rows are lost, changed or in another order");
 }
+
+#[test]
+fn what_does_not_fit_into_memory_is_sorted_on_disk() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut lines = make_lines(&mut Rng::with_seed(9), 100 << 20);
+    let parts = lines.chunks(lines.len().div_ceil(4));
+    let inputs: Vec<String> = (0..)
+        .zip(parts)
+        .map(|(n, part)| {
+            let name = format!("{n}.txt");
+            write(directory.path(), &name, part.join("\n").as_bytes())
+        })
+        .collect();
+    let output = directory.path().join("sorted");
+    let mut sort = kiln(["explain", "--analyze", "sort", "--by", "line"]);
+    sort.args(&inputs);
+    sort.args(["--memory", "64MiB", "--threads", "2", "--format", "csv"]);
+    let said = sort.arg("--output").arg(&output).output();
+    let said = said.expect("the command starts");
+    assert!(said.status.success(), "{said:?}");
+    let told = String::from_utf8_lossy(&said.stdout);
+    assert!(told.contains("went to disk"), "{told}");
+    lines.sort_unstable();
+    let (found, files) = lines_in_order(&output);
+    assert!(found == lines, "rows are lost, changed or in another order");
+    assert!(files > 1, "several threads write");
+}

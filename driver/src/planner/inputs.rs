@@ -113,16 +113,18 @@ impl Tables {
         Ok(inputs)
     }
 
-    /// About how many bytes the largest operator of `plan` that keeps rows has to keep.
-    fn held_bytes(&self, plan: &LogicalPlan) -> u64 {
+    /// About how many bytes the largest operator of `plan` that keeps rows has to keep; none if there
+    /// is no such operator. A sort is as fast without: it writes sorted runs and merges them.
+    fn held_bytes(&self, plan: &LogicalPlan) -> Option<u64> {
         let bytes = |node: &LogicalPlan| estimate(node, &|scan| self.statistics(scan)).bytes as u64;
         let held = |node: &LogicalPlan| match node {
-            LogicalPlan::Aggregate { .. } | LogicalPlan::Sort { .. } => bytes(node),
-            LogicalPlan::Join { left, right, .. } => bytes(left).min(bytes(right)),
-            _ => 0,
+            LogicalPlan::Aggregate { .. } => Some(bytes(node)),
+            LogicalPlan::Join { left, right, .. } => Some(bytes(left).min(bytes(right))),
+            LogicalPlan::Reduce { .. } => Some(0),
+            _ => None,
         };
         let below = nodes_below(plan).into_iter().map(|node| held(node)).max();
-        held(plan).max(below.unwrap_or(0))
+        held(plan).max(below.flatten())
     }
 }
 
@@ -142,23 +144,26 @@ const TASKS_PER_EXECUTOR: u64 = limits::TASKS_AT_ONCE as u64 + 1;
 const TASKS_LEAST: u64 = 2 * limits::TASKS_AT_ONCE as u64;
 
 /// Makes tasks of at least `least` bytes of the files of `scan`, in a plan that has to keep about
-/// `held` bytes at once.
+/// `held` bytes at once, if any.
 ///
 /// # Errors
 /// What reading a file's first bytes answered.
 async fn resolve(
     scan: &Scan,
     table: &Table,
-    held: u64,
+    held: Option<u64>,
     (cluster, least): (&ClusterShape, u64),
     stores: &Stores,
 ) -> Result<Input> {
     let files = table.files.clone();
     // One executor that stays alone and can hold whatever has to be kept needs no exchange. What
     // grouping leaves of text is no more than the text.
-    let kept = match scan.format {
-        ScanFormat::Parquet => held,
-        ScanFormat::Text(_) | ScanFormat::Csv(_) => files.iter().map(|file| file.bytes).sum(),
+    let kept = match (held, &scan.format) {
+        (None, _) => 0,
+        (Some(held), ScanFormat::Parquet) => held,
+        (Some(_), ScanFormat::Text(_) | ScanFormat::Csv(_)) => {
+            files.iter().map(|file| file.bytes).sum()
+        }
     };
     if !cluster.may_grow && kept <= cluster.memory / 2 {
         let tasks = vec![files.iter().map(whole).collect()];

@@ -31,8 +31,9 @@ pub(crate) struct SortArgs {
 
 const ORDER: &str = "\
 A column may be followed by :asc or :desc, and by :nulls-first or :nulls-last [default: asc,
-nulls-last]. Lines of text are the column `line`. Rows with equal keys come in any order. The files
-that are written are in order as a whole: by name, and each in itself.";
+nulls-last]. Lines of text are the column `line`. The files that are written are in order as a
+whole: by name, and each in itself. In one process rows with equal keys stay in the order of the
+input.";
 
 /// One column of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]

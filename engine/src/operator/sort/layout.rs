@@ -431,3 +431,6 @@ impl<'a> Texts<'a> {
 fn rows_bytes(rows: &Rows) -> usize {
     rows.lengths().sum()
 }
+
+#[cfg(test)]
+mod tests;

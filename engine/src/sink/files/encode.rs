@@ -1,7 +1,7 @@
 //! Rows become the bytes of a file, piece by piece.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::csv;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -16,7 +16,7 @@ use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
-use crate::limits;
+use crate::limits::{self, UPLOAD_PART_BYTES};
 use crate::plan::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
 
 /// Refuses columns that files of this output cannot hold.
@@ -76,42 +76,44 @@ impl Encoder {
         Ok(Encoder { writer, bytes })
     }
 
-    /// Takes rows; gives the bytes that are finished with them, possibly none.
-    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
+    /// Takes rows; gives the parts that are full with them, possibly none.
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
         match &mut self.writer {
             Writer::Parquet(writer) => writer.write(batch).map_err(parquet_error)?,
             Writer::Csv(writer, _) => writer.write(batch).map_err(arrow_error)?,
             Writer::Json(writer) => writer.write(batch).map_err(arrow_error)?,
         }
-        Ok(self.bytes.take())
+        Ok(self.bytes.take_full())
     }
 
     /// Finishes what can be finished early to have less in memory.
-    pub(super) fn cut(&mut self) -> Result<Vec<u8>> {
+    pub(super) fn cut(&mut self) -> Result<Vec<Vec<u8>>> {
         if let Writer::Parquet(writer) = &mut self.writer {
             writer.flush().map_err(parquet_error)?;
         }
-        Ok(self.bytes.take())
+        Ok(self.bytes.take_full())
     }
 
     /// Bytes held in memory.
     pub(super) fn held(&self) -> usize {
-        match &self.writer {
+        let held = match &self.writer {
             Writer::Parquet(writer) => writer.memory_size(),
             Writer::Csv(..) | Writer::Json(_) => 0,
-        }
+        };
+        held + self.bytes.len()
     }
 
     /// About how many bytes the rows that are held will be in the file.
     pub(super) fn pending(&self) -> usize {
-        match &self.writer {
+        let pending = match &self.writer {
             Writer::Parquet(writer) => writer.in_progress_size(),
             Writer::Csv(..) | Writer::Json(_) => 0,
-        }
+        };
+        pending + self.bytes.len()
     }
 
-    /// The file's last bytes.
-    pub(super) fn finish(self) -> Result<Vec<u8>> {
+    /// The file's last parts, of which the last one need not be full.
+    pub(super) fn finish(self) -> Result<Vec<Vec<u8>>> {
         match self.writer {
             Writer::Parquet(writer) => {
                 writer.close().map_err(parquet_error)?;
@@ -251,22 +253,65 @@ fn text_error(error: io::Error) -> Error {
     Error::internal("cannot compress text").with_source(error)
 }
 
-/// Bytes that a writer writes to and that are taken away now and then.
+/// Bytes that a writer writes to, and that are taken away in parts as they are uploaded: they are
+/// copied only once, and never moved because there are more.
 #[derive(Clone, Default)]
-struct Bytes(Arc<Mutex<Vec<u8>>>);
+struct Bytes(Arc<Mutex<Parts>>);
+
+#[derive(Default)]
+struct Parts {
+    full: Vec<Vec<u8>>,
+    /// The part that is being filled.
+    last: Vec<u8>,
+}
+
+/// Bytes for which a part has room at first: many files are small.
+const SMALL_PART_BYTES: usize = 64 << 10;
 
 impl Bytes {
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn len(&self) -> usize {
+        self.parts().last.len()
+    }
+
+    fn take_full(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.parts().full)
+    }
+
+    fn take(&self) -> Vec<Vec<u8>> {
+        let Parts { mut full, last } = std::mem::take(&mut *self.parts());
+        if !last.is_empty() {
+            full.push(last);
+        }
+        full
     }
 }
 
 impl Write for Bytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(bytes);
+        let mut parts = self.parts();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let Parts { full, last } = &mut *parts;
+            let (some, later) = rest.split_at(rest.len().min(UPLOAD_PART_BYTES - last.len()));
+            if last.len() + some.len() > last.capacity() {
+                let is_small = last.len() + some.len() <= SMALL_PART_BYTES;
+                let room = if is_small {
+                    SMALL_PART_BYTES
+                } else {
+                    UPLOAD_PART_BYTES
+                };
+                last.reserve_exact(room - last.len());
+            }
+            last.extend_from_slice(some);
+            rest = later;
+            if last.len() == UPLOAD_PART_BYTES {
+                full.push(std::mem::take(last));
+            }
+        }
         Ok(bytes.len())
     }
 

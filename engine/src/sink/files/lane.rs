@@ -107,7 +107,7 @@ impl Lane {
             bytes,
         } = open;
         let last = encoder.finish()?;
-        let bytes = bytes + last.len() as u64;
+        let bytes = bytes + bytes_of(&last);
         slot.put(last, 0);
         slot.end();
         self.ended.push(slot);
@@ -135,10 +135,14 @@ impl Lane {
 }
 
 impl Open {
-    fn put(&mut self, bytes: Vec<u8>, rows: u64) {
-        self.bytes += bytes.len() as u64;
-        self.slot.put(bytes, rows);
+    fn put(&mut self, parts: Vec<Vec<u8>>, rows: u64) {
+        self.bytes += bytes_of(&parts);
+        self.slot.put(parts, rows);
     }
+}
+
+fn bytes_of(parts: &[Vec<u8>]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
 }
 
 impl Operator for Lane {

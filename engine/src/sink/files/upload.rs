@@ -4,9 +4,10 @@
 //! part as they fill. A file that has ended is finished as soon as the loop comes by, while its
 //! lane writes the next one. How parts get into storage is a [`Transfer`]'s matter.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -30,7 +31,8 @@ pub(super) struct Slot {
 /// What the lane has put in and nobody has taken out yet.
 #[derive(Default)]
 struct Inbox {
-    waiting: BytesMut,
+    /// Full parts, and in the end one that need not be.
+    waiting: VecDeque<Bytes>,
     rows: u64,
     life: Life,
 }
@@ -71,14 +73,12 @@ impl Slot {
         }
     }
 
-    /// Adds bytes, and rows that are in these or later ones.
-    pub(super) fn put(&self, bytes: Vec<u8>, rows: u64) {
+    /// Adds parts, all of which are full but for the last one of the file, and rows that are in
+    /// these or later ones.
+    pub(super) fn put(&self, parts: Vec<Vec<u8>>, rows: u64) {
         let mut inbox = self.inbox();
         inbox.rows += rows;
-        match inbox.waiting.is_empty() {
-            true => inbox.waiting = Bytes::from(bytes).into(),
-            false => inbox.waiting.extend_from_slice(&bytes),
-        }
+        inbox.waiting.extend(parts.into_iter().map(Bytes::from));
     }
 
     /// The file is complete with what was put in.
@@ -93,7 +93,7 @@ impl Slot {
 
     /// Bytes that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.inbox().waiting.len()
+        self.inbox().waiting.iter().map(Bytes::len).sum()
     }
 
     /// Uploads the parts that are full, or all of a file that has ended. Where somebody else is at
@@ -115,7 +115,7 @@ impl Slot {
     }
 
     async fn put_parts(&self, upload: &mut Upload) -> Result<()> {
-        while let Some(part) = self.take(UPLOAD_PART_BYTES) {
+        while let Some(part) = self.take(|part| part.len() == UPLOAD_PART_BYTES) {
             self.put_part(upload, part).await?;
         }
         Ok(())
@@ -137,7 +137,7 @@ impl Slot {
             return Ok(file.clone());
         }
         self.put_parts(upload).await?;
-        let rest = self.take(0).unwrap_or_default();
+        let rest = self.take(|_| true).unwrap_or_default();
         upload.add(&rest);
         let pending = upload.transfer.finish(rest, upload.bytes, &self.metrics);
         let pending = pending.await?;
@@ -163,17 +163,11 @@ impl Slot {
         self.upload.lock().await.transfer.abort().await;
     }
 
-    /// Takes `bytes` out once that many wait; with 0, all that wait.
-    fn take(&self, bytes: usize) -> Option<Bytes> {
+    /// Takes out the first part that waits, if it is `wanted`.
+    fn take(&self, wanted: impl FnOnce(&Bytes) -> bool) -> Option<Bytes> {
         let mut inbox = self.inbox();
-        let waiting = inbox.waiting.len();
-        if waiting < bytes || waiting == 0 {
-            return None;
-        }
-        let taken = inbox
-            .waiting
-            .split_to(if bytes == 0 { waiting } else { bytes });
-        Some(taken.freeze())
+        let is_wanted = inbox.waiting.front().is_some_and(wanted);
+        is_wanted.then(|| inbox.waiting.pop_front()).flatten()
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
