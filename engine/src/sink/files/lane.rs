@@ -21,6 +21,14 @@ use crate::operator::{Breaker, Emit, Operator};
 /// memory.
 const SORTED_SHARE_MAX: u64 = 8;
 
+/// Bytes of rows that a lane encodes without asking, where it is refused more: enough for a row
+/// group.
+const UNASKED_BYTES: usize = limits::UPLOAD_PART_BYTES / 2;
+
+/// Bytes that may wait unasked to be written out: they are as soon as the lane has done what it
+/// works on.
+const WAITING_UNASKED_BYTES: usize = 4 * limits::UPLOAD_PART_BYTES;
+
 /// Bytes that a row takes while it is sorted, beside itself and its key.
 const SORTED_ROW_BYTES: u64 = 32;
 
@@ -114,13 +122,14 @@ impl Lane {
         Ok(bytes)
     }
 
-    /// Reserves what is held. Where that is refused, the encoder first gives up what it can.
+    /// Reserves what is held. Where that is refused and it is more than a little, the encoder gives
+    /// up what it can; that waits to be written out, so some of it may wait unasked.
     fn reserve(&mut self) -> Result<()> {
         self.ended.retain(|slot| slot.waiting() > 0);
         let ended: usize = self.ended.iter().map(|slot| slot.waiting()).sum();
         let held = |open: &Open| open.encoder.held() + open.slot.waiting();
         let bytes = ended + self.open.as_ref().map_or(0, held);
-        if self.reservation.try_resize(bytes as u64) {
+        if self.reservation.try_resize(bytes as u64) || bytes <= UNASKED_BYTES {
             return Ok(());
         }
         let mut bytes = ended;
@@ -128,6 +137,9 @@ impl Lane {
             let cut = open.encoder.cut()?;
             open.put(cut, 0);
             bytes += held(open);
+        }
+        if self.reservation.try_resize(bytes as u64) || bytes <= WAITING_UNASKED_BYTES {
+            return Ok(());
         }
         let missing = (bytes as u64).saturating_sub(self.reservation.bytes());
         self.reservation.grow(missing)

@@ -331,26 +331,19 @@ async fn large_files_are_uploaded_in_parts_on_disk_and_elsewhere() {
 }
 
 #[tokio::test]
-async fn little_memory_makes_smaller_row_groups_and_none_is_an_error() {
-    let mut ctx = testing::context();
-    ctx.memory = crate::memory::MemoryBudget::new(12 << 20);
+async fn little_memory_makes_smaller_row_groups() {
     let batches = &large()[..200];
     let parquet = output("memory:///out", FileFormat::Parquet);
-    let files = write(&ctx, &parquet, 0, &[batches])
-        .await
-        .expect("enough for a part");
-    let builder = ParquetRecordBatchReaderBuilder::try_new(files[0].1.clone()).expect("a footer");
-    assert!(builder.metadata().num_row_groups() > 1);
-
-    ctx.memory = crate::memory::MemoryBudget::new(1000);
-    let error = write(&ctx, &parquet, 0, &[batches])
-        .await
-        .expect_err("too little");
-    assert_eq!(error.kind(), ErrorKind::Exhausted);
-    assert!(
-        error.message().starts_with("file sink needs more memory"),
-        "{error}"
-    );
+    for memory in [12 << 20, 1000] {
+        let mut ctx = testing::context();
+        ctx.memory = crate::memory::MemoryBudget::new(memory);
+        let files = write(&ctx, &parquet, 0, &[batches]).await;
+        let files = files.expect("room for a part");
+        let builder = ParquetRecordBatchReaderBuilder::try_new(files[0].1.clone());
+        let builder = builder.expect("a footer");
+        let groups = builder.metadata().num_row_groups();
+        assert!((2..50).contains(&groups), "memory={memory} groups={groups}");
+    }
 }
 
 #[tokio::test]
