@@ -1,8 +1,8 @@
 //! The join of a partition that splitting does not make smaller: its build rows in chunks.
 //!
 //! A chunk is as many build rows as there is memory for, and all probe rows of the partition come
-//! past each of them. Pairs come out as they are found, build rows by themselves at the end of their
-//! chunk. What depends on a probe row having no match in any chunk comes out in the end.
+//! past each of them. Pairs come out as they are found, build rows by themselves at the end of
+//! their chunk. What depends on a probe row having no match in any chunk comes out in the end.
 
 use std::iter::Peekable;
 use std::ops::Range;

@@ -135,8 +135,8 @@ impl Join {
         })
     }
 
-    /// The join as a breaker, to be asked for once, if rows come out once all lanes have looked up: build rows of some
-    /// kinds, and what is joined on disk.
+    /// The join as a breaker, if rows come out once all lanes have looked up: build rows of some
+    /// kinds, and what is joined on disk. To be asked for once.
     pub fn breaker(self: &Arc<Self>) -> Option<Arc<dyn Breaker>> {
         let has_rest = self.flags.is_some() || self.table.has_spilled();
         has_rest.then(|| Arc::new(Rest::new(Arc::clone(self))) as Arc<dyn Breaker>)
