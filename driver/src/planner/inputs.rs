@@ -113,8 +113,8 @@ impl Tables {
         Ok(inputs)
     }
 
-    /// About how many bytes the largest operator of `plan` that keeps rows has to keep; none if there
-    /// is no such operator. A sort is as fast without: it writes sorted runs and merges them.
+    /// About how many bytes the largest operator of `plan` that keeps rows has to keep; none if
+    /// there is no such operator. A sort is as fast without: it writes sorted runs and merges them.
     fn held_bytes(&self, plan: &LogicalPlan) -> Option<u64> {
         let bytes = |node: &LogicalPlan| estimate(node, &|scan| self.statistics(scan)).bytes as u64;
         let held = |node: &LogicalPlan| match node {

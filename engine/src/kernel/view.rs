@@ -128,10 +128,10 @@ pub(crate) fn string_array(
     if cfg!(debug_assertions) {
         return StringViewArray::try_new(views, buffers, nulls).expect("views must be valid");
     }
-    // SAFETY: the callers (`kernel::words`, `source::text`, `operator::aggregate`, `operator::sort`,
-    // `shuffle::gather`, `source::parquet::column`) make views only of text that was validated as
-    // UTF-8, cut at character boundaries, and pass the buffers that hold it; builds with debug
-    // assertions check each array above.
+    // SAFETY: the callers (`kernel::words`, `source::text`, `operator::aggregate`,
+    // `operator::sort`, `shuffle::gather`, `source::parquet::column`) make views only of text that
+    // was validated as UTF-8, cut at character boundaries, and pass the buffers that hold it;
+    // builds with debug assertions check each array above.
     unsafe { StringViewArray::new_unchecked(views, buffers.into(), nulls) }
 }
 

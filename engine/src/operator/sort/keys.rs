@@ -54,7 +54,8 @@ impl Keys {
             && order.width().is_none_or(|width| width > PREFIX_BYTES)
     }
 
-    /// Keys in `order` of rows laid out by `layout`, which keeps them if [`are_kept`](Self::are_kept).
+    /// Keys in `order` of rows laid out by `layout`, which keeps them if they
+    /// [`are_kept`](Self::are_kept).
     ///
     /// # Errors
     /// What arrow answered to the types of keys.

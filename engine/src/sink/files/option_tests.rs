@@ -221,7 +221,7 @@ async fn little_memory_makes_smaller_sorted_files() {
         ..Default::default()
     };
     let mut ctx = testing::context();
-    ctx.memory = MemoryBudget::new(8 << 20);
+    ctx.memory = MemoryBudget::new(3 << 20);
     let batches = batches(60);
     let output = with(FileFormat::Parquet, options);
     let files = write_rows(&ctx, &output, batches[0].schema(), 0, &[&batches])
