@@ -13,7 +13,8 @@
 //! - [`partition`], [`scatter`]: rows go to disk for which there is no memory, of the build side
 //!   and, in a [`lane`], those that would look for them;
 //! - [`spilled`], [`work`]: what is on disk is joined partition by partition, or, where these do
-//!   not get smaller, in [`chunks`] with [`matches`](mod@matches) noted; [`filters`] know these keys, too.
+//!   not get smaller, in [`chunks`] with [`matches`](mod@matches) noted; [`filters`] know these
+//!   keys, too.
 //!
 //! All of a join can be on disk (`docs/decisions/0010-joins-larger-than-memory.md`): what is in
 //! memory of either side at any time is reserved, but for [`Resources::unasked_bytes`].
