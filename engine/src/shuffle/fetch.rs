@@ -1,9 +1,9 @@
 //! Bytes of shuffle objects, compared with their checksums.
 //!
-//! What lies side by side in an object is a *piece*: one request, or several where it is a partition
-//! that is too large to be held. Such a partition comes some blocks at a time, each of which has a
-//! checksum of its own; the partition's is compared when it has been read to its end. A difference
-//! is asked for once more: a damaged answer is more common than a damaged object.
+//! What lies side by side in an object is a *piece*: one request, or several where it is a
+//! partition that is too large to be held. Such a partition comes some blocks at a time, each of
+//! which has a checksum of its own; the partition's is compared when it has been read to its end. A
+//! difference is asked for once more: a damaged answer is more common than a damaged object.
 
 use std::ops::Range;
 

@@ -23,7 +23,7 @@ const SORTED_SHARE_MAX: u64 = 8;
 
 /// Bytes of rows that a lane encodes without asking, where it is refused more: enough for a row
 /// group.
-const UNASKED_BYTES: usize = limits::UPLOAD_PART_BYTES / 2;
+const UNASKED_BYTES: usize = limits::UPLOAD_PART_BYTES;
 
 /// Bytes that may wait unasked to be written out: they are as soon as the lane has done what it
 /// works on.

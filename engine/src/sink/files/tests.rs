@@ -342,7 +342,8 @@ async fn little_memory_makes_smaller_row_groups() {
         let builder = ParquetRecordBatchReaderBuilder::try_new(files[0].1.clone());
         let builder = builder.expect("a footer");
         let groups = builder.metadata().num_row_groups();
-        assert!((2..50).contains(&groups), "memory={memory} groups={groups}");
+        let few = 2..batches.len();
+        assert!(few.contains(&groups), "memory={memory} groups={groups}");
     }
 }
 
