@@ -81,6 +81,8 @@ fn help_of_run() {
                   --threads <N>          Threads that compute [default: all cores]
                   --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
                   --json                 Print the result as JSON, one object a line
+                  --spill-limit <SIZE>   Local disk for what does not fit into memory, e.g. 100GB [default: what
+                                         there is]
                   --weight <N>           Share of the cluster's slots, against those of other jobs, from 1 to
                                          1000 [default: 1]
               -h, --help                 Print help
@@ -120,6 +122,8 @@ fn help_of_wordcount() {
                   --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
                                                is]
                   --json                       Print the result as JSON, one object a line
+                  --spill-limit <SIZE>         Local disk for what does not fit into memory, e.g. 100GB
+                                               [default: what there is]
                   --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
                                                to 1000 [default: 1]
               -h, --help                       Print help
@@ -157,6 +161,8 @@ fn help_of_grep() {
                   --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
                                                is]
                   --json                       Print the result as JSON, one object a line
+                  --spill-limit <SIZE>         Local disk for what does not fit into memory, e.g. 100GB
+                                               [default: what there is]
                   --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
                                                to 1000 [default: 1]
               -h, --help                       Print help
@@ -195,6 +201,8 @@ fn help_of_count() {
                   --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
                                                is]
                   --json                       Print the result as JSON, one object a line
+                  --spill-limit <SIZE>         Local disk for what does not fit into memory, e.g. 100GB
+                                               [default: what there is]
                   --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
                                                to 1000 [default: 1]
               -h, --help                       Print help
@@ -269,6 +277,8 @@ fn help_of_external() {
                   --memory <SIZE>              Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there
                                                is]
                   --json                       Print the result as JSON, one object a line
+                  --spill-limit <SIZE>         Local disk for what does not fit into memory, e.g. 100GB
+                                               [default: what there is]
                   --weight <N>                 Share of the cluster's slots, against those of other jobs, from 1
                                                to 1000 [default: 1]
               -h, --help                       Print help
@@ -303,6 +313,8 @@ fn help_of_explain() {
                                          all of them [env: KILN_DRIVER]
                   --threads <N>          Threads that compute [default: all cores]
                   --memory <SIZE>        Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --spill-limit <SIZE>   Local disk for what does not fit into memory, e.g. 100GB [default: what
+                                         there is]
               -h, --help                 Print help
         "#]],
     );
@@ -458,6 +470,8 @@ fn help_of_executor() {
                                              KILN_DRIVER]
                   --threads <N>              Threads that compute [default: all cores]
                   --memory <SIZE>            Memory budget, e.g. 512MiB or 2GB [default: 70 % of what there is]
+                  --spill-limit <SIZE>       Local disk for what does not fit into memory, e.g. 100GB [default:
+                                             what there is]
                   --drain-timeout <SECONDS>  How long to go on with what runs after SIGTERM, in seconds; the
                                              rest is handed back [default: 30]
               -h, --help                     Print help
