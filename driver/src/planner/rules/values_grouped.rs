@@ -75,17 +75,24 @@ mod tests {
     #[test]
     fn different_values_of_all_rows_are_groups() {
         let plan = table().aggregate([], [count_distinct(col("a") + col("b")).alias("n")]);
-        check(values_grouped, plan, expect![[r#"
+        check(
+            values_grouped,
+            plan,
+            expect![[r#"
             aggregate: count_distinct(a + b) AS n
               scan parquet [s, a, b, c] from memory:///in
             →
             aggregate: count(value) AS n
               aggregate by a + b AS value
                 scan parquet [s, a, b, c] from memory:///in
-        "#]]);
+        "#]],
+        );
         let few = count_distinct(col("a")).filter(col("b").gt(lit(3)));
         let plan = table().aggregate([], [few.alias("n")]);
-        check(values_grouped, plan, expect![[r#"
+        check(
+            values_grouped,
+            plan,
+            expect![[r#"
             aggregate: count_distinct(a) FILTER (WHERE b > 3) AS n
               scan parquet [s, a, b, c] from memory:///in
             →
@@ -93,26 +100,35 @@ mod tests {
               aggregate by a AS value
                 filter b > 3
                   scan parquet [s, a, b, c] from memory:///in
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn those_of_groups_and_beside_others_stay() {
         let plan = table().aggregate([col("b")], [count_distinct(col("a"))]);
-        check(values_grouped, plan, expect![[r#"
+        check(
+            values_grouped,
+            plan,
+            expect![[r#"
             aggregate by b: count_distinct(a)
               scan parquet [s, a, b, c] from memory:///in
             →
             aggregate by b: count_distinct(a)
               scan parquet [s, a, b, c] from memory:///in
-        "#]]);
+        "#]],
+        );
         let both = [count_distinct(col("a")), sum(col("b"))];
-        check(values_grouped, table().aggregate([], both), expect![[r#"
+        check(
+            values_grouped,
+            table().aggregate([], both),
+            expect![[r#"
             aggregate: count_distinct(a), sum(b)
               scan parquet [s, a, b, c] from memory:///in
             →
             aggregate: count_distinct(a), sum(b)
               scan parquet [s, a, b, c] from memory:///in
-        "#]]);
+        "#]],
+        );
     }
 }
