@@ -3,6 +3,7 @@
 use kiln::Session;
 use kiln_proto::address::Drivers;
 
+use super::allocator;
 use super::args::GlobalResources;
 use super::exit::{Failure, Outcome};
 
@@ -17,6 +18,7 @@ pub(crate) fn session(driver: Option<&Drivers>, resources: GlobalResources) -> O
             builder = builder.threads(threads);
         }
         if let Some(memory) = resources.memory {
+            allocator::stay_near(memory);
             builder = builder.memory(memory);
         }
         if let Some(bytes) = resources.spill_limit {

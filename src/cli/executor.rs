@@ -9,6 +9,7 @@ use kiln_engine::memory::{self, DiskBudget, MemoryBudget};
 use kiln_engine::storage::Stores;
 use kiln_executor::{Components, ExecutorSettings};
 
+use super::allocator;
 use super::args::ExecutorArgs;
 use super::exit::{Failure, Outcome};
 use super::interrupt::Signals;
@@ -49,6 +50,9 @@ pub(crate) fn run(args: &ExecutorArgs) -> Outcome {
 fn prepare(args: &ExecutorArgs) -> Result<(ExecutorSettings, Components), Error> {
     let cores = || available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or_else(cores);
+    if let Some(memory) = args.memory {
+        allocator::stay_near(memory);
+    }
     let memory = args.memory.unwrap_or_else(memory::default_limit);
     let threads_u32 = u32::try_from(threads)
         .map_err(|_| Error::invalid(format!("too many threads threads={threads}")))?;

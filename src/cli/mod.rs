@@ -1,5 +1,6 @@
 //! The command line: one file per command, after what they share.
 
+mod allocator;
 mod units;
 
 pub(crate) mod args;

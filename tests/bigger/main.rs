@@ -5,6 +5,8 @@
 //! is what it is about. Data and memory are a tenth of what is promised for 512 MiB; with
 //! `KILN_SCALE=10` they are the whole.
 
+mod faults;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -82,29 +84,45 @@ fn directory(name: &str) -> PathBuf {
     path
 }
 
-/// Runs a job of [`job`] over `data` in a process of its own; answers with what it said, after
-/// looking at how large the process was.
-fn run(name: &str, data: &Path) -> Vec<i64> {
+/// A process that runs a job of [`job`] over `data`.
+fn child(name: &str, data: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "job", "--ignored", "--nocapture"]);
-    let ran = command.env(JOB, name).env(DATA, data).output();
-    let ran = ran.expect("this program can be started");
+    command.env(JOB, name).env(DATA, data);
+    command
+}
+
+/// Runs a job; answers with what it said, behind the bytes that its process had at most.
+fn peak_and_said(child: &mut Command) -> (u64, Vec<i64>) {
+    let ran = child.output().expect("this program can be started");
     let text = String::from_utf8_lossy(&ran.stdout).into_owned();
     let errors = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{name}: {text}{errors}");
+    assert!(ran.status.success(), "{child:?}: {text}{errors}");
     let said = text.lines().find_map(|line| line.split_once(SAID));
-    let (_, said) = said.unwrap_or_else(|| panic!("{name} said nothing: {text}"));
+    let (_, said) = said.unwrap_or_else(|| panic!("{child:?} said nothing: {text}"));
     let numbers = said
         .split(' ')
         .map(|number| number.parse().expect("a number"));
     let mut numbers: Vec<i64> = numbers.collect();
     let peak = numbers.remove(0) as u64;
+    (peak, numbers)
+}
+
+/// Runs a job; answers with what it said.
+fn said(child: &mut Command) -> Vec<i64> {
+    peak_and_said(child).1
+}
+
+/// Runs a job of [`job`] over `data` in a process of its own; answers with what it said, after
+/// looking at how large the process was.
+fn run(name: &str, data: &Path) -> Vec<i64> {
+    let (peak, said) = peak_and_said(&mut child(name, data));
     assert!(
         peak < memory() + BESIDE,
         "{name} needed {} MB",
         peak / 1_000_000
     );
-    numbers
+    said
 }
 
 /// The most memory that this process has had, in bytes.
@@ -123,13 +141,17 @@ fn job() {
         return;
     };
     let data = PathBuf::from(std::env::var(DATA).expect("a place for data"));
-    let session = Session::builder().threads(2).memory(memory()).build();
-    let session = session.expect("a session");
+    let session = || {
+        let session = Session::builder().threads(2).memory(memory()).build();
+        session.expect("a session")
+    };
     let said = match name.as_str() {
-        "words" => words(&session, &data),
-        "groups" => groups(&session, &data),
-        "join" => join(&session, &data),
-        "sort" => sort(&session, &data),
+        "words" => words(&session(), &data),
+        "groups" => groups(&session(), &data),
+        "join" => join(&session(), &data),
+        "sort" => sort(&session(), &data),
+        "ten" => faults::ten(&session(), &data),
+        name if name.starts_with("damaged ") => faults::damaged(name, &data),
         other => panic!("no job {other}"),
     };
     let said = said.expect("the job is done");
