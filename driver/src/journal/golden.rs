@@ -274,6 +274,9 @@ struct History {
 /// Jobs that write files. The others have results.
 const WRITING: [u64; 3] = [2, 3, 7];
 
+/// Jobs of which a partition is split.
+const SPLIT: [u64; 2] = [7, 10];
+
 impl History {
     async fn new() -> Self {
         let stores = Stores::new();
@@ -356,12 +359,19 @@ impl History {
         let SinkSpec::Shuffle { partitioning } = &stages[0].sink else {
             panic!("the first stage writes a shuffle");
         };
+        let count = partitioning.count();
+        let (ends, producers) = match SPLIT.contains(&job) {
+            true => (vec![count - 1, count, count], vec![0, 1, 2]),
+            false => (vec![count], vec![]),
+        };
+        let reduces = 0..ends.len() as u32;
         records.push(Record::Prepared(Prepared {
             job: JobId::new(job),
             stage: StageId(1),
-            ends: vec![partitioning.count()],
+            ends,
+            producers,
         }));
-        records.push(self.won(job, 1, 0, 0));
+        records.extend(reduces.map(|task| self.won(job, 1, task, 0)));
         if WRITING.contains(&job) {
             let job = JobId::new(job);
             records.push(Record::Committing { job });
