@@ -213,7 +213,7 @@ mod tests {
         check_split(&half, 8, 8, &format!("0..2 {slices} 3..4 4..6 6..7"));
         // There are only so many producers.
         check_split(&half, 8, 2, "0..2 2(0..1) 2(1..2) 3..4 4..6 6..7");
-        check_split(&half, 4, 1, "0..2 2..3 3..5 5..7");
+        check_split(&half, 4, 1, "0..2 2..3 3..4 4..7");
         // Empty partitions beside it are nobody's.
         check_split(&[(0, 0), (40, 1), (0, 0)], 2, 3, "1(0..1) 1(1..3)");
         // Each slice reads all of the sides: that must not be more than what it is there for.
