@@ -124,7 +124,7 @@ mod tests {
         let other = 1 + SLOTS as u64;
         assert_eq!(
             taken(&mut hot, other),
-            4000 - 1024 - 64,
+            4000 - 1024 - 63,
             "it has the same slot"
         );
         assert!(hot.is_due(), "there is one");
