@@ -683,7 +683,7 @@ fn a_partial_step_that_has_given_up_still_groups_a_key_that_many_rows_have() {
             AggregateMode::Partial,
             what,
             &schema,
-            &[lane.clone()],
+            std::slice::from_ref(&lane),
             memory,
         );
         let emitted: usize = partial.iter().map(RecordBatch::num_rows).sum();
