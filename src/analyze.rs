@@ -23,6 +23,25 @@ pub fn text(status: &JobStatus) -> String {
     text
 }
 
+/// How the partitions that a stage reads were dealt out to its tasks: `64 partitions in 9 tasks, 1
+/// of them split in 4; the largest has 52 % of the rows`. Nothing where there is nothing to tell.
+pub fn dealt_out(stage: &StageStatus) -> Option<String> {
+    let read = stage.partitions.filter(|read| read.count > 1)?;
+    let partitions = plural(u64::from(read.count), "partition");
+    let mut text = format!("{partitions} in {}", plural(u64::from(stage.tasks), "task"));
+    if read.split > 0 {
+        text.push_str(&format!(
+            ", {} of them split in {}",
+            read.split, read.slices
+        ));
+    }
+    if read.rows > 0 {
+        let percent = u128::from(read.largest_rows) * 100 / u128::from(read.rows);
+        text.push_str(&format!("; the largest has {percent} % of the rows"));
+    }
+    Some(text)
+}
+
 fn stage_text(stage: &StageStatus) -> String {
     let counts = &stage.counts;
     let mut facts = vec![plural(u64::from(stage.tasks), "task")];
@@ -32,7 +51,8 @@ fn stage_text(stage: &StageStatus) -> String {
     facts.push(format!("{} in", bytes(counts.bytes_in)));
     facts.push(format!("{} out", bytes(counts.bytes_out)));
     let mut text = format!("{}: {}\n", stage.id, facts.join(", "));
-    for line in passed_over(counts).into_iter().chain(held(counts)) {
+    let facts = [dealt_out(stage), passed_over(counts), held(counts)];
+    for line in facts.into_iter().flatten() {
         text.push_str(&format!("  {line}\n"));
     }
     for line in steps(&stage.description, &counts.operators).lines() {
@@ -95,17 +115,17 @@ fn steps(description: &str, counts: &[OperatorCounts]) -> String {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use kiln_proto::message::PartitionsRead;
 
     use super::*;
 
-    #[test]
-    fn a_stage_says_what_its_steps_did() {
+    fn a_stage() -> StageStatus {
         let counts = |rows_out, batches, ms: u64| OperatorCounts {
             rows_out,
             batches,
             nanos: ms * 1_000_000,
         };
-        let stage = StageStatus {
+        StageStatus {
             id: kiln_engine::id::StageId(1),
             description: "scan parquet → join inner → shuffle single".to_owned(),
             reads_shuffle: false,
@@ -128,7 +148,38 @@ mod tests {
             started_ms: Some(1000),
             ended_ms: Some(1250),
             attempts: Vec::new(),
+            partitions: None,
+        }
+    }
+
+    #[test]
+    fn a_stage_says_how_its_partitions_were_dealt_out() {
+        let dealt = |count, split, slices, rows, tasks| {
+            let read = PartitionsRead {
+                count,
+                split,
+                slices,
+                rows,
+                largest_rows: rows / 2,
+            };
+            let stage = StageStatus {
+                tasks,
+                partitions: Some(read),
+                ..a_stage()
+            };
+            dealt_out(&stage).unwrap_or_default()
         };
+        expect!["64 partitions in 9 tasks, 1 of them split in 4; the largest has 50 % of the rows"]
+            .assert_eq(&dealt(64, 1, 4, 1000, 9));
+        expect!["16 partitions in 1 task; the largest has 50 % of the rows"]
+            .assert_eq(&dealt(16, 0, 0, 64, 1));
+        expect!["16 partitions in 1 task"].assert_eq(&dealt(16, 0, 0, 0, 1));
+        assert_eq!(dealt(1, 0, 0, 64, 1), "");
+        assert_eq!(dealt_out(&a_stage()), None);
+    }
+
+    #[test]
+    fn a_stage_says_what_its_steps_did() {
         expect![[r#"
             s1: 2 tasks, 250 ms, 4.00 MB in, 1.00 kB out
               passed over: 4 of 10 row groups, 90,000 of 100,000 rows
@@ -139,6 +190,6 @@ mod tests {
               join inner         500        3   4 ms
               shuffle single     500        1   0 ms
         "#]]
-        .assert_eq(&stage_text(&stage));
+        .assert_eq(&stage_text(&a_stage()));
     }
 }

@@ -87,10 +87,10 @@ pub use kiln_engine::plan::{
 };
 pub use kiln_engine::{Error, ErrorKind, Result};
 pub use kiln_proto::message::{
-    AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
+    AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, PartitionsRead, StageStatus,
 };
 
-pub use analyze::text as analysis;
+pub use analyze::{dealt_out, text as analysis};
 pub use app::App;
 pub use dataframe::{DataFrame, GroupBy, JoinKey, cols};
 pub use files::{ColumnStats, FileStats};

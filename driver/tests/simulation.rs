@@ -57,6 +57,7 @@ fn every_job_ends_and_a_job_that_is_done_is_right() {
         ("failed attempts", sum.failures),
         ("revoked outputs", sum.revoked),
         ("second attempts", sum.stragglers),
+        ("split partitions", sum.split),
         ("adopted attempts", sum.adopted),
         ("late successes", sum.late),
         ("plans that went on", sum.increments),

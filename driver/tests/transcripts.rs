@@ -9,7 +9,9 @@
 //!     too, unless it is silent; one that comes back does not)
 //! heard e1 [ATTEMPT …]    gone e1    draining e1
 //! submit j1 [weight=N] [NAME]    bring j1    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
-//!     STAGE: (scan TASKS | read STAGE | gather STAGE) [calling] -> SINK;
+//!     STAGE: (scan TASKS | read STAGES | gather STAGES | pass STAGES) [calling] [SIDE …] -> SINK;
+//!     SIDE: beside STAGE (broadcast) | with STAGE (brought together with the source)
+//!         | joining STAGE (brought together, and an inner join looks up in it);
 //!     SINK: hash PARTITIONS | single | files;
 //!     `; ...` or `; ... -> files` behind the last says that more stages will follow
 //! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
@@ -32,9 +34,9 @@ use kiln_engine::error::LostOutput;
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{
-    Binary, Deal, FileFormat, OperatorSpec, Output, OutputFile, PartitionMeta, Partitioning,
-    Program, ScanFormat, ScanSpec, Side, SinkSpec, Split, Stage, StageGraph, StageSource,
-    TaskFailure, TaskOutput, TaskSuccess, TextOptions,
+    Binary, Deal, FileFormat, JoinStep, OperatorSpec, Output, OutputFile, PartitionMeta,
+    Partitioning, Program, ScanFormat, ScanSpec, Side, SinkSpec, Split, Stage, StageGraph,
+    StageSource, StepKind, TaskFailure, TaskOutput, TaskSuccess, TextOptions,
 };
 use kiln_engine::udf::TableUdf;
 use kiln_engine::{Error, ErrorKind};
@@ -202,11 +204,14 @@ fn graph(text: &str, known: usize) -> Result<StageGraph, String> {
     let stages = stages.map(|(number, text)| {
         let (source, sink) = text.split_once("->").ok_or("a stage has no sink")?;
         let mut words = Words(source.split_whitespace().collect());
+        let source = source_of(&mut words)?;
+        let calls = operators_of(&mut words);
+        let (sides, joins) = sides_of(&mut words)?;
         let stage = Stage {
             id: StageId(number),
-            source: source_of(&mut words)?,
-            operators: operators_of(&mut words),
-            sides: sides_of(&mut words)?,
+            source,
+            operators: calls.into_iter().chain(joins).collect(),
+            sides,
             sink: sink_of(&mut Words(sink.split_whitespace().collect()))?,
             schema: Arc::new(Schema::empty()),
         };
@@ -235,21 +240,32 @@ fn operators_of(words: &mut Words<'_>) -> Vec<OperatorSpec> {
 }
 
 /// `beside 3 with 4`: stage 3 is broadcast, stage 4 has been brought together with the source.
-fn sides_of(words: &mut Words<'_>) -> Result<Vec<Side>, String> {
-    let mut sides = Vec::new();
+fn sides_of(words: &mut Words<'_>) -> Result<(Vec<Side>, Vec<OperatorSpec>), String> {
+    let (mut sides, mut joins) = (Vec::new(), Vec::new());
     while !words.0.is_empty() {
-        let broadcast = match words.next()? {
-            "beside" => true,
-            "with" => false,
+        let (broadcast, joined) = match words.next()? {
+            "beside" => (true, false),
+            "with" => (false, false),
+            "joining" => (false, true),
             other => return Err(format!("not a side: {other}")),
         };
+        if joined {
+            joins.push(OperatorSpec::Join(JoinStep {
+                side: sides.len(),
+                kind: StepKind::Inner,
+                probe_keys: Vec::new(),
+                build_keys: Vec::new(),
+                filter: None,
+                output: Vec::new(),
+            }));
+        }
         sides.push(Side {
             stage: StageId(number(words.next()?)? as u32),
             schema: Arc::new(Schema::empty()),
             broadcast,
         });
     }
-    Ok(sides)
+    Ok((sides, joins))
 }
 
 fn source_of(words: &mut Words<'_>) -> Result<StageSource, String> {
@@ -592,6 +608,9 @@ impl World {
                 stage.started_ms,
                 stage.ended_ms
             ));
+            if let Some(read) = stage.partitions.filter(|read| read.split > 0) {
+                lines.push(format!("  split {} of {}", read.split, read.count));
+            }
             for one in stage.attempts {
                 let mut line = format!(
                     "  t{}-a{} {} {:?} {}..{:?}",

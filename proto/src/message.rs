@@ -246,6 +246,24 @@ pub struct StageStatus {
     pub ended_ms: Option<u64>,
     /// Every attempt, in the order of launching.
     pub attempts: Vec<AttemptStatus>,
+    /// What its tasks read by partitions, once that is known; none for other stages.
+    pub partitions: Option<PartitionsRead>,
+}
+
+/// How the partitions that a stage reads were dealt out to its tasks. Rows of sides that were
+/// brought together with the source count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionsRead {
+    /// Partitions that there are.
+    pub count: u32,
+    /// Those of them that are split, because they are too large for one task.
+    pub split: u32,
+    /// Tasks that read a part of such a partition.
+    pub slices: u32,
+    /// Rows of all partitions.
+    pub rows: u64,
+    /// Rows of the one that has most.
+    pub largest_rows: u64,
 }
 
 /// One try of a task.

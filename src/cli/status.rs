@@ -1,7 +1,10 @@
 //! The status of a job, as text for people and as JSON for scripts.
 
 use chrono::{Local, TimeZone as _};
-use kiln::{AttemptState, AttemptStatus, JobState, JobStatus, StageStatus, display};
+use kiln::{
+    AttemptState, AttemptStatus, JobState, JobStatus, PartitionsRead, StageStatus, dealt_out,
+    display,
+};
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::TaskFailure;
 use serde_json::{Value, json};
@@ -84,6 +87,10 @@ pub(crate) fn text(status: &JobStatus) -> String {
             bytes(f.bytes_written),
             bytes(f.bytes_read),
         ));
+        for stage in &status.stages {
+            let dealt = dealt_out(stage);
+            text.extend(dealt.map(|dealt| format!("{}: {dealt}\n", stage.id)));
+        }
     }
     text.push_str(&counters_text(status));
     let unlucky = unlucky_attempts(&status.stages);
@@ -271,6 +278,17 @@ fn stage_json(stage: &StageStatus) -> Value {
         "ended_ms": stage.ended_ms,
         "counts": counts_json(&stage.counts),
         "attempts": stage.attempts.iter().map(attempt_json).collect::<Value>(),
+        "partitions": stage.partitions.map(partitions_json),
+    })
+}
+
+fn partitions_json(read: PartitionsRead) -> Value {
+    json!({
+        "count": read.count,
+        "split": read.split,
+        "slices": read.slices,
+        "rows": read.rows,
+        "largest_rows": read.largest_rows,
     })
 }
 
@@ -357,6 +375,13 @@ pub(crate) mod tests {
             started_ms: Some(1_000),
             ended_ms: None,
             attempts,
+            partitions: (id > 0).then_some(PartitionsRead {
+                count: 8,
+                split: 1,
+                slices: 2,
+                rows: 9_000_000,
+                largest_rows: 5_000_000,
+            }),
         };
         let first = vec![
             attempt(0, 0, AttemptState::Lost, Some(lost)),
@@ -431,6 +456,8 @@ pub(crate) mod tests {
             "unavailable"
         );
         assert_eq!(json["stages"][0]["attempts"][1]["state"], "won");
+        assert_eq!(json["stages"][0]["partitions"], Value::Null);
+        assert_eq!(json["stages"][1]["partitions"]["split"], 1);
         assert_eq!(json["shuffle"]["objects"], 2);
         assert_eq!(json["counters"]["lines.empty"], 2468);
         assert_eq!(json["state"], "running");

@@ -114,16 +114,20 @@ async fn version_1_has_every_kind_of_record_and_says_what_it_said() {
             t1-a0 Won on host-1:17
             t2-a0 Won on host-2:17
             t3-a0 Won on host-3:17
-          s1 1/1 rows=3 read stage 0 → aggregate final → shuffle single
+          s1 3/3 rows=9 read stage 0 → aggregate final → shuffle single
             t0-a0 Won on host-0:17
+            t1-a0 Won on host-1:17
+            t2-a0 Won on host-2:17
         000000000007 job 7 Committing output=Some("memory:///out-7") failure=None result=false submitted=1507 ended=None
           s0 4/4 rows=12 scan text lines → aggregate partial → shuffle hash(line) × 4
             t0-a0 Won on host-0:17
             t1-a0 Won on host-1:17
             t2-a0 Won on host-2:17
             t3-a0 Won on host-3:17
-          s1 1/1 rows=3 read stage 0 → aggregate final → write json
+          s1 3/3 rows=9 read stage 0 → aggregate final → write json
             t0-a0 Won on host-0:17
+            t1-a0 Won on host-1:17
+            t2-a0 Won on host-2:17
         000000000008 job 8 Cancelled output=None failure=None result=false submitted=1508 ended=Some(4008)
           s0 0/4 rows=0 scan text lines → aggregate partial → shuffle hash(line) × 4
           s1 0/0 rows=0 read stage 0 → aggregate final → shuffle single
@@ -274,6 +278,9 @@ struct History {
 /// Jobs that write files. The others have results.
 const WRITING: [u64; 3] = [2, 3, 7];
 
+/// Jobs of which a partition is split.
+const SPLIT: [u64; 2] = [7, 10];
+
 impl History {
     async fn new() -> Self {
         let stores = Stores::new();
@@ -356,12 +363,19 @@ impl History {
         let SinkSpec::Shuffle { partitioning } = &stages[0].sink else {
             panic!("the first stage writes a shuffle");
         };
+        let count = partitioning.count();
+        let (ends, producers) = match SPLIT.contains(&job) {
+            true => (vec![count - 1, count, count], vec![0, 1, 2]),
+            false => (vec![count], vec![]),
+        };
+        let reduces = 0..ends.len() as u32;
         records.push(Record::Prepared(Prepared {
             job: JobId::new(job),
             stage: StageId(1),
-            ends: vec![partitioning.count()],
+            ends,
+            producers,
         }));
-        records.push(self.won(job, 1, 0, 0));
+        records.extend(reduces.map(|task| self.won(job, 1, task, 0)));
         if WRITING.contains(&job) {
             let job = JobId::new(job);
             records.push(Record::Committing { job });

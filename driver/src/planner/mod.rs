@@ -37,6 +37,7 @@ mod joins;
 
 pub use kiln_engine::plan::{ClusterShape, StageFacts};
 pub use optimize::optimize;
+pub(crate) use statistics::row_bytes;
 
 /// Where the planner takes one way rather than another. The defaults are for real work; with lower
 /// ones a few rows are cut and exchanged as if they were many, which is how tests see it.

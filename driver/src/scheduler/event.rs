@@ -270,7 +270,10 @@ fn write_record(record: &Record, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             let Planned { job, graph, .. } = &**planned;
             write!(f, "record planned {job} stages={}", graph.stages.len())
         }
-        Record::Prepared(Prepared { job, stage, ends }) => {
+        Record::Prepared(prepared) => {
+            let Prepared {
+                job, stage, ends, ..
+            } = prepared;
             write!(f, "record prepared {job}/{stage} tasks={}", ends.len())
         }
         Record::Won(won) => write!(f, "record won {}-a{}", won.task, won.attempt),

@@ -17,6 +17,7 @@ use super::agenda::{Rank, Wants};
 use super::event::{Action, Millis, Submitted};
 use super::executors::Executors;
 use super::placement;
+use super::prepared::Ends;
 use super::ratio::Ratio;
 use super::retry;
 use super::stage::StageRun;
@@ -246,10 +247,12 @@ impl Job {
             if let Some(run) = after.first_mut() {
                 run.prepare_from(before, turn.executors.slots());
                 turn.record(|| {
+                    let ends = Ends::of(run.tasks.iter().map(|task| &task.part));
                     Record::Prepared(Prepared {
                         job: self.id,
                         stage: run.stage.id,
-                        ends: run.range_ends(),
+                        ends: ends.ranges,
+                        producers: ends.producers,
                     })
                 });
             }
@@ -425,6 +428,7 @@ impl Job {
                 output,
             });
         }
+        self.settle_partitions();
         let result = self.stages.len().saturating_sub(1);
         let mut objects = Vec::new();
         for (number, run) in self.stages.iter_mut().enumerate() {
@@ -457,8 +461,19 @@ impl Job {
         self.clean(objects, turn);
     }
 
+    /// Has every stage keep what people may ask about partitions, which follows from other stages.
+    fn settle_partitions(&mut self) {
+        for stage in 0..self.stages.len() {
+            let (before, after) = self.stages.split_at_mut(stage);
+            if let Some(run) = after.first_mut() {
+                run.read = run.partitions_read(before);
+            }
+        }
+    }
+
     /// Gives up what only a running job needs; keeps where the result is, if it is kept.
     pub(super) fn release(&mut self) {
+        self.settle_partitions();
         let result = self.stages.len().saturating_sub(1);
         for (number, run) in self.stages.iter_mut().enumerate() {
             run.release(self.result_kept && number == result);

@@ -32,6 +32,7 @@ mod grouping;
 mod job;
 mod pace;
 mod placement;
+mod prepared;
 mod ratio;
 mod restore;
 mod results;

@@ -17,6 +17,7 @@ use kiln_proto::message::{AttemptState, Ended, JobState, JobStatus, Planned, Rec
 use super::Scheduler;
 use super::event::{Millis, Submitted};
 use super::job::Job;
+use super::prepared::Ends;
 use super::stage::StageRun;
 use super::task::{Attempt, wrote_object};
 
@@ -136,7 +137,10 @@ impl Job {
                 let run = self.stages.get_mut(prepared.stage.0 as usize);
                 let run = run.filter(|run| !run.prepared);
                 let run = run.ok_or_else(|| contradiction("tasks of a stage that is not known"))?;
-                run.restore_tasks(&prepared.ends)
+                run.restore_tasks(Ends {
+                    ranges: prepared.ends,
+                    producers: prepared.producers,
+                })
             }
             Record::Won(won) => self.restore_won(*won),
             Record::Revoked { task, attempt } => {
@@ -232,11 +236,12 @@ impl Job {
 
 impl StageRun {
     /// Makes the tasks of a stage as they were made before.
-    fn restore_tasks(&mut self, ends: &[u32]) -> Result<()> {
+    fn restore_tasks(&mut self, ends: Ends) -> Result<()> {
         let StageSource::Shuffle { deal, .. } = &self.stage.source else {
             return Err(contradiction("ranges of a stage that reads files"));
         };
-        self.prepare_ranges(*deal, ends);
+        let parts = ends.into_parts(*deal);
+        self.prepare(parts.ok_or_else(|| contradiction("tasks that do not follow one another"))?);
         Ok(())
     }
 }

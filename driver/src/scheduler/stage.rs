@@ -11,15 +11,15 @@ use kiln_engine::id::StageId;
 use kiln_engine::limits;
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
-    Deal, ScanSpec, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage, StageSource,
-    TaskInput, TaskOutput, TaskSuccess, describe_stage,
+    Deal, PartitionMeta, ScanSpec, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage,
+    StageSource, TaskInput, TaskOutput, TaskSuccess, describe_stage,
 };
-use kiln_proto::message::AttemptState;
+use kiln_proto::message::{AttemptState, PartitionsRead};
 
-use crate::planner::StageFacts;
+use crate::planner::{StageFacts, row_bytes};
 
 use super::event::Millis;
-use super::grouping;
+use super::grouping::{self, PartitionSize};
 use super::pace::{Durations, Pace};
 use super::task::{Attempt, Left, Part, Task, Watched, wrote_object};
 use super::written::Written;
@@ -39,6 +39,10 @@ pub(super) struct StageRun {
     pub(super) prepared: bool,
     /// Tasks that are done.
     pub(super) done: u32,
+    /// Partitions that are split among several tasks, and how many tasks those are.
+    split: (u32, u32),
+    /// How what it reads was dealt out, once the job has ended.
+    pub(super) read: Option<PartitionsRead>,
     /// Bytes of input that all tasks cover.
     pub(super) input_bytes: u64,
     /// Sum over the winning attempts.
@@ -65,10 +69,10 @@ pub(super) struct StageRun {
     pace: Pace,
     /// What winning attempts wrote to the shuffle store.
     written: Written,
-    /// The bytes of each partition over all winning attempts.
-    partition_bytes: Vec<u64>,
-    /// Rows that they wrote.
-    rows: u64,
+    /// Each partition over all winning attempts.
+    partitions: Vec<Volume>,
+    /// Bytes in memory that a row which it writes is thought to take.
+    row_bytes: u64,
 }
 
 impl StageRun {
@@ -103,6 +107,8 @@ impl StageRun {
             tasks: Vec::new(),
             prepared: false,
             done: 0,
+            split: (0, 0),
+            read: None,
             input_bytes: 0,
             counts: Counts::default(),
             started: None,
@@ -117,10 +123,10 @@ impl StageRun {
             durations: Durations::default(),
             pace: Pace::default(),
             written: Written::default(),
-            partition_bytes: Vec::new(),
-            rows: 0,
+            partitions: Vec::new(),
+            row_bytes: row_bytes(&stage.schema) as u64,
         };
-        run.partition_bytes = vec![0; run.partition_count()];
+        run.partitions = vec![Volume::default(); run.partition_count()];
         if let Some(tasks) = tasks {
             let bytes = |split: &Split| split.end.saturating_sub(split.start);
             run.input_bytes = tasks.iter().flatten().map(bytes).sum();
@@ -129,19 +135,18 @@ impl StageRun {
         run
     }
 
-    /// Where the ranges of its tasks end, for a stage that reads shuffles.
-    pub(super) fn range_ends(&self) -> Vec<u32> {
-        let end = |task: &Task| match &task.part {
-            Part::Splits(_) => 0,
-            Part::Partitions(range) | Part::Producers(range) => range.end,
-        };
-        self.tasks.iter().map(end).collect()
-    }
-
-    fn prepare(&mut self, parts: impl Iterator<Item = Part>) {
-        self.tasks = parts.map(Task::new).collect();
+    /// Makes its tasks.
+    pub(super) fn prepare(&mut self, parts: impl IntoIterator<Item = Part>) {
+        self.tasks = parts.into_iter().map(Task::new).collect();
         self.written = Written::new(self.tasks.len(), self.partition_count());
         self.prepared = true;
+        self.split = (0, 0);
+        for task in &self.tasks {
+            if let Part::Slice { producers, .. } = &task.part {
+                self.split.0 += u32::from(producers.start == 0);
+                self.split.1 += 1;
+            }
+        }
         let numbers = (0..).zip(&mut self.tasks);
         self.waiting = numbers
             .map(|(number, task)| (*task.ready.insert(0), number))
@@ -167,43 +172,114 @@ impl StageRun {
         let StageSource::Shuffle { deal, .. } = &self.stage.source else {
             return;
         };
-        let find = |stage: &StageId| before.get(stage.0 as usize);
-        let sources: Vec<&StageRun> = self.source_stages().iter().filter_map(find).collect();
-        let together = self.stage.sides.iter().filter(|side| !side.broadcast);
-        let together = together.filter_map(|side| find(&side.stage));
-        let bytes = sources.iter().map(|run| run.output_bytes());
-        let input_bytes = bytes.fold(0, u64::saturating_add);
-        let sizes = match deal {
-            Deal::Gather => Vec::new(),
-            Deal::Partitions => {
-                let all = sources.iter().copied().chain(together);
-                all.map(|run| run.partition_bytes.as_slice())
-                    .fold(Vec::new(), add_up)
+        let sources = self.sources(before);
+        let parts: Vec<Part> = match deal {
+            Deal::Gather => {
+                let count = sources.iter().map(|run| run.partition_count()).max();
+                let every = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
+                vec![Part::Partitions(0..every)]
             }
-            Deal::Producers => sources.iter().flat_map(|run| run.task_bytes()).collect(),
-        };
-        let count = sources.iter().map(|run| run.partition_count()).max();
-        let every = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
-        let ends: Vec<u32> = match deal {
-            Deal::Gather => vec![every],
-            Deal::Partitions | Deal::Producers => {
-                let ranges = grouping::group(&sizes, slots).into_iter();
-                ranges.map(|range| range.end).collect()
+            Deal::Producers => {
+                let sizes: Vec<u64> = sources.iter().flat_map(|run| run.task_bytes()).collect();
+                let tasks = grouping::tasks(bytes_of(&sources), slots);
+                let ranges = grouping::group(&sizes, tasks).into_iter();
+                ranges.map(Part::Producers).collect()
             }
+            Deal::Partitions => self.deal_partitions(before, slots),
         };
-        let deal = *deal;
-        self.input_bytes = input_bytes;
-        self.prepare_ranges(deal, &ends);
+        self.input_bytes = bytes_of(&sources);
+        self.prepare(parts);
     }
 
-    /// Makes tasks that cover what the stage reads, one after the other, up to each of `ends`.
-    pub(super) fn prepare_ranges(&mut self, deal: Deal, ends: &[u32]) {
-        let starts = [0].into_iter().chain(ends.iter().copied());
-        let ranges = starts.zip(ends).map(|(start, &end)| start..end);
-        self.prepare(ranges.map(|range| match deal {
-            Deal::Gather | Deal::Partitions => Part::Partitions(range),
-            Deal::Producers => Part::Producers(range),
-        }));
+    fn deal_partitions(&self, before: &[StageRun], slots: u32) -> Vec<Part> {
+        let (sources, together) = (self.sources(before), self.sides_together(before));
+        let bytes = bytes_of(&sources).saturating_add(bytes_of(&together));
+        let tasks = grouping::tasks(bytes, slots);
+        let count = sources.iter().chain(&together);
+        let count = count.map(|run| run.partitions.len()).max();
+        let size = |runs: &[&StageRun], partition| {
+            let sizes = runs.iter().map(|run| run.partition_size(partition));
+            sizes.fold(0, u64::saturating_add)
+        };
+        let partitions = (0..count.unwrap_or_default()).map(|partition| PartitionSize {
+            source: size(&sources, partition),
+            sides: size(&together, partition),
+        });
+        if self.stage.may_split_partitions() {
+            let partitions: Vec<PartitionSize> = partitions.collect();
+            return grouping::deal_out(&partitions, tasks, |partition| {
+                let written = sources.iter().map(|run| run.written_of(partition));
+                written.flatten().collect()
+            });
+        }
+        let sizes: Vec<u64> = partitions.map(PartitionSize::all).collect();
+        let ranges = grouping::group(&sizes, tasks).into_iter();
+        ranges.map(Part::Partitions).collect()
+    }
+
+    /// The stages of its source, all of which are among those `before` it.
+    fn sources<'a>(&self, before: &'a [StageRun]) -> Vec<&'a StageRun> {
+        let stages = self.source_stages().iter();
+        stages
+            .filter_map(|stage| before.get(stage.0 as usize))
+            .collect()
+    }
+
+    /// The stages of those sides that were brought together with its source.
+    fn sides_together<'a>(&self, before: &'a [StageRun]) -> Vec<&'a StageRun> {
+        let together = self.stage.sides.iter().filter(|side| !side.broadcast);
+        together
+            .filter_map(|side| before.get(side.stage.0 as usize))
+            .collect()
+    }
+
+    /// How the partitions that it reads, of stages `before` it, are dealt out to its tasks.
+    pub(super) fn partitions_read(&self, before: &[StageRun]) -> Option<PartitionsRead> {
+        let by_partition = matches!(
+            self.stage.source,
+            StageSource::Shuffle {
+                deal: Deal::Partitions,
+                ..
+            }
+        );
+        if self.read.is_some() || !by_partition || !self.prepared {
+            return self.read;
+        }
+        let mut rows: Vec<u64> = Vec::new();
+        for run in self
+            .sources(before)
+            .iter()
+            .chain(&self.sides_together(before))
+        {
+            rows.resize(rows.len().max(run.partitions.len()), 0);
+            for (sum, partition) in rows.iter_mut().zip(&run.partitions) {
+                *sum = sum.saturating_add(partition.rows);
+            }
+        }
+        Some(PartitionsRead {
+            count: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+            split: self.split.0,
+            slices: self.split.1,
+            largest_rows: rows.iter().copied().max().unwrap_or_default(),
+            rows: rows.iter().fold(0, |sum, &rows| sum.saturating_add(rows)),
+        })
+    }
+
+    /// What a partition that it wrote is counted as where partitions are dealt out.
+    fn partition_size(&self, partition: usize) -> u64 {
+        let volume = self.partitions.get(partition);
+        volume.map_or(0, |volume| volume.size(self.row_bytes))
+    }
+
+    /// What each task wrote of a partition, counted likewise.
+    fn written_of(&self, partition: u32) -> Vec<u64> {
+        let tasks = 0..u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+        let size = |task| {
+            let mut written = self.written.partitions(task, partition..partition + 1);
+            let volume = written.next().map(Volume::of);
+            volume.map_or(0, |volume| volume.size(self.row_bytes))
+        };
+        tasks.map(size).collect()
     }
 
     /// The bytes that each task wrote.
@@ -215,16 +291,23 @@ impl StageRun {
     /// Adds what a task wrote that is done.
     fn count_output(&mut self, task: u32) {
         let partitions = self.written.partitions(task, 0..u32::MAX);
-        for (sum, partition) in self.partition_bytes.iter_mut().zip(partitions) {
-            *sum = sum.saturating_add(partition.bytes);
-            self.rows = self.rows.saturating_add(partition.rows);
+        for (sum, partition) in self.partitions.iter_mut().zip(partitions) {
+            sum.add(Volume::of(partition));
         }
     }
 
     /// The bytes of all partitions over all winning attempts.
     pub(super) fn output_bytes(&self) -> u64 {
-        let sizes = self.partition_bytes.iter();
-        sizes.fold(0, |sum, &bytes| sum.saturating_add(bytes))
+        self.output().bytes
+    }
+
+    /// All that winning attempts have written to the shuffle store.
+    fn output(&self) -> Volume {
+        let mut all = Volume::default();
+        for partition in &self.partitions {
+            all.add(*partition);
+        }
+        all
     }
 
     /// Partitions that each attempt of this stage has to write; none if it writes files.
@@ -250,10 +333,11 @@ impl StageRun {
 
     /// What a plan wants to know of a stage that is done.
     pub(super) fn facts(&self) -> StageFacts {
+        let Volume { rows, bytes } = self.output();
         StageFacts {
             stage: self.stage.id,
-            rows: self.rows,
-            bytes: self.output_bytes(),
+            rows,
+            bytes,
         }
     }
 
@@ -280,39 +364,46 @@ impl StageRun {
 
     /// What a task reads of its source, which is among the stages `before` it.
     pub(super) fn input(&self, task: u32, before: &[StageRun]) -> Option<TaskInput> {
-        let sources = self.source_stages().iter();
-        let mut sources = sources.map(|stage| before.get(stage.0 as usize));
-        let inputs: Option<Vec<ShuffleInput>> = match &self.tasks.get(task as usize)?.part {
-            Part::Splits(splits) => return Some(TaskInput::Splits(splits.clone())),
-            Part::Partitions(range) => sources
-                .map(|run| Some(run?.shuffle_input(range.clone(), 0..u32::MAX)))
-                .collect(),
-            Part::Producers(range) => {
-                let mut first = 0_u32;
-                sources.try_fold(Vec::new(), |mut inputs, run| {
-                    let run = run?;
-                    let wanted = range.start.saturating_sub(first)..range.end.saturating_sub(first);
-                    inputs.push(run.whole_input(wanted));
-                    let tasks = u32::try_from(run.tasks.len()).unwrap_or(u32::MAX);
-                    first = first.saturating_add(tasks);
-                    Some(inputs)
-                })
-            }
-        };
-        Some(TaskInput::Shuffle(inputs?))
+        let part = &self.tasks.get(task as usize)?.part;
+        if let Part::Splits(splits) = part {
+            return Some(TaskInput::Splits(splits.clone()));
+        }
+        let mut first = 0_u32;
+        let mut inputs = Vec::new();
+        for stage in self.source_stages() {
+            let run = before.get(stage.0 as usize)?;
+            // Tasks are counted through all stages.
+            let own = |producers: &Range<u32>| {
+                producers.start.saturating_sub(first)..producers.end.saturating_sub(first)
+            };
+            inputs.push(match part {
+                Part::Splits(_) => return None,
+                Part::Partitions(range) => run.shuffle_input(range.clone(), 0..u32::MAX),
+                Part::Slice {
+                    partition,
+                    producers,
+                } => run.shuffle_input(*partition..partition + 1, own(producers)),
+                Part::Producers(producers) => run.whole_input(own(producers)),
+            });
+            let tasks = u32::try_from(run.tasks.len()).unwrap_or(u32::MAX);
+            first = first.saturating_add(tasks);
+        }
+        Some(TaskInput::Shuffle(inputs))
     }
 
     /// What a task reads of each side, all of which are among the stages `before` it.
     pub(super) fn sides(&self, task: u32, before: &[StageRun]) -> Option<Vec<ShuffleInput>> {
-        let part = &self.tasks.get(task as usize)?.part;
+        let range = match &self.tasks.get(task as usize)?.part {
+            Part::Partitions(range) => Some(range.clone()),
+            Part::Slice { partition, .. } => Some(*partition..partition + 1),
+            Part::Splits(_) | Part::Producers(_) => None,
+        };
         let side = |side: &Side| {
             let run = before.get(side.stage.0 as usize)?;
-            match part {
-                Part::Partitions(range) if !side.broadcast => {
-                    Some(run.shuffle_input(range.clone(), 0..u32::MAX))
-                }
-                _ => Some(run.whole_input(0..u32::MAX)),
-            }
+            Some(match &range {
+                Some(range) if !side.broadcast => run.shuffle_input(range.clone(), 0..u32::MAX),
+                _ => run.whole_input(0..u32::MAX),
+            })
         };
         self.stage.sides.iter().map(side).collect()
     }
@@ -461,8 +552,7 @@ impl StageRun {
         self.ended = None;
         // Sums cannot be subtracted from without trusting that it was added; this is rare.
         self.counts = Counts::default();
-        self.partition_bytes.fill(0);
-        self.rows = 0;
+        self.partitions.fill(Volume::default());
         for won in self.tasks.iter().filter_map(Task::won) {
             self.counts.add(&won.counts);
         }
@@ -578,11 +668,35 @@ impl StageRun {
     }
 }
 
-/// Two lists of sizes, added up place by place.
-fn add_up(mut sums: Vec<u64>, sizes: &[u64]) -> Vec<u64> {
-    sums.resize(sums.len().max(sizes.len()), 0);
-    for (sum, size) in sums.iter_mut().zip(sizes) {
-        *sum = size.saturating_add(*sum);
+/// The bytes that `runs` have written to the shuffle store, as stored.
+fn bytes_of(runs: &[&StageRun]) -> u64 {
+    let bytes = runs.iter().map(|run| run.output_bytes());
+    bytes.fold(0, u64::saturating_add)
+}
+
+/// Rows and their bytes as stored. Both are an executor's word: they must not overflow whatever it
+/// says.
+#[derive(Debug, Clone, Copy, Default)]
+struct Volume {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Volume {
+    fn of(partition: PartitionMeta) -> Self {
+        Volume {
+            rows: partition.rows,
+            bytes: partition.bytes,
+        }
     }
-    sums
+
+    fn add(&mut self, other: Volume) {
+        self.rows = self.rows.saturating_add(other.rows);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    /// What it is counted as where rows of `row_bytes` are dealt out.
+    fn size(self, row_bytes: u64) -> u64 {
+        self.bytes.max(self.rows.saturating_mul(row_bytes))
+    }
 }

@@ -27,6 +27,8 @@ pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
     if let Some(archived) = &job.archived {
         return JobStatus::clone(archived);
     }
+    let stages = job.stages.iter().enumerate();
+    let stages = stages.map(|(number, run)| (&job.stages[..number], run));
     JobStatus {
         id: job.id,
         name: job.name.clone(),
@@ -35,13 +37,13 @@ pub(super) fn snapshot(job: &Job, detail: Detail) -> JobStatus {
         failure: job.failure.clone(),
         submitted_ms: job.submitted,
         ended_ms: job.ended,
-        stages: job.stages.iter().map(|run| stage(run, detail)).collect(),
+        stages: stages.map(|run| stage(run, detail)).collect(),
         warnings: warnings(job),
         note: job.note.clone(),
     }
 }
 
-fn stage(run: &StageRun, detail: Detail) -> StageStatus {
+fn stage((before, run): (&[StageRun], &StageRun), detail: Detail) -> StageStatus {
     StageStatus {
         id: run.stage.id,
         description: run.description.clone(),
@@ -57,6 +59,7 @@ fn stage(run: &StageRun, detail: Detail) -> StageStatus {
             Detail::Stages => Vec::new(),
             Detail::Attempts => attempts(run),
         },
+        partitions: run.partitions_read(before),
     }
 }
 

@@ -69,12 +69,20 @@ pub(super) enum Left {
 }
 
 /// The part of a stage's input that a task covers.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
-    /// Slices of input files.
+    /// Pieces of input files.
     Splits(Vec<Split>),
     /// A range of the partitions that the producing stages wrote.
     Partitions(Range<u32>),
+    /// What some of the producing tasks wrote of one partition, and all of that partition of the
+    /// sides that were brought together with it.
+    Slice {
+        /// The partition.
+        partition: u32,
+        /// The tasks, counted as below.
+        producers: Range<u32>,
+    },
     /// All that some of the producing tasks wrote: a range of the tasks of all producing stages,
     /// counted through in order.
     Producers(Range<u32>),

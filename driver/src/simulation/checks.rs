@@ -4,7 +4,7 @@ use futures::{FutureExt as _, TryStreamExt as _};
 use kiln_engine::id::JobId;
 use kiln_engine::plan::SinkSpec;
 use kiln_engine::storage::ShuffleObject;
-use kiln_proto::message::{AttemptState, JobState};
+use kiln_proto::message::{AttemptState, JobState, StageStatus};
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
@@ -198,7 +198,8 @@ impl World {
             for job in known.jobs() {
                 let state = |scheduler: &Scheduler| {
                     let status = scheduler.status(job, Detail::Stages)?;
-                    let done: Vec<u32> = status.stages.iter().map(|stage| stage.done).collect();
+                    let done = |stage: &StageStatus| (stage.done, stage.partitions);
+                    let done: Vec<_> = status.stages.iter().map(done).collect();
                     Some((status.state, status.failure, done, scheduler.result(job)))
                 };
                 assert_eq!(state(&restored), state(known), "job {job} in the journal");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kiln_engine::id::{ExecutorId, JobId};
 use kiln_engine::plan::{LogicalPlan, Scan, ScanFormat, StageGraph, TaskFailure, TextOptions};
 use kiln_engine::storage::ShuffleObject;
-use kiln_proto::message::{self, JobState, Record, Submission, WriterId};
+use kiln_proto::message::{self, JobState, Record, StageStatus, Submission, WriterId};
 
 use super::executors::Order;
 use super::process::{Done, Leading, Process, Role};
@@ -132,6 +132,11 @@ impl World {
         let committing =
             |job: &&JobId| restored.scheduler.state(**job) == Some(JobState::Committing);
         self.seen.resumed_commits += recovered.iter().filter(committing).count() as u64;
+        let known = recovered.iter();
+        let known = known.filter_map(|job| restored.scheduler.status(*job, Detail::Stages));
+        let stages = known.flat_map(|status| status.stages);
+        let is_split = |stage: &StageStatus| stage.partitions.is_some_and(|read| read.split > 0);
+        self.seen.resumed_split += stages.filter(is_split).count() as u64;
         let leader = Leader::new(&won, &process.settings, since, recovered);
         process.role = Role::Leads(Box::new(Leading {
             scheduler: restored.scheduler,

@@ -80,6 +80,8 @@ pub(super) struct Summary {
     /// Jobs that a leader went on with, and of these, those whose output was being committed.
     pub(super) recovered: u64,
     pub(super) resumed_commits: u64,
+    /// Stages of jobs that a leader went on with, of which partitions were split.
+    pub(super) resumed_split: u64,
     /// Objects that no job needed any more, and that a new leader found.
     pub(super) needless: u64,
     pub(super) snapshots: u64,
@@ -90,7 +92,7 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    fn counts(&mut self) -> [(&'static str, &mut u64); 13] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 14] {
         [
             ("done", &mut self.done),
             ("failed", &mut self.failed),
@@ -101,6 +103,10 @@ impl Summary {
             ("resigned", &mut self.resigned),
             ("recovered", &mut self.recovered),
             ("resumed commits", &mut self.resumed_commits),
+            (
+                "split partitions of jobs that went on",
+                &mut self.resumed_split,
+            ),
             ("needless objects", &mut self.needless),
             ("snapshots", &mut self.snapshots),
             ("conflicts", &mut self.conflicts),

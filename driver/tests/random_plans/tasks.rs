@@ -180,10 +180,22 @@ impl Job<'_> {
                         let ends = (1..=count).filter(|_| self.random.bool());
                         let mut starts: Vec<u32> = ends.collect();
                         starts.retain(|start| *start < count);
-                        let read = |range: Range<u32>| {
-                            let input =
-                                |stage: &StageId| self.input(*stage, range.clone(), |_| true);
+                        // Each partition, by producer, where a stage does not mind.
+                        let split = stage.may_split_partitions() && self.random.bool();
+                        if split {
+                            starts = (1..count).collect();
+                        }
+                        let middle = self.random.usize(0..3);
+                        let read = |range: Range<u32>, second: Option<bool>| {
+                            let chosen = |producer: usize| {
+                                second.is_none_or(|second| second == (producer >= middle))
+                            };
+                            let input = |stage: &StageId| self.input(*stage, range.clone(), chosen);
                             TaskInput::Shuffle(stages.iter().map(input).collect())
+                        };
+                        let slices = match split {
+                            true => &[Some(false), Some(true)][..],
+                            false => &[None],
                         };
                         let mut start = 0;
                         let ranges = starts.into_iter().chain([count]).map(|end| {
@@ -191,8 +203,13 @@ impl Job<'_> {
                             start = end;
                             range
                         });
-                        let task = |range: Range<u32>| (read(range.clone()), sides(self, range));
-                        ranges.map(task).collect()
+                        let tasks = |range: Range<u32>| {
+                            let task = |slice: &Option<bool>| {
+                                (read(range.clone(), *slice), sides(self, range.clone()))
+                            };
+                            slices.iter().map(task).collect::<Vec<_>>()
+                        };
+                        ranges.flat_map(tasks).collect()
                     }
                 }
             }

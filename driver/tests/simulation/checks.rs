@@ -123,6 +123,8 @@ impl World {
             JobState::Cancelled => self.seen.cancelled += 1,
             _ => self.seen.failed += 1,
         }
+        let read = status.stages.iter().filter_map(|stage| stage.partitions);
+        self.seen.split += read.map(|read| u64::from(read.split)).sum::<u64>();
         for attempt in status.stages.iter().flat_map(|stage| &stage.attempts) {
             assert!(
                 attempt.state != AttemptState::Running,

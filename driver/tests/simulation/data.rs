@@ -1,20 +1,22 @@
 //! Simulated data: rows are numbers, a shuffle object is a list of rows for each partition.
 //!
 //! A scan task makes the rows of its splits; every other task passes on what it reads of its source
-//! and of the sides that were brought together with it, and looks whether a broadcast side is all
-//! there. So the result of a job has to be exactly the rows that follow from its input, and a task
-//! that ran twice or not at all shows.
+//! and of the sides that were brought together with it. Sides that a join looks up in, broadcast or
+//! brought together, are not passed on: a task looks whether all is there. So the result of a job
+//! has to be exactly the rows that follow from its input, and a task that ran twice or not at all
+//! shows.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{
-    Deal, FileFormat, Output, OutputFile, PartitionMeta, Partitioning, ScanFormat, ScanSpec,
-    ShuffleInput, Side, SinkSpec, Split, Stage, StageGraph, StageSource, TaskInput, TaskOutput,
-    TaskSpec, TextOptions,
+    Deal, FileFormat, JoinStep, OperatorSpec, Output, OutputFile, PartitionMeta, Partitioning,
+    ScanFormat, ScanSpec, ShuffleInput, Side, SinkSpec, Split, Stage, StageGraph, StageSource,
+    StepKind, TaskInput, TaskOutput, TaskSpec, TextOptions,
 };
 
 /// Job, stage, task and attempt that wrote an object or a file.
@@ -49,6 +51,7 @@ pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
             }
         };
         let sides = random_sides(random, &stages, &source);
+        let operators = random_joins(random, &sides);
         let sink = match (last, random.u8(0..3)) {
             (true, 0) => SinkSpec::Files { output: output() },
             (true, 1) => SinkSpec::Shuffle {
@@ -68,7 +71,7 @@ pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
             id: StageId(number),
             source,
             sides,
-            operators: Vec::new(),
+            operators,
             sink,
             schema: Arc::new(Schema::empty()),
         }));
@@ -136,6 +139,38 @@ fn random_sides(
     chosen.into_iter().map(side).collect()
 }
 
+/// Joins that look up in all sides that were brought together with the source, or in none.
+fn random_joins(random: &mut fastrand::Rng, sides: &[Side]) -> Vec<OperatorSpec> {
+    if random.bool() {
+        return Vec::new();
+    }
+    let join = |(side, _)| {
+        OperatorSpec::Join(JoinStep {
+            side,
+            kind: StepKind::Inner,
+            probe_keys: Vec::new(),
+            build_keys: Vec::new(),
+            filter: None,
+            output: Vec::new(),
+        })
+    };
+    let together = (0..).zip(sides).filter(|(_, side)| !side.broadcast);
+    together.map(join).collect()
+}
+
+/// Whether the rows of the stage's sides are passed on that were brought together with its source.
+fn passes_sides_on(stage: &Stage) -> bool {
+    stage.operators.is_empty()
+}
+
+/// Of `parts` partitions the one that a row is in. Skewed: half of the rows are in the first.
+fn partition_of(row: u64, parts: usize) -> usize {
+    match row % 2 {
+        0 => 0,
+        _ => row as usize % parts,
+    }
+}
+
 fn output() -> Output {
     Output {
         url: "file:///out".to_owned(),
@@ -175,8 +210,9 @@ fn rows_of(graph: &StageGraph, stage: usize) -> Vec<u64> {
         StageSource::Scan(scan) => (0..scan.tasks.len() as u64 * ROWS_PER_TASK).collect(),
         StageSource::Shuffle { stages, .. } => stages.iter().flat_map(of).collect(),
     };
-    let together = stage.sides.iter().filter(|side| !side.broadcast);
-    rows.extend(together.flat_map(|side| of(&side.stage)));
+    let passed = |side: &&Side| !side.broadcast && passes_sides_on(stage);
+    let passed = stage.sides.iter().filter(passed);
+    rows.extend(passed.flat_map(|side| of(&side.stage)));
     rows.sort_unstable();
     rows
 }
@@ -207,19 +243,28 @@ pub(crate) fn read(
     );
     for (side, input) in spec.stage.sides.iter().zip(&spec.sides) {
         let mut read = read_input(spec, input, store)?;
-        if side.broadcast {
-            read.sort_unstable();
-            assert_eq!(
-                read,
-                rows_of(graph, side.stage.0 as usize),
-                "side of {}",
-                spec.id
-            );
-        } else {
+        if !side.broadcast && passes_sides_on(&spec.stage) {
             rows.extend(read);
+            continue;
         }
+        read.sort_unstable();
+        let mut all = rows_of(graph, side.stage.0 as usize);
+        if !side.broadcast {
+            let parts = count(&graph.stages[side.stage.0 as usize]) as usize;
+            let partitions = partitions_read(spec);
+            all.retain(|row| partitions.contains(&(partition_of(*row, parts) as u32)));
+        }
+        assert_eq!(read, all, "side of {}", spec.id);
     }
     Ok(rows)
+}
+
+/// The partitions that a task reads of its source.
+fn partitions_read(spec: &TaskSpec) -> Range<u32> {
+    match &spec.input {
+        TaskInput::Shuffle(inputs) => inputs[0].partitions.clone(),
+        TaskInput::Splits(_) => panic!("nothing comes together with files: {}", spec.id),
+    }
 }
 
 fn read_input(
@@ -282,12 +327,7 @@ pub(crate) fn write(spec: &TaskSpec, mut rows: Vec<u64>) -> (Vec<Vec<u64>>, Task
         SinkSpec::Shuffle { partitioning } => {
             let mut parts = vec![Vec::new(); partitioning.count() as usize];
             for row in rows {
-                // Skewed: half of the rows in the first partition.
-                let part = if row % 2 == 0 {
-                    0
-                } else {
-                    row as usize % parts.len()
-                };
+                let part = partition_of(row, parts.len());
                 parts[part].push(row);
             }
             let metas = parts.iter().map(|part| meta(part)).collect();

@@ -30,6 +30,8 @@ pub(crate) struct Summary {
     pub(crate) failures: u64,
     pub(crate) revoked: u64,
     pub(crate) stragglers: u64,
+    /// Partitions that were split.
+    pub(crate) split: u64,
     pub(crate) adopted: u64,
     pub(crate) late: u64,
     /// Times that a plan went on, and what happened to its job while it was asked to.
@@ -49,6 +51,7 @@ impl Summary {
         self.failures += other.failures;
         self.revoked += other.revoked;
         self.stragglers += other.stragglers;
+        self.split += other.split;
         self.adopted += other.adopted;
         self.late += other.late;
         self.increments += other.increments;

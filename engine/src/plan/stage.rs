@@ -155,7 +155,7 @@ pub struct FileMeta {
     pub bytes: u64,
 }
 
-/// A slice of an input file: the records that start in `[start, end)`.
+/// A piece of an input file: the records that start in `[start, end)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// URL of the file.
@@ -254,9 +254,50 @@ impl Stage {
         };
         predicate.is_some_and(Expr::calls_functions) || self.operators.iter().any(applies)
     }
+
+    /// Whether the rows of one partition may be dealt out to several tasks, each of which reads
+    /// the whole partition of the sides: joins look up in what has been brought together with the
+    /// rows, and nothing else needs rows with equal keys to be in one task.
+    pub fn may_split_partitions(&self) -> bool {
+        let by_partition = matches!(
+            self.source,
+            StageSource::Shuffle {
+                deal: Deal::Partitions,
+                ..
+            }
+        );
+        let looks_up = |side| {
+            let joins =
+                |step: &OperatorSpec| matches!(step, OperatorSpec::Join(join) if join.side == side);
+            self.operators.iter().any(joins)
+        };
+        let mut together = (0..).zip(&self.sides).filter(|(_, side)| !side.broadcast);
+        by_partition
+            && self.sides.iter().any(|side| !side.broadcast)
+            && together.all(|(number, _)| looks_up(number))
+            && !self.operators.iter().any(OperatorSpec::needs_whole_groups)
+    }
 }
 
 impl OperatorSpec {
+    /// Whether its answer is wrong where rows with equal keys, or all rows of the stage, are in
+    /// several tasks. The first rows that a stage of several tasks keeps are not all that is kept
+    /// of them: those of all tasks meet later.
+    fn needs_whole_groups(&self) -> bool {
+        match self {
+            OperatorSpec::Project { .. }
+            | OperatorSpec::Filter { .. }
+            | OperatorSpec::Explode { .. }
+            | OperatorSpec::Apply { .. }
+            | OperatorSpec::TopK { .. }
+            | OperatorSpec::Limit { .. } => false,
+            OperatorSpec::Reduce { local, .. } => !local,
+            OperatorSpec::Aggregate { mode, .. } => *mode != AggregateMode::Partial,
+            OperatorSpec::Join(step) => step.kind.emits_build_rows(),
+            OperatorSpec::Sort { .. } => true,
+        }
+    }
+
     /// The expressions of this operator.
     pub fn exprs(&self) -> Vec<&Expr> {
         match self {
@@ -438,5 +479,76 @@ impl Partitioning {
             Partitioning::Hash { partitions, .. } => *partitions,
             Partitioning::Single => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(kind: StepKind, broadcast: bool, then: Vec<OperatorSpec>) -> Stage {
+        let schema = Arc::new(Schema::empty());
+        let join = OperatorSpec::Join(JoinStep {
+            side: 0,
+            kind,
+            probe_keys: vec![],
+            build_keys: vec![],
+            filter: None,
+            output: vec![],
+        });
+        Stage {
+            id: StageId(2),
+            source: StageSource::Shuffle {
+                stages: vec![StageId(0)],
+                schema: Arc::clone(&schema),
+                deal: Deal::Partitions,
+            },
+            sides: vec![Side {
+                stage: StageId(1),
+                schema: Arc::clone(&schema),
+                broadcast,
+            }],
+            operators: std::iter::once(join).chain(then).collect(),
+            sink: SinkSpec::Shuffle {
+                partitioning: Partitioning::Single,
+            },
+            schema,
+        }
+    }
+
+    #[test]
+    fn partitions_are_split_where_only_joins_need_them() {
+        let groups = |mode| OperatorSpec::Aggregate {
+            mode,
+            group_by: vec![],
+            aggregates: vec![],
+        };
+        let all = |kind, then| joined(kind, false, then).may_split_partitions();
+        assert!(all(StepKind::Inner, vec![]));
+        assert!(all(
+            StepKind::ProbeOuter,
+            vec![groups(AggregateMode::Partial)]
+        ));
+        assert!(all(
+            StepKind::ProbeAnti,
+            vec![OperatorSpec::Limit {
+                offset: 0,
+                limit: 1
+            }]
+        ));
+        assert!(!all(StepKind::BuildOuter, vec![]));
+        assert!(!all(StepKind::BuildSemi, vec![]));
+        assert!(!all(StepKind::Inner, vec![groups(AggregateMode::Single)]));
+        assert!(!all(StepKind::Inner, vec![groups(AggregateMode::Final)]));
+        assert!(!all(
+            StepKind::Inner,
+            vec![OperatorSpec::Sort { keys: vec![] }]
+        ));
+        assert!(!joined(StepKind::Inner, true, vec![]).may_split_partitions());
+        let without_join = Stage {
+            operators: vec![],
+            ..joined(StepKind::Inner, false, vec![])
+        };
+        assert!(!without_join.may_split_partitions());
     }
 }

@@ -28,7 +28,7 @@ pub struct TaskSpec {
 /// The part of a stage's input that a task covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskInput {
-    /// Slices of input files.
+    /// Pieces of input files.
     Splits(Vec<Split>),
     /// Output of earlier stages, one entry for each of them.
     Shuffle(Vec<ShuffleInput>),

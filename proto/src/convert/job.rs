@@ -12,7 +12,7 @@ use crate::convert::task::{
     encode_warnings,
 };
 use crate::message::{
-    AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, StageStatus,
+    AttemptState, AttemptStatus, ExecutorStatus, JobState, JobStatus, PartitionsRead, StageStatus,
 };
 use crate::wire;
 
@@ -68,6 +68,7 @@ fn encode_stage(stage: &StageStatus) -> wire::StageStatus {
         started_ms: stage.started_ms,
         ended_ms: stage.ended_ms,
         attempts: stage.attempts.iter().map(encode_attempt).collect(),
+        partitions: stage.partitions.map(encode_partitions),
     }
 }
 
@@ -88,7 +89,28 @@ fn decode_stage(stage: wire::StageStatus) -> Result<StageStatus> {
             .into_iter()
             .map(decode_attempt)
             .collect::<Result<_>>()?,
+        partitions: stage.partitions.map(decode_partitions),
     })
+}
+
+fn encode_partitions(partitions: PartitionsRead) -> wire::PartitionsRead {
+    wire::PartitionsRead {
+        count: partitions.count,
+        split: partitions.split,
+        slices: partitions.slices,
+        rows: partitions.rows,
+        largest_rows: partitions.largest_rows,
+    }
+}
+
+fn decode_partitions(partitions: wire::PartitionsRead) -> PartitionsRead {
+    PartitionsRead {
+        count: partitions.count,
+        split: partitions.split,
+        slices: partitions.slices,
+        rows: partitions.rows,
+        largest_rows: partitions.largest_rows,
+    }
 }
 
 fn encode_attempt(attempt: &AttemptStatus) -> wire::AttemptStatus {

@@ -89,6 +89,7 @@ fn to_wire(record: &Record) -> Result<wire::JournalRecord> {
             job: prepared.job.value(),
             stage: prepared.stage.0,
             ends: prepared.ends.clone(),
+            producers: prepared.producers.clone(),
         }),
         Record::Won(won) => WireRecord::Won(encode_won(won)),
         Record::Revoked { task, attempt } => WireRecord::Revoked(wire::RevokedRecord {
@@ -310,10 +311,14 @@ fn decode_prepared(prepared: wire::PreparedRecord) -> Result<Prepared> {
     if !prepared.ends.is_sorted() {
         return Err(malformed("the tasks of a stage are not in order"));
     }
+    if !prepared.producers.is_empty() && prepared.producers.len() != prepared.ends.len() {
+        return Err(malformed("producers of other tasks than a stage has"));
+    }
     Ok(Prepared {
         job: decode_job_id(prepared.job)?,
         stage: StageId(prepared.stage),
         ends: prepared.ends,
+        producers: prepared.producers,
     })
 }
 

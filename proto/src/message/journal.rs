@@ -121,7 +121,8 @@ pub struct Planned {
     pub graph: StageGraph,
 }
 
-/// The tasks of a stage that reads shuffles: ranges of what it reads, which follow one another.
+/// The tasks of a stage that reads shuffles: ranges of what it reads, which follow one another. The
+/// tasks that share a partition have the same end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
     /// Which job.
@@ -130,6 +131,10 @@ pub struct Prepared {
     pub stage: StageId,
     /// Where the range of each task ends; the first begins at 0.
     pub ends: Vec<u32>,
+    /// For each task that reads only what some producing tasks wrote of the last partition before
+    /// its end, where those tasks end; the first begins at 0. 0 for the other tasks, and nothing at
+    /// all where no task is of that kind.
+    pub producers: Vec<u32>,
 }
 
 /// A task is done.

@@ -36,8 +36,16 @@ impl Random {
             3 => {
                 let mut ends = self.several(5, Self::u32);
                 ends.sort_unstable();
-                let stage = StageId(self.u32());
-                Record::Prepared(Prepared { job, stage, ends })
+                let producers = match self.bool() {
+                    true => ends.iter().map(|_| self.u32()).collect(),
+                    false => Vec::new(),
+                };
+                Record::Prepared(Prepared {
+                    job,
+                    stage: StageId(self.u32()),
+                    ends,
+                    producers,
+                })
             }
             4 => Record::Won(Box::new(Won {
                 task: self.task(),

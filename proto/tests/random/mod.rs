@@ -726,6 +726,17 @@ impl Random {
             started_ms: self.maybe(Self::u64),
             ended_ms: self.maybe(Self::u64),
             attempts: self.several(4, Self::attempt_status),
+            partitions: self.maybe(Self::partitions_read),
+        }
+    }
+
+    fn partitions_read(&mut self) -> PartitionsRead {
+        PartitionsRead {
+            count: self.u32(),
+            split: self.u32(),
+            slices: self.u32(),
+            rows: self.u64(),
+            largest_rows: self.u64(),
         }
     }
 

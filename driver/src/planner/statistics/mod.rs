@@ -13,7 +13,8 @@ use kiln_engine::plan::{LogicalPlan, Scan};
 
 pub(super) use bound::bytes_at_most;
 pub(super) use joined::{key_domain, semi_share};
-pub(super) use relation::{Relation, relation, row_bytes};
+pub(crate) use relation::row_bytes;
+pub(super) use relation::{Relation, relation};
 pub(super) use selectivity::share_of;
 
 /// What is known of the rows of a scan's files.

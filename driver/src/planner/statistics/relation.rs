@@ -179,7 +179,7 @@ pub(super) fn number(literal: &Literal) -> Option<f64> {
 }
 
 /// Bytes in memory that a row of `schema` is thought to take.
-pub(in crate::planner) fn row_bytes(schema: &Schema) -> f64 {
+pub(crate) fn row_bytes(schema: &Schema) -> f64 {
     let fields = schema.fields().iter();
     fields.map(|field| bytes_of(field.data_type())).sum()
 }

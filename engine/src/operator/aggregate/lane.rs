@@ -6,12 +6,13 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, Sc
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::numeric::sub;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{cast, not, nullif};
+use arrow::compute::{cast, filter, filter_record_batch, not, nullif};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result};
 use crate::memory::Reservation;
+use crate::operator::aggregate::hot::HotKeys;
 use crate::operator::aggregate::keys::EncodedKeys;
 use crate::operator::aggregate::merge::emit_part;
 use crate::operator::aggregate::rows;
@@ -86,8 +87,10 @@ pub(super) struct Lane {
     /// What is on disk, part by part.
     spilled: Vec<SpilledGroups>,
     rows: u64,
-    /// States are passed on without grouping.
+    /// States are passed on without grouping, but for those of keys that many rows have.
     passing: bool,
+    /// These keys, once states are passed on.
+    hot: Option<HotKeys>,
 }
 
 impl Lane {
@@ -101,6 +104,7 @@ impl Lane {
             spilled: Vec::new(),
             rows: 0,
             passing: false,
+            hot: None,
         }
     }
 
@@ -210,6 +214,46 @@ impl Lane {
         Ok(())
     }
 
+    /// Passes states of rows on, but for those of keys that many rows have: these are grouped, as
+    /// long as there is memory for their groups.
+    fn pass(&mut self, batch: RecordBatch, keys: Vec<ArrayRef>, emit: Emit<'_>) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let Some(hot) = self.hot_rows(&keys, batch.num_rows())? else {
+            return emit(states_of_rows(&shared.spec, keys, &batch)?);
+        };
+        let filter_keys = |rows: &BooleanArray| -> Result<Vec<ArrayRef>> {
+            let columns = keys.iter().map(|key| filter(key, rows));
+            Ok(columns.collect::<std::result::Result<_, _>>()?)
+        };
+        let (rows, columns) = (filter_record_batch(&batch, &hot)?, filter_keys(&hot)?);
+        let encoded = shared
+            .codec
+            .encode(&columns, rows.num_rows(), shared.level)?;
+        self.groups.check_numbers(rows.num_rows())?;
+        if !self.reserve(rows.num_rows(), encoded.long_bytes()) {
+            self.flush(emit)?;
+            return emit(states_of_rows(&shared.spec, keys, &batch)?);
+        }
+        self.group(&rows, &encoded)?;
+        let others = not(&hot)?;
+        if others.true_count() == 0 {
+            return Ok(());
+        }
+        let (rows, columns) = (filter_record_batch(&batch, &others)?, filter_keys(&others)?);
+        emit(states_of_rows(&shared.spec, columns, &rows)?)
+    }
+
+    /// The rows whose key many rows have, by what of this lane's rows has been looked at; none if
+    /// there are none, or this is not the time to look.
+    fn hot_rows(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Option<BooleanArray>> {
+        let hot = self.hot.get_or_insert_with(HotKeys::new);
+        if keys.is_empty() || !hot.is_due() {
+            return Ok(None);
+        }
+        let keys = self.shared.codec.encode(keys, rows, self.shared.level)?;
+        Ok(hot.rows(&keys.hashes(&keys.views)))
+    }
+
     /// Whether keys repeat too rarely for grouping to pay.
     fn is_useless(&self) -> bool {
         self.shared.spec.mode == AggregateMode::Partial
@@ -244,7 +288,7 @@ impl Operator for Lane {
                 return Ok(());
             }
         }
-        emit(states_of_rows(&shared.spec, columns, &batch)?)
+        self.pass(batch, columns, emit)
     }
 
     fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {

@@ -6,11 +6,13 @@
 //!
 //! A partial aggregation may emit a key several times, which makes it free to give memory back:
 //! when the budget refuses, it emits what it has and starts over, and when keys hardly repeat, it
-//! stops grouping and passes states on. The other modes need all groups: where memory is refused
-//! they go to disk part by part (`spilled`), and each part is grouped again by itself.
+//! stops grouping and passes states on, but for those of keys that many rows have (`hot`). The
+//! other modes need all groups: where memory is refused they go to disk part by part (`spilled`),
+//! and each part is grouped again by itself.
 
 mod column;
 mod distinct;
+mod hot;
 mod keys;
 mod lane;
 mod merge;

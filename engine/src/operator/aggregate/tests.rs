@@ -660,6 +660,46 @@ fn a_partial_step_gives_up_where_keys_do_not_repeat() {
 }
 
 #[test]
+fn a_partial_step_that_has_given_up_still_groups_a_key_that_many_rows_have() {
+    // The rows of the key come when it has long given up.
+    let numbers = |index: i64| {
+        let number = move |row: i64| match index >= 20 && row % 2 == 0 {
+            true => -1,
+            false => index * 8000 + row,
+        };
+        batch(vec![(
+            "n",
+            Arc::new(Int64Array::from_iter_values((0..8000).map(number))),
+        )])
+    };
+    let lane: Vec<RecordBatch> = (0..100).map(numbers).collect();
+    let schema = lane[0].schema();
+    let what = ("n", "count, sum n");
+    let group = |mode, what, schema: &SchemaRef, lanes: &[Vec<RecordBatch>], memory| {
+        run(mode, what, schema, lanes, &context(memory)).expect("it runs")
+    };
+    for (memory, rows_max) in [(1 << 30, 530_000), (1 << 12, 800_000)] {
+        let partial = group(
+            AggregateMode::Partial,
+            what,
+            &schema,
+            std::slice::from_ref(&lane),
+            memory,
+        );
+        let emitted: usize = partial.iter().map(RecordBatch::num_rows).sum();
+        assert!(emitted <= rows_max, "memory={memory} rows={emitted}");
+        let schema = partial[0].schema();
+        let all = group(AggregateMode::Final, what, &schema, &[partial], 1 << 30);
+        let all = rows(&all);
+        assert_eq!(all.len(), 480_000 + 1, "memory={memory}");
+        assert!(
+            all.contains(&"-1|320000|-320000".to_owned()),
+            "memory={memory}"
+        );
+    }
+}
+
+#[test]
 fn groups_that_do_not_fit_into_memory_go_to_disk() {
     let mut rng = fastrand::Rng::with_seed(6);
     let lane = |rng: &mut fastrand::Rng| -> Vec<RecordBatch> {
