@@ -18,8 +18,11 @@ mod fetch;
 mod gather;
 mod index;
 mod layout;
-mod reader;
 mod upload;
+
+mod object;
+
+mod reader;
 mod writer;
 
 pub use decode::decode_blocks;
