@@ -12,12 +12,17 @@ use kiln_engine::limits;
 /// Cuts partitions of `sizes` bytes into ranges, one for each task. The ranges cover all
 /// partitions, in order; there is always at least one.
 pub(super) fn group(sizes: &[u64], slots: u32) -> Vec<Range<u32>> {
+    group_at_most(sizes, slots, u64::MAX)
+}
+
+/// The same, in `most` ranges at most.
+pub(super) fn group_at_most(sizes: &[u64], slots: u32, most: u64) -> Vec<Range<u32>> {
     let count = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
     // Sizes are an executor's word: they must not overflow whatever it says.
     let total = sizes
         .iter()
         .fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
-    let tasks = u128::from(wanted(total, slots));
+    let tasks = u128::from(wanted(total, slots).min(most).max(1));
     let mut ranges = Vec::new();
     let (mut start, mut before, mut current) = (0, 0_u128, 0_u128);
     for (partition, &bytes) in (0..count).zip(sizes) {

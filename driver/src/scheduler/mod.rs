@@ -36,6 +36,7 @@ mod ratio;
 mod restore;
 mod results;
 mod retry;
+mod runs;
 mod stage;
 mod status;
 mod task;

@@ -11,8 +11,8 @@ use kiln_engine::id::StageId;
 use kiln_engine::limits;
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
-    Deal, ScanSpec, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage, StageSource,
-    TaskInput, TaskOutput, TaskSuccess, describe_stage,
+    Cut, Deal, PartitionMeta, Partitioning, RangeInput, ScanSpec, ShuffleInput, ShuffleSource,
+    Side, SinkSpec, Split, Stage, StageSource, TaskInput, TaskOutput, TaskSuccess, describe_stage,
 };
 use kiln_proto::message::AttemptState;
 
@@ -21,6 +21,7 @@ use crate::planner::StageFacts;
 use super::event::Millis;
 use super::grouping;
 use super::pace::{Durations, Pace};
+use super::runs::Runs;
 use super::task::{Attempt, Left, Part, Task, Watched, wrote_object};
 use super::written::Written;
 
@@ -35,6 +36,8 @@ pub(super) struct StageRun {
     pub(super) calls_functions: bool,
     /// Its tasks; none before they are known.
     pub(super) tasks: Vec<Task>,
+    /// Where the order of what they read is cut, for a stage that reads ranges of it.
+    pub(super) cuts: Vec<Cut>,
     /// Whether they are known.
     pub(super) prepared: bool,
     /// Tasks that are done.
@@ -65,6 +68,8 @@ pub(super) struct StageRun {
     pace: Pace,
     /// What winning attempts wrote to the shuffle store.
     written: Written,
+    /// The same, where they wrote in order.
+    runs: Runs,
     /// The bytes of each partition over all winning attempts.
     partition_bytes: Vec<u64>,
     /// Rows that they wrote.
@@ -101,6 +106,7 @@ impl StageRun {
             calls_functions: travelling.calls_functions(),
             stage: travelling,
             tasks: Vec::new(),
+            cuts: Vec::new(),
             prepared: false,
             done: 0,
             input_bytes: 0,
@@ -117,6 +123,7 @@ impl StageRun {
             durations: Durations::default(),
             pace: Pace::default(),
             written: Written::default(),
+            runs: Runs::default(),
             partition_bytes: Vec::new(),
             rows: 0,
         };
@@ -129,18 +136,22 @@ impl StageRun {
         run
     }
 
-    /// Where the ranges of its tasks end, for a stage that reads shuffles.
+    /// Where the ranges of its tasks end, for a stage that reads shuffles; of an order, the
+    /// [cuts](Self::cuts) tell.
     pub(super) fn range_ends(&self) -> Vec<u32> {
         let end = |task: &Task| match &task.part {
-            Part::Splits(_) => 0,
-            Part::Partitions(range) | Part::Producers(range) => range.end,
+            Part::Splits(_) | Part::Range(_) => None,
+            Part::Partitions(range) | Part::Producers(range) => Some(range.end),
         };
-        self.tasks.iter().map(end).collect()
+        self.tasks.iter().filter_map(end).collect()
     }
 
     fn prepare(&mut self, parts: impl Iterator<Item = Part>) {
         self.tasks = parts.map(Task::new).collect();
-        self.written = Written::new(self.tasks.len(), self.partition_count());
+        match self.writes_in_order() {
+            true => self.runs = Runs::new(self.tasks.len()),
+            false => self.written = Written::new(self.tasks.len(), self.partition_count()),
+        }
         self.prepared = true;
         let numbers = (0..).zip(&mut self.tasks);
         self.waiting = numbers
@@ -172,8 +183,12 @@ impl StageRun {
         let together = self.stage.sides.iter().filter(|side| !side.broadcast);
         let together = together.filter_map(|side| find(&side.stage));
         let bytes = sources.iter().map(|run| run.output_bytes());
-        let input_bytes = bytes.fold(0, u64::saturating_add);
+        self.input_bytes = bytes.fold(0, u64::saturating_add);
         let sizes = match deal {
+            Deal::Ranges => {
+                let source = sources.first();
+                return self.prepare_cuts(source.map_or(Vec::new(), |run| run.runs.cuts(slots)));
+            }
             Deal::Gather => Vec::new(),
             Deal::Partitions => {
                 let all = sources.iter().copied().chain(together);
@@ -182,17 +197,14 @@ impl StageRun {
             }
             Deal::Producers => sources.iter().flat_map(|run| run.task_bytes()).collect(),
         };
-        let count = sources.iter().map(|run| run.partition_count()).max();
-        let every = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
-        let ends: Vec<u32> = match deal {
-            Deal::Gather => vec![every],
-            Deal::Partitions | Deal::Producers => {
-                let ranges = grouping::group(&sizes, slots).into_iter();
-                ranges.map(|range| range.end).collect()
-            }
+        let ends: Vec<u32> = if *deal == Deal::Gather {
+            let count = sources.iter().map(|run| run.partition_count()).max();
+            vec![u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX)]
+        } else {
+            let ranges = grouping::group(&sizes, slots).into_iter();
+            ranges.map(|range| range.end).collect()
         };
         let deal = *deal;
-        self.input_bytes = input_bytes;
         self.prepare_ranges(deal, &ends);
     }
 
@@ -201,9 +213,15 @@ impl StageRun {
         let starts = [0].into_iter().chain(ends.iter().copied());
         let ranges = starts.zip(ends).map(|(start, &end)| start..end);
         self.prepare(ranges.map(|range| match deal {
-            Deal::Gather | Deal::Partitions => Part::Partitions(range),
             Deal::Producers => Part::Producers(range),
+            _ => Part::Partitions(range),
         }));
+    }
+
+    /// Makes tasks that cover the order of what the stage reads, cut at `cuts`.
+    pub(super) fn prepare_cuts(&mut self, cuts: Vec<Cut>) {
+        self.cuts = cuts;
+        self.prepare((0..=self.cuts.len()).map(Part::Range));
     }
 
     /// The bytes that each task wrote.
@@ -214,11 +232,28 @@ impl StageRun {
 
     /// Adds what a task wrote that is done.
     fn count_output(&mut self, task: u32) {
-        let partitions = self.written.partitions(task, 0..u32::MAX);
-        for (sum, partition) in self.partition_bytes.iter_mut().zip(partitions) {
+        let mut add = |sum: &mut u64, partition: PartitionMeta| {
             *sum = sum.saturating_add(partition.bytes);
             self.rows = self.rows.saturating_add(partition.rows);
+        };
+        // All stretches are one partition until they are cut.
+        if let Some(sum) = self.partition_bytes.first_mut() {
+            let stretches = self.runs.stretches(task).iter();
+            stretches.for_each(|stretch| add(sum, stretch.partition));
         }
+        let count = u32::try_from(self.partition_bytes.len()).unwrap_or(u32::MAX);
+        let partitions = self.written.partitions(task, 0..count);
+        for (sum, partition) in self.partition_bytes.iter_mut().zip(partitions) {
+            add(sum, partition);
+        }
+    }
+
+    /// Whether its tasks write their rows in order, to be cut afterwards.
+    fn writes_in_order(&self) -> bool {
+        let sorted = SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
+        };
+        self.stage.sink == sorted
     }
 
     /// The bytes of all partitions over all winning attempts.
@@ -272,6 +307,19 @@ impl StageRun {
         }
     }
 
+    /// What is between two neighbours of `cuts`, for task `number` of those who read it.
+    fn range(&self, cuts: &[Cut], number: usize) -> RangeInput {
+        let start = number.checked_sub(1).and_then(|before| cuts.get(before));
+        let end = cuts.get(number);
+        let slice = |(task, attempt)| self.runs.slice(task, attempt, (start, end));
+        RangeInput {
+            stage: self.stage.id,
+            start: start.cloned(),
+            end: end.cloned(),
+            sources: self.winners(0..u32::MAX).filter_map(slice).collect(),
+        }
+    }
+
     /// All that `tasks` have written, for a task to read.
     fn whole_input(&self, tasks: Range<u32>) -> ShuffleInput {
         let partitions = u32::try_from(self.partition_count()).unwrap_or(u32::MAX);
@@ -284,6 +332,11 @@ impl StageRun {
         let mut sources = sources.map(|stage| before.get(stage.0 as usize));
         let inputs: Option<Vec<ShuffleInput>> = match &self.tasks.get(task as usize)?.part {
             Part::Splits(splits) => return Some(TaskInput::Splits(splits.clone())),
+            Part::Range(number) => {
+                return Some(TaskInput::Range(
+                    sources.next()??.range(&self.cuts, *number),
+                ));
+            }
             Part::Partitions(range) => sources
                 .map(|run| Some(run?.shuffle_input(range.clone(), 0..u32::MAX)))
                 .collect(),
@@ -321,8 +374,9 @@ impl StageRun {
     pub(super) fn fits(&self, output: &TaskOutput) -> bool {
         match (&self.stage.sink, output) {
             (SinkSpec::Shuffle { .. }, TaskOutput::Shuffle(partitions)) => {
-                partitions.len() == self.partition_count()
+                !self.writes_in_order() && partitions.len() == self.partition_count()
             }
+            (_, TaskOutput::Sorted(_)) => self.writes_in_order(),
             (SinkSpec::Files { .. }, TaskOutput::Files(_)) => true,
             _ => false,
         }
@@ -440,6 +494,11 @@ impl StageRun {
             TaskOutput::Shuffle(partitions) => {
                 entry.output = Some(Left::Shuffle);
                 self.written.put(task, &partitions);
+                self.count_output(task);
+            }
+            TaskOutput::Sorted(stretches) => {
+                entry.output = Some(Left::Shuffle);
+                self.runs.put(task, stretches);
                 self.count_output(task);
             }
         }
@@ -574,6 +633,8 @@ impl StageRun {
         }
         if !keep_output {
             self.written = Written::default();
+            self.runs = Runs::default();
+            self.cuts = Vec::new();
         }
     }
 }
