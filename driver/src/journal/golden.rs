@@ -360,6 +360,7 @@ impl History {
             job: JobId::new(job),
             stage: StageId(1),
             ends: vec![partitioning.count()],
+            cuts: Vec::new(),
         }));
         records.push(self.won(job, 1, 0, 0));
         if WRITING.contains(&job) {

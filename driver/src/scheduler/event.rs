@@ -267,8 +267,13 @@ fn write_record(record: &Record, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             let Planned { job, graph, .. } = &**planned;
             write!(f, "record planned {job} stages={}", graph.stages.len())
         }
-        Record::Prepared(Prepared { job, stage, ends }) => {
-            write!(f, "record prepared {job}/{stage} tasks={}", ends.len())
+        Record::Prepared(prepared) => {
+            let Prepared { job, stage, .. } = prepared;
+            write!(
+                f,
+                "record prepared {job}/{stage} tasks={}",
+                prepared.tasks()
+            )
         }
         Record::Won(won) => write!(f, "record won {}-a{}", won.task, won.attempt),
         Record::Revoked { task, attempt } => write!(f, "record revoked {task}-a{attempt}"),

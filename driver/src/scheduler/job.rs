@@ -250,6 +250,7 @@ impl Job {
                         job: self.id,
                         stage: run.stage.id,
                         ends: run.range_ends(),
+                        cuts: run.cuts.clone(),
                     })
                 });
             }

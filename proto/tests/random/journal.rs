@@ -36,8 +36,15 @@ impl Random {
             3 => {
                 let mut ends = self.several(5, Self::u32);
                 ends.sort_unstable();
-                let stage = StageId(self.u32());
-                Record::Prepared(Prepared { job, stage, ends })
+                let mut cuts = self.several(5, Self::cut);
+                cuts.sort();
+                cuts.dedup();
+                Record::Prepared(Prepared {
+                    job,
+                    stage: StageId(self.u32()),
+                    ends,
+                    cuts,
+                })
             }
             4 => Record::Won(Box::new(Won {
                 task: self.task(),
