@@ -245,9 +245,9 @@ fn counts(bytes_in: u64) -> Counts {
 fn bytes_of(input: &TaskInput) -> u64 {
     match input {
         TaskInput::Splits(splits) => splits.iter().map(|split| split.end - split.start).sum(),
-        TaskInput::Shuffle(inputs) => {
-            let sources = inputs.iter().flat_map(|input| &input.sources);
-            let partitions = sources.flat_map(|source| &source.partitions);
+        shuffled => {
+            let sources = shuffled.sources();
+            let partitions = sources.flat_map(|(_, source)| &source.partitions);
             partitions.map(|partition| partition.bytes).sum()
         }
     }

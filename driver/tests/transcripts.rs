@@ -9,12 +9,13 @@
 //!     too, unless it is silent; one that comes back does not)
 //! heard e1 [ATTEMPT …]    gone e1    draining e1
 //! submit j1 [weight=N] [NAME]    bring j1    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
-//!     STAGE: (scan TASKS | read STAGES | gather STAGES | pass STAGES) [calling] [SIDE …] -> SINK;
+//!     STAGE: (scan TASKS | read STAGES | gather STAGES | pass STAGES | range STAGE) [calling] [SIDE …]
+//!         -> SINK;
 //!     SIDE: beside STAGE (broadcast) | with STAGE (brought together with the source)
 //!         | joining STAGE (brought together, and an inner join looks up in it);
-//!     SINK: hash PARTITIONS | single | files;
+//!     SINK: hash PARTITIONS | single | sorted | files;
 //!     `; ...` or `; ... -> files` behind the last says that more stages will follow
-//! done e1 ATTEMPT [bytes=N,N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
+//! done e1 ATTEMPT [bytes=N,N,…] [sorted=KEY:N,KEY:N,…] [files=NAME,…] [warn=SUBJECT] [seq=N]
 //! fail e1 ATTEMPT KIND [lost=s0/t1-a0] [seq=N] MESSAGE
 //! cancel j1    committed j1 [KIND MESSAGE]    read j1    stopping    tick
 //! status j1    deadline    executors    result j1             (look, without a step)
@@ -36,7 +37,7 @@ use kiln_engine::metrics::{Counts, Warning};
 use kiln_engine::plan::{
     Binary, Deal, FileFormat, JoinStep, OperatorSpec, Output, OutputFile, PartitionMeta,
     Partitioning, Program, ScanFormat, ScanSpec, Side, SinkSpec, Split, Stage, StageGraph,
-    StageSource, StepKind, TaskFailure, TaskOutput, TaskSuccess, TextOptions,
+    StageSource, StepKind, Stretch, TaskFailure, TaskOutput, TaskSuccess, TextOptions,
 };
 use kiln_engine::udf::TableUdf;
 use kiln_engine::{Error, ErrorKind};
@@ -285,6 +286,7 @@ fn source_of(words: &mut Words<'_>) -> Result<StageSource, String> {
         "read" => shuffle(Deal::Partitions),
         "gather" => shuffle(Deal::Gather),
         "pass" => shuffle(Deal::Producers),
+        "range" => shuffle(Deal::Ranges),
         "scan" => {
             let url = "file:///in".to_owned();
             let split = Split {
@@ -317,6 +319,7 @@ fn sink_of(words: &mut Words<'_>) -> Result<SinkSpec, String> {
             }
         }
         "single" => Partitioning::Single,
+        "sorted" => Partitioning::Sorted,
         "files" => {
             let output = file_output();
             return Ok(SinkSpec::Files { output });
@@ -324,6 +327,20 @@ fn sink_of(words: &mut Words<'_>) -> Result<SinkSpec, String> {
         other => return Err(format!("not a sink: {other}")),
     };
     Ok(SinkSpec::Shuffle { partitioning })
+}
+
+/// `k:100`: a stretch of 100 bytes, whose first row has the key `k`.
+fn stretch(text: &str) -> Result<Stretch, String> {
+    let (key, bytes) = text.split_once(':').ok_or("not a stretch")?;
+    let bytes = number(bytes)?;
+    Ok(Stretch {
+        partition: PartitionMeta {
+            bytes,
+            rows: bytes / 10,
+            checksum: 0,
+        },
+        first_key: key.to_owned().into(),
+    })
 }
 
 fn file_output() -> Output {
@@ -515,6 +532,9 @@ impl World {
                 pending: None,
             };
             TaskOutput::Files(names.split(',').map(file).collect())
+        } else if let Some(stretches) = words.option("sorted") {
+            let stretches = stretches.split(',').filter(|text| !text.is_empty());
+            TaskOutput::Sorted(stretches.map(stretch).collect::<Result<_, _>>()?)
         } else {
             let sizes = words
                 .option("bytes")

@@ -47,6 +47,25 @@ pub const SHUFFLE_BLOCK_ROWS: usize = 64 << 10;
 /// Bytes gathered for one partition before they are encoded as a block.
 pub const SHUFFLE_BLOCK_BYTES: usize = 1 << 20;
 
+/// Bytes of rows of a stretch of a sorted shuffle, until a task has many: what a reader reads of
+/// each producer that is not its own is about one stretch.
+pub const STRETCH_BYTES: u64 = 256 << 10;
+
+/// Stretches after which a task makes them twice as large. So a task writes 4096 of them, the most
+/// that an object may have, when it has 4 TiB, and none is more than a share of what it writes.
+pub const STRETCHES_SAME: u32 = 256;
+
+/// Bytes of rows, as they lie in memory, of one sequence of a sorted shuffle, where lanes have
+/// enough of them: each ends in a stretch that is small.
+pub const SORTED_SEQUENCE_BYTES: u64 = 1 << 30;
+
+/// Stretches of each producer that a reduce task reads at least, on average: of two of them parts
+/// are its neighbours'.
+pub const RANGE_STRETCHES_MIN: u64 = 4;
+
+/// Bytes of a key by which a sorted shuffle is cut. Longer keys are cut where these bytes differ.
+pub const CUT_KEY_BYTES_MAX: usize = 128;
+
 /// Alignment of block starts in a shuffle object, so that blocks decode without a copy.
 pub const SHUFFLE_ALIGN_BYTES: usize = 64;
 

@@ -30,10 +30,10 @@ use crate::limits;
 use crate::metrics::TaskMetrics;
 use crate::operator::{Breaker, Morsel};
 use crate::plan::{
-    OperatorSpec, ScanFormat, ScanSpec, SinkSpec, Split, StageSource, TaskInput, TaskSpec,
-    TaskSuccess,
+    OperatorSpec, Partitioning, ScanFormat, ScanSpec, SinkSpec, Split, StageSource, TaskInput,
+    TaskSpec, TaskSuccess,
 };
-use crate::shuffle::{self, ShuffleSink};
+use crate::shuffle::{self, ShuffleSink, SortedSink};
 use crate::sink::Sink;
 use crate::sink::files::FileSink;
 use crate::source::{self, ColumnFilter, PlacedMorsels};
@@ -321,6 +321,11 @@ fn open_source(
             let morsels = futures::stream::iter(streams).flatten();
             Ok(morsels.map_ok(|morsel| (0, morsel)).boxed())
         }
+        (StageSource::Shuffle { schema, .. }, TaskInput::Range(range)) => {
+            let keys = spec.stage.read_order();
+            let keys = keys.ok_or_else(|| Error::internal("a range of rows in no order"))?;
+            shuffle::open_range(range.clone(), spec.id.job, keys, Arc::clone(schema), ctx)
+        }
         _ => Err(Error::internal(format!(
             "task input does not fit its stage task={}",
             spec.id
@@ -344,6 +349,13 @@ fn open_scan(
 fn open_sink(spec: &TaskSpec, ctx: &TaskContext) -> Result<Arc<dyn Sink>> {
     let schema = Arc::clone(&spec.stage.schema);
     match &spec.stage.sink {
+        SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
+        } => {
+            let keys = spec.stage.written_order();
+            let keys = keys.ok_or_else(|| Error::internal("rows in no order are to be cut"))?;
+            SortedSink::new(keys, schema, spec.id, spec.attempt, ctx)
+        }
         SinkSpec::Shuffle { partitioning } => {
             ShuffleSink::new(partitioning, schema, spec.id, spec.attempt, ctx)
         }

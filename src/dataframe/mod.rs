@@ -112,8 +112,8 @@ impl DataFrame {
     /// The rows in order, the first key being the most significant. An expression is a key:
     /// smallest first, nulls last; `col("n").desc().nulls_first()` says otherwise.
     ///
-    /// Files that are written then are in order as a whole, from name to name. Embedded, rows with
-    /// equal keys stay in the order of the input.
+    /// Files that are written then are in order as a whole, from name to name. Rows of files that
+    /// are sorted stay in the order of the input where their keys are equal.
     ///
     /// # Errors
     /// `Invalid` if a column is unknown or has no order.

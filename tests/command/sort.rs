@@ -1,11 +1,12 @@
 //! `kiln run sort`: what is said, what is written, and in which order the files are.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use expect_test::expect;
 use fastrand::Rng;
 
-use crate::support::{Driver, kiln, run, run_ok, write};
+use crate::support::{Driver, attempts, kiln, run, run_ok, write};
 
 /// The lines of all files of a CSV output, in the order of their names, without headers; and how
 /// many files there are.
@@ -125,6 +126,79 @@ fn a_cluster_sorts_too() {
     lines.sort_unstable();
     let (found, _) = lines_in_order(&output);
     assert!(found == lines, "rows are lost, changed or in another order");
+}
+
+/// Rows of a table of which three in five have one key, some none, and the place of each in the
+/// input.
+fn make_rows(random: &mut Rng, count: usize) -> Vec<(Option<String>, Option<u8>, usize)> {
+    let row = |place| match random.u8(..20) {
+        0..12 => (Some("heavy".to_owned()), Some(3), place),
+        12 => (None, Some(random.u8(..3)), place),
+        13 => (Some("rare".to_owned()), None, place),
+        _ => {
+            let key: String = (0..9).map(|_| random.alphanumeric()).collect();
+            (Some(key), random.bool().then(|| random.u8(..9)), place)
+        }
+    };
+    (0..count).map(row).collect()
+}
+
+#[test]
+fn a_cluster_sorts_in_ranges_whatever_the_keys_are() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut random = Rng::with_seed(10);
+    let mut rows = make_rows(&mut random, 320_000);
+    let mut inputs = Vec::new();
+    for (number, rows) in rows.chunks(80_000).enumerate() {
+        let mut text = "k,n,place,more\n".to_owned();
+        for (key, n, place) in rows {
+            let key = key.as_deref().unwrap_or_default();
+            let n = n.map_or(String::new(), |n| n.to_string());
+            let more: String = (0..100).map(|_| random.alphanumeric()).collect();
+            writeln!(text, "{key},{n},{place},{more}").expect("a string can be written to");
+        }
+        let name = format!("{number}.csv");
+        inputs.push(write(directory.path(), &name, text.as_bytes()));
+    }
+    let storage = directory.path().join("storage");
+    let driver = Driver::start(&["--storage", &storage.display().to_string()]);
+    let _executors = [driver.executor(2), driver.executor(2)];
+    driver.wait_for_executors(2);
+    let output = directory.path().join("sorted");
+    let by = "k:desc:nulls-first,n:nulls-last";
+    let mut sort = kiln(["run", "sort", "--by", by, "--driver", &driver.url]);
+    sort.args(&inputs);
+    sort.args(["--format", "csv", "--output"]).arg(&output);
+    let said = sort.output().expect("the command starts");
+    assert!(said.status.success(), "{said:?}");
+
+    // Both sorts are stable.
+    rows.sort_by(|(key, n, _), (other_key, other_n, _)| {
+        let keys = (key.is_some(), other_key).cmp(&(other_key.is_some(), key));
+        keys.then_with(|| (n.is_none(), n).cmp(&(other_n.is_none(), other_n)))
+    });
+    let places = rows.iter().map(|(_, _, place)| place.to_string());
+    let (lines, _) = lines_in_order(&output);
+    let found = lines
+        .iter()
+        .map(|line| line.split(',').nth(2).unwrap_or(""));
+    assert!(found.eq(places), "rows are lost, or in another order");
+
+    let jobs = run_ok(["jobs", "--json", "--driver", &driver.url]);
+    let jobs: serde_json::Value = serde_json::from_str(&jobs).expect("JSON");
+    let id = jobs[0]["id"].as_str().expect("an id");
+    let winners = attempts(&driver.job_json(id)).into_iter();
+    let winners = winners.filter(|(stage, attempt)| *stage == 1 && attempt["state"] == "won");
+    let written: Vec<u64> = winners
+        .map(|(_, attempt)| attempt["counts"]["rows_out"].as_u64().expect("a count"))
+        .collect();
+    assert!(written.len() > 2, "ranges: {written:?}");
+    assert_eq!(written.iter().sum::<u64>(), 320_000);
+    // A fourth of the rows of the heavy key are of one task.
+    assert!(
+        written.iter().all(|&rows| rows < 160_000),
+        "ranges: {written:?}"
+    );
 }
 
 #[test]

@@ -374,6 +374,7 @@ impl History {
             stage: StageId(1),
             ends,
             producers,
+            cuts: Vec::new(),
         }));
         records.extend(reduces.map(|task| self.won(job, 1, task, 0)));
         if WRITING.contains(&job) {

@@ -17,6 +17,7 @@ use kiln_engine::storage::{Stores, list_files, storage_error};
 use kiln_engine::{Result, limits, source};
 use object_store::ObjectStoreExt;
 
+use super::order::scan_in_order;
 use super::statistics::{TableStatistics, estimate};
 use super::{ClusterShape, PlannerSettings, facts};
 
@@ -101,13 +102,20 @@ impl Tables {
     ) -> Result<HashMap<usize, Input>> {
         let least = settings.task_input_bytes_min;
         let held = self.held_bytes(plan);
+        let in_order = scan_in_order(plan).map(address);
         let mut inputs = HashMap::new();
         for node in [plan].into_iter().chain(nodes_below(plan)) {
             if let LogicalPlan::Scan(scan) = &**node
                 && let Some(table) = self.0.get(&scan.locations)
             {
-                let input = resolve(scan, table, held, (cluster, least), stores).await?;
-                inputs.insert(address(node), input);
+                let in_order = in_order == Some(address(node));
+                let (files, pieces, count) =
+                    resolve(scan, table, held, (cluster, least), stores).await?;
+                let tasks = match in_order {
+                    true => deal_in_order(pieces, count),
+                    false => deal(pieces, count),
+                };
+                inputs.insert(address(node), Input { files, tasks });
             }
         }
         Ok(inputs)
@@ -143,8 +151,8 @@ const TASKS_PER_EXECUTOR: u64 = limits::TASKS_AT_ONCE as u64 + 1;
 /// once and as many for the next.
 const TASKS_LEAST: u64 = 2 * limits::TASKS_AT_ONCE as u64;
 
-/// Makes tasks of at least `least` bytes of the files of `scan`, in a plan that has to keep about
-/// `held` bytes at once, if any.
+/// The files of `scan`, pieces of them in order, and how many tasks of at least `least` bytes these
+/// are for, in a plan that has to keep about `held` bytes at once, if any.
 ///
 /// # Errors
 /// What reading a file's first bytes answered.
@@ -154,7 +162,7 @@ async fn resolve(
     held: Option<u64>,
     (cluster, least): (&ClusterShape, u64),
     stores: &Stores,
-) -> Result<Input> {
+) -> Result<(Vec<FileMeta>, Vec<Split>, u64)> {
     let files = table.files.clone();
     // One executor that stays alone and can hold whatever has to be kept needs no exchange. What
     // grouping leaves of text is no more than the text.
@@ -166,8 +174,8 @@ async fn resolve(
         }
     };
     if !cluster.may_grow && kept <= cluster.memory / 2 {
-        let tasks = vec![files.iter().map(whole).collect()];
-        return Ok(Input { files, tasks });
+        let pieces = files.iter().map(whole).collect();
+        return Ok((files, pieces, 1));
     }
     let count = task_count(total_cost(&files), cluster, least);
     let share = total_cost(&files).div_ceil(count).max(1);
@@ -183,10 +191,7 @@ async fn resolve(
             pieces.extend(cut(file, file.bytes.div_ceil(share)));
         }
     }
-    Ok(Input {
-        tasks: deal(pieces, count),
-        files,
-    })
+    Ok((files, pieces, count))
 }
 
 /// What reading all files costs, in bytes.
@@ -271,12 +276,37 @@ fn cut(file: &FileMeta, count: u64) -> impl Iterator<Item = Split> + '_ {
     })
 }
 
+/// What reading a piece costs, in bytes.
+fn cost(piece: &Split) -> u64 {
+    piece.end - piece.start + limits::FILE_OPEN_COST_BYTES
+}
+
+/// Deals pieces out to at most `count` tasks: to each some that follow one another.
+fn deal_in_order(pieces: Vec<Split>, count: u64) -> Vec<Vec<Split>> {
+    let all: u128 = pieces.iter().map(|piece| u128::from(cost(piece))).sum();
+    let mut tasks: Vec<Vec<Split>> = vec![Vec::new()];
+    let (mut before, mut current) = (0, 0);
+    for piece in pieces {
+        // The task in whose share of the cost the middle of this piece lies.
+        let bytes = u128::from(cost(&piece));
+        let share = (2 * before + bytes) * u128::from(count) / (2 * all).max(1);
+        if share > current && before > 0 {
+            tasks.push(Vec::new());
+        }
+        current = share;
+        before += bytes;
+        if let Some(task) = tasks.last_mut() {
+            task.push(piece);
+        }
+    }
+    tasks
+}
+
 /// Deals pieces out to at most `count` tasks. Within a task they keep their order.
 fn deal(pieces: Vec<Split>, count: u64) -> Vec<Vec<Split>> {
     let count = usize::try_from(count)
         .unwrap_or(usize::MAX)
         .clamp(1, pieces.len().max(1));
-    let cost = |piece: &Split| piece.end - piece.start + limits::FILE_OPEN_COST_BYTES;
     let mut by_size: Vec<usize> = (0..pieces.len()).collect();
     by_size.sort_by_key(|&index| Reverse(cost(&pieces[index])));
     let mut least: BinaryHeap<_> = (0..count).map(|task| Reverse((0, task))).collect();
@@ -360,6 +390,29 @@ mod tests {
             most <= least.map(|least| least + MIB).as_ref(),
             "seed={seed} loads={loads:?}"
         );
+    }
+
+    #[test]
+    fn tasks_follow_one_another_where_order_matters() {
+        let ends = |ends: &[u64], count| -> Vec<u64> {
+            let starts = [0].into_iter().chain(ends.iter().copied());
+            let pieces = starts
+                .zip(ends)
+                .map(|(start, &end)| piece(start * MIB, end * MIB));
+            let pieces: Vec<Split> = pieces.collect();
+            let tasks = deal_in_order(pieces.clone(), count);
+            assert_eq!(tasks.concat(), pieces, "every piece once, in order");
+            assert!(tasks.len() as u64 <= count && tasks.iter().all(|task| !task.is_empty()));
+            tasks
+                .iter()
+                .map(|task| task[task.len() - 1].end / MIB)
+                .collect()
+        };
+        assert_eq!(ends(&[1, 2, 3, 4, 5, 6], 3), [2, 4, 6]);
+        assert_eq!(ends(&[1, 2, 3, 10], 2), [3, 10]);
+        assert_eq!(ends(&[9, 10, 11], 2), [9, 11]);
+        assert_eq!(ends(&[5], 4), [5]);
+        assert_eq!(deal_in_order(Vec::new(), 4), [Vec::new()]);
     }
 
     #[test]

@@ -27,6 +27,8 @@ mod shared;
 
 mod optimize;
 
+mod order;
+
 mod facts;
 mod inputs;
 

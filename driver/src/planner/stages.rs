@@ -23,6 +23,7 @@ use kiln_engine::plan::{
 use kiln_engine::{Error, Result, limits};
 
 use super::inputs::{Input, Tables, address};
+use super::order::order_of_result;
 use super::pipe::Pipe;
 use super::rewrite::columns;
 use super::statistics::{Estimate, bytes_at_most, estimate};
@@ -42,6 +43,8 @@ pub(super) struct Stages {
     tables: Tables,
     /// Nodes that stand in several places of the plan and are worth to be run once.
     shared: BTreeSet<usize>,
+    /// The sort, by its address, that is cut into ranges.
+    in_ranges: Option<usize>,
     given: Vec<Given>,
     /// Numbers of the stages that have been given, by what they are.
     keys: BTreeMap<String, StageId>,
@@ -74,6 +77,9 @@ impl Stages {
     ) -> Self {
         Stages {
             shared: Uses::of(&plan).several(),
+            in_ranges: order_of_result(&plan)
+                .filter(|_| cluster.may_grow || cluster.executors > 1)
+                .map(address),
             plan,
             cluster,
             settings,
@@ -382,12 +388,44 @@ impl Stages {
         let keys = keys.to_vec();
         let step = match limit {
             Some(limit) => OperatorSpec::TopK { keys, limit },
+            None if self.in_ranges == Some(address(node)) => {
+                return self.sort_in_ranges(node, input, OperatorSpec::Sort { keys }, needed);
+            }
             None => OperatorSpec::Sort { keys },
         };
         // Each task leaves the first of its own.
         let before = limit.map(|_| step.clone());
         let pipe = self.gather(node, input, needed, before)?;
         then(pipe, step)
+    }
+
+    /// The rows of `input` in the order of `sort`, a range of it in each task. The tasks that make
+    /// them sort what they have, and where to cut is seen then.
+    fn sort_in_ranges(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        sort: OperatorSpec,
+        needed: Needed<'_>,
+    ) -> Result<Option<Pipe>> {
+        let key = format!("order {:x}", address(node));
+        let stage = match self.keys.get(&key) {
+            Some(&stage) => stage,
+            None => {
+                let Some(mut pipe) = self.build(input, needed)? else {
+                    return Ok(None);
+                };
+                pipe.push(sort.clone())?;
+                if pipe.is_one_task() {
+                    return Ok(Some(pipe));
+                }
+                let sink = SinkSpec::Shuffle {
+                    partitioning: Partitioning::Sorted,
+                };
+                self.give(key, pipe, sink, input)
+            }
+        };
+        then(Some(self.read_back(vec![stage], Deal::Ranges)), sort)
     }
 
     fn limit(

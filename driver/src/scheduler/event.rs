@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use kiln_engine::id::{ExecutorId, JobId, StageId, TaskId};
 use kiln_engine::plan::{
-    ClusterShape, Output, OutputFile, Program, ShuffleInput, StageFacts, StageGraph, TaskFailure,
-    TaskInput, TaskSpec,
+    ClusterShape, Cut, Output, OutputFile, Program, RangeInput, ShuffleInput, ShuffleSource,
+    StageFacts, StageGraph, TaskFailure, TaskInput, TaskSpec,
 };
 use kiln_proto::message::{Planned, Prepared, Record, Registration, Report, RunningAttempt};
 
@@ -196,12 +196,8 @@ impl Action {
         let Action::Launch { spec, .. } = self else {
             return 0;
         };
-        let inputs = match &spec.input {
-            TaskInput::Splits(_) => &[][..],
-            TaskInput::Shuffle(inputs) => inputs,
-        };
-        let inputs = inputs.iter().chain(&spec.sides);
-        inputs.map(|input| input.sources.len()).sum()
+        let of_sides = spec.sides.iter().map(|side| side.sources.len());
+        spec.input.sources().count() + of_sides.sum::<usize>()
     }
 }
 
@@ -221,6 +217,7 @@ impl fmt::Display for Action {
                 match &spec.input {
                     TaskInput::Splits(splits) => write!(f, " splits={}", splits.len())?,
                     TaskInput::Shuffle(inputs) => write_inputs(inputs, f)?,
+                    TaskInput::Range(range) => write_range(range, f)?,
                 }
                 if !spec.sides.is_empty() {
                     f.write_str(" beside")?;
@@ -271,10 +268,12 @@ fn write_record(record: &Record, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "record planned {job} stages={}", graph.stages.len())
         }
         Record::Prepared(prepared) => {
-            let Prepared {
-                job, stage, ends, ..
-            } = prepared;
-            write!(f, "record prepared {job}/{stage} tasks={}", ends.len())
+            let Prepared { job, stage, .. } = prepared;
+            write!(
+                f,
+                "record prepared {job}/{stage} tasks={}",
+                prepared.tasks()
+            )
         }
         Record::Won(won) => write!(f, "record won {}-a{}", won.task, won.attempt),
         Record::Revoked { task, attempt } => write!(f, "record revoked {task}-a{attempt}"),
@@ -294,14 +293,31 @@ fn write_inputs(inputs: &[ShuffleInput], f: &mut fmt::Formatter<'_>) -> fmt::Res
     inputs.iter().try_for_each(|input| {
         let Range { start, end } = input.partitions;
         write!(f, " {}[{start}..{end}]", input.stage)?;
-        input.sources.iter().try_for_each(|source| {
-            let bytes: u64 = source.partitions.iter().map(|part| part.bytes).sum();
-            let end = source.offset + bytes;
-            write!(
-                f,
-                " t{}-a{}@{}..{end}",
-                source.task, source.attempt, source.offset
-            )
-        })
+        write_sources(&input.sources, f)
+    })
+}
+
+fn write_range(range: &RangeInput, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let write_cut = |cut: &Option<Cut>, f: &mut fmt::Formatter<'_>| match cut {
+        Some(Cut { key, task }) => write!(f, "{}/{task}", key.escape_ascii()),
+        None => Ok(()),
+    };
+    write!(f, " {}[", range.stage)?;
+    write_cut(&range.start, f)?;
+    f.write_str("..")?;
+    write_cut(&range.end, f)?;
+    f.write_str("]")?;
+    write_sources(&range.sources, f)
+}
+
+fn write_sources(sources: &[ShuffleSource], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    sources.iter().try_for_each(|source| {
+        let bytes: u64 = source.partitions.iter().map(|part| part.bytes).sum();
+        let end = source.offset + bytes;
+        write!(
+            f,
+            " t{}-a{}@{}..{end}",
+            source.task, source.attempt, source.offset
+        )
     })
 }

@@ -253,6 +253,7 @@ impl Job {
                         stage: run.stage.id,
                         ends: ends.ranges,
                         producers: ends.producers,
+                        cuts: run.cuts.clone(),
                     })
                 });
             }

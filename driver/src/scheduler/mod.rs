@@ -37,6 +37,7 @@ mod ratio;
 mod restore;
 mod results;
 mod retry;
+mod runs;
 mod stage;
 mod status;
 mod task;

@@ -19,17 +19,17 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Where `parts` of shuffles end.
+    /// Where `parts` of shuffles end; those of an order have cuts instead.
     pub(super) fn of<'a>(parts: impl Iterator<Item = &'a Part>) -> Self {
         let end = |part: &Part| match part {
-            Part::Splits(_) => (0, 0),
-            Part::Partitions(range) | Part::Producers(range) => (range.end, 0),
+            Part::Splits(_) | Part::Range(_) => None,
+            Part::Partitions(range) | Part::Producers(range) => Some((range.end, 0)),
             Part::Slice {
                 partition,
                 producers,
-            } => (partition + 1, producers.end),
+            } => Some((partition + 1, producers.end)),
         };
-        let (ranges, mut producers): (Vec<u32>, Vec<u32>) = parts.map(end).unzip();
+        let (ranges, mut producers): (Vec<u32>, Vec<u32>) = parts.filter_map(end).unzip();
         if producers.iter().all(|&end| end == 0) {
             producers.clear();
         }
@@ -58,6 +58,7 @@ impl Ends {
                 }
                 Deal::Gather | Deal::Partitions => Part::Partitions(range..end),
                 Deal::Producers => Part::Producers(range..end),
+                Deal::Ranges => return None,
             });
             (range, slice) = (end, producer);
         }

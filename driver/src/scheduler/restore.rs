@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use kiln_engine::id::ExecutorId;
 use kiln_engine::metrics::Counts;
-use kiln_engine::plan::StageSource;
+use kiln_engine::plan::{Deal, StageSource};
 use kiln_engine::{Error, Result, limits};
-use kiln_proto::message::{AttemptState, Ended, JobState, JobStatus, Planned, Record, Won};
+use kiln_proto::message::{
+    AttemptState, Ended, JobState, JobStatus, Planned, Prepared, Record, Won,
+};
 
 use super::Scheduler;
 use super::event::{Millis, Submitted};
@@ -137,10 +139,7 @@ impl Job {
                 let run = self.stages.get_mut(prepared.stage.0 as usize);
                 let run = run.filter(|run| !run.prepared);
                 let run = run.ok_or_else(|| contradiction("tasks of a stage that is not known"))?;
-                run.restore_tasks(Ends {
-                    ranges: prepared.ends,
-                    producers: prepared.producers,
-                })
+                run.restore_tasks(prepared)
             }
             Record::Won(won) => self.restore_won(*won),
             Record::Revoked { task, attempt } => {
@@ -236,9 +235,17 @@ impl Job {
 
 impl StageRun {
     /// Makes the tasks of a stage as they were made before.
-    fn restore_tasks(&mut self, ends: Ends) -> Result<()> {
+    fn restore_tasks(&mut self, prepared: Prepared) -> Result<()> {
         let StageSource::Shuffle { deal, .. } = &self.stage.source else {
             return Err(contradiction("ranges of a stage that reads files"));
+        };
+        if *deal == Deal::Ranges {
+            self.prepare_cuts(prepared.cuts);
+            return Ok(());
+        }
+        let ends = Ends {
+            ranges: prepared.ends,
+            producers: prepared.producers,
         };
         let parts = ends.into_parts(*deal);
         self.prepare(parts.ok_or_else(|| contradiction("tasks that do not follow one another"))?);

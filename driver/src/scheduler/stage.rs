@@ -11,8 +11,8 @@ use kiln_engine::id::StageId;
 use kiln_engine::limits;
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
-    Deal, PartitionMeta, ScanSpec, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage,
-    StageSource, TaskInput, TaskOutput, TaskSuccess, describe_stage,
+    Cut, Deal, PartitionMeta, Partitioning, RangeInput, ScanSpec, ShuffleInput, ShuffleSource,
+    Side, SinkSpec, Split, Stage, StageSource, TaskInput, TaskOutput, TaskSuccess, describe_stage,
 };
 use kiln_proto::message::{AttemptState, PartitionsRead};
 
@@ -21,6 +21,7 @@ use crate::planner::{StageFacts, row_bytes};
 use super::event::Millis;
 use super::grouping::{self, PartitionSize};
 use super::pace::{Durations, Pace};
+use super::runs::Runs;
 use super::task::{Attempt, Left, Part, Task, Watched, wrote_object};
 use super::written::Written;
 
@@ -35,6 +36,8 @@ pub(super) struct StageRun {
     pub(super) calls_functions: bool,
     /// Its tasks; none before they are known.
     pub(super) tasks: Vec<Task>,
+    /// Where the order of what they read is cut, for a stage that reads ranges of it.
+    pub(super) cuts: Vec<Cut>,
     /// Whether they are known.
     pub(super) prepared: bool,
     /// Tasks that are done.
@@ -69,6 +72,8 @@ pub(super) struct StageRun {
     pace: Pace,
     /// What winning attempts wrote to the shuffle store.
     written: Written,
+    /// The same, where they wrote in order.
+    runs: Runs,
     /// Each partition over all winning attempts.
     partitions: Vec<Volume>,
     /// Bytes in memory that a row which it writes is thought to take.
@@ -105,6 +110,7 @@ impl StageRun {
             calls_functions: travelling.calls_functions(),
             stage: travelling,
             tasks: Vec::new(),
+            cuts: Vec::new(),
             prepared: false,
             done: 0,
             split: (0, 0),
@@ -123,6 +129,7 @@ impl StageRun {
             durations: Durations::default(),
             pace: Pace::default(),
             written: Written::default(),
+            runs: Runs::default(),
             partitions: Vec::new(),
             row_bytes: row_bytes(&stage.schema) as u64,
         };
@@ -138,7 +145,10 @@ impl StageRun {
     /// Makes its tasks.
     pub(super) fn prepare(&mut self, parts: impl IntoIterator<Item = Part>) {
         self.tasks = parts.into_iter().map(Task::new).collect();
-        self.written = Written::new(self.tasks.len(), self.partition_count());
+        match self.writes_in_order() {
+            true => self.runs = Runs::new(self.tasks.len()),
+            false => self.written = Written::new(self.tasks.len(), self.partition_count()),
+        }
         self.prepared = true;
         self.split = (0, 0);
         for task in &self.tasks {
@@ -173,7 +183,12 @@ impl StageRun {
             return;
         };
         let sources = self.sources(before);
+        self.input_bytes = bytes_of(&sources);
         let parts: Vec<Part> = match deal {
+            Deal::Ranges => {
+                let cuts = sources.first().map(|run| run.runs.cuts(slots));
+                return self.prepare_cuts(cuts.unwrap_or_default());
+            }
             Deal::Gather => {
                 let count = sources.iter().map(|run| run.partition_count()).max();
                 let every = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
@@ -187,7 +202,6 @@ impl StageRun {
             }
             Deal::Partitions => self.deal_partitions(before, slots),
         };
-        self.input_bytes = bytes_of(&sources);
         self.prepare(parts);
     }
 
@@ -282,6 +296,12 @@ impl StageRun {
         tasks.map(size).collect()
     }
 
+    /// Makes tasks that cover the order of what the stage reads, cut at `cuts`.
+    pub(super) fn prepare_cuts(&mut self, cuts: Vec<Cut>) {
+        self.cuts = cuts;
+        self.prepare((0..=self.cuts.len()).map(Part::Range));
+    }
+
     /// The bytes that each task wrote.
     fn task_bytes(&self) -> Vec<u64> {
         let tasks = 0..u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
@@ -290,10 +310,24 @@ impl StageRun {
 
     /// Adds what a task wrote that is done.
     fn count_output(&mut self, task: u32) {
-        let partitions = self.written.partitions(task, 0..u32::MAX);
+        // All stretches are one partition until they are cut.
+        if let Some(sum) = self.partitions.first_mut() {
+            let stretches = self.runs.stretches(task).iter();
+            stretches.for_each(|stretch| sum.add(Volume::of(stretch.partition)));
+        }
+        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+        let partitions = self.written.partitions(task, 0..count);
         for (sum, partition) in self.partitions.iter_mut().zip(partitions) {
             sum.add(Volume::of(partition));
         }
+    }
+
+    /// Whether its tasks write their rows in order, to be cut afterwards.
+    fn writes_in_order(&self) -> bool {
+        let sorted = SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
+        };
+        self.stage.sink == sorted
     }
 
     /// The bytes of all partitions over all winning attempts.
@@ -356,6 +390,19 @@ impl StageRun {
         }
     }
 
+    /// What is between two neighbours of `cuts`, for task `number` of those who read it.
+    fn range(&self, cuts: &[Cut], number: usize) -> RangeInput {
+        let start = number.checked_sub(1).and_then(|before| cuts.get(before));
+        let end = cuts.get(number);
+        let slice = |(task, attempt)| self.runs.slice(task, attempt, (start, end));
+        RangeInput {
+            stage: self.stage.id,
+            start: start.cloned(),
+            end: end.cloned(),
+            sources: self.winners(0..u32::MAX).filter_map(slice).collect(),
+        }
+    }
+
     /// All that `tasks` have written, for a task to read.
     fn whole_input(&self, tasks: Range<u32>) -> ShuffleInput {
         let partitions = u32::try_from(self.partition_count()).unwrap_or(u32::MAX);
@@ -365,8 +412,13 @@ impl StageRun {
     /// What a task reads of its source, which is among the stages `before` it.
     pub(super) fn input(&self, task: u32, before: &[StageRun]) -> Option<TaskInput> {
         let part = &self.tasks.get(task as usize)?.part;
-        if let Part::Splits(splits) = part {
-            return Some(TaskInput::Splits(splits.clone()));
+        let source = || before.get(self.source_stages().first()?.0 as usize);
+        match part {
+            Part::Splits(splits) => return Some(TaskInput::Splits(splits.clone())),
+            Part::Range(number) => {
+                return Some(TaskInput::Range(source()?.range(&self.cuts, *number)));
+            }
+            Part::Partitions(_) | Part::Slice { .. } | Part::Producers(_) => {}
         }
         let mut first = 0_u32;
         let mut inputs = Vec::new();
@@ -377,7 +429,7 @@ impl StageRun {
                 producers.start.saturating_sub(first)..producers.end.saturating_sub(first)
             };
             inputs.push(match part {
-                Part::Splits(_) => return None,
+                Part::Splits(_) | Part::Range(_) => return None,
                 Part::Partitions(range) => run.shuffle_input(range.clone(), 0..u32::MAX),
                 Part::Slice {
                     partition,
@@ -396,7 +448,7 @@ impl StageRun {
         let range = match &self.tasks.get(task as usize)?.part {
             Part::Partitions(range) => Some(range.clone()),
             Part::Slice { partition, .. } => Some(*partition..partition + 1),
-            Part::Splits(_) | Part::Producers(_) => None,
+            Part::Splits(_) | Part::Producers(_) | Part::Range(_) => None,
         };
         let side = |side: &Side| {
             let run = before.get(side.stage.0 as usize)?;
@@ -412,8 +464,9 @@ impl StageRun {
     pub(super) fn fits(&self, output: &TaskOutput) -> bool {
         match (&self.stage.sink, output) {
             (SinkSpec::Shuffle { .. }, TaskOutput::Shuffle(partitions)) => {
-                partitions.len() == self.partition_count()
+                !self.writes_in_order() && partitions.len() == self.partition_count()
             }
+            (_, TaskOutput::Sorted(_)) => self.writes_in_order(),
             (SinkSpec::Files { .. }, TaskOutput::Files(_)) => true,
             _ => false,
         }
@@ -531,6 +584,11 @@ impl StageRun {
             TaskOutput::Shuffle(partitions) => {
                 entry.output = Some(Left::Shuffle);
                 self.written.put(task, &partitions);
+                self.count_output(task);
+            }
+            TaskOutput::Sorted(stretches) => {
+                entry.output = Some(Left::Shuffle);
+                self.runs.put(task, stretches);
                 self.count_output(task);
             }
         }
@@ -664,6 +722,8 @@ impl StageRun {
         }
         if !keep_output {
             self.written = Written::default();
+            self.runs = Runs::default();
+            self.cuts = Vec::new();
         }
     }
 }

@@ -86,6 +86,8 @@ pub(super) enum Part {
     /// All that some of the producing tasks wrote: a range of the tasks of all producing stages,
     /// counted through in order.
     Producers(Range<u32>),
+    /// What is behind this many of the cuts of its stage, up to the next.
+    Range(usize),
 }
 
 /// One try of a task.
@@ -216,6 +218,7 @@ impl Attempt {
 pub(super) fn wrote_object(output: &TaskOutput) -> bool {
     match output {
         TaskOutput::Shuffle(partitions) => partitions.iter().any(|part| part.bytes > 0),
+        TaskOutput::Sorted(stretches) => !stretches.is_empty(),
         TaskOutput::Files(_) => false,
     }
 }

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use kiln_engine::id::{ExecutorId, JobId, TaskId};
 use kiln_engine::metrics::Counts;
 use kiln_engine::plan::{
-    OutputFile, PendingUpload, SinkSpec, Stage, StageGraph, TaskFailure, TaskInput, TaskOutput,
+    OutputFile, PendingUpload, ShuffleInput, SinkSpec, Stage, StageGraph, TaskFailure, TaskOutput,
     TaskSpec, TaskSuccess, part_prefix, upload_record,
 };
 use kiln_engine::storage::{ShuffleStore, staging_url};
@@ -227,16 +227,18 @@ impl World {
 
     /// What is not on the disk any more is not to be read.
     fn forget_gone(&mut self, spec: &TaskSpec) {
-        let inputs = match &spec.input {
-            TaskInput::Splits(_) => &[][..],
-            TaskInput::Shuffle(inputs) => inputs,
+        let of_side = |side: &ShuffleInput| {
+            let sources = side.sources.iter();
+            sources
+                .map(|source| (side.stage, source.clone()))
+                .collect::<Vec<_>>()
         };
-        for input in inputs.iter().chain(&spec.sides) {
-            for source in &input.sources {
-                let name = (spec.id.job, input.stage.0, source.task, source.attempt);
-                if !self.is_there(&object_path(name)) {
-                    self.content.remove(&name);
-                }
+        let sources = spec.input.sources();
+        let sources = sources.map(|(stage, source)| (stage, source.clone()));
+        for (stage, source) in sources.chain(spec.sides.iter().flat_map(of_side)) {
+            let name = (spec.id.job, stage.0, source.task, source.attempt);
+            if !self.is_there(&object_path(name)) {
+                self.content.remove(&name);
             }
         }
     }

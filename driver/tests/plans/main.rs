@@ -103,6 +103,22 @@ async fn lower_case_words_are_counted_from_the_scan() {
 }
 
 #[tokio::test]
+async fn an_order_is_cut_into_ranges_if_it_is_that_of_the_result() {
+    let inputs = Inputs::new([300; 4]);
+    let sorted = || sort(word_counts(inputs.lines()), [col("count").desc()]);
+    let most = filter(sorted(), col("count").gt(1));
+    let upper = project(most.clone(), [lower(col("word"))]);
+    let expected = expect_file!["sort_cluster.txt"];
+    inputs.check(upper, &CLUSTER, expected).await;
+    let expected = expect_file!["sort_embedded.txt"];
+    inputs.check(most, &EMBEDDED, expected).await;
+    let expected = expect_file!["sort_below_limit.txt"];
+    inputs
+        .check(limit(sorted(), 5, 10), &CLUSTER, expected)
+        .await;
+}
+
+#[tokio::test]
 async fn matching_lines_are_filtered_where_they_are_read() {
     let inputs = Inputs::new([300; 4]);
     let matching = filter(

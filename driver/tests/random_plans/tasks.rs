@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use fastrand::Rng;
 use futures::StreamExt;
 use kiln_driver::planner::{Planner, StageFacts};
@@ -13,16 +14,23 @@ use kiln_engine::context::{CancelToken, TaskContext};
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::memory::MemoryBudget;
 use kiln_engine::plan::{
-    Deal, PartitionMeta, ShuffleInput, ShuffleSource, Side, Split, Stage, StageSource, TaskInput,
-    TaskOutput, TaskSpec,
+    Cut, Deal, PartitionMeta, RangeInput, ShuffleInput, ShuffleSource, Side, Split, Stage,
+    StageSource, TaskInput, TaskOutput, TaskSpec,
 };
 use kiln_engine::storage::{Compression, ShuffleStore, Stores};
 use kiln_engine::{Error, Result, shuffle, task};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
-/// What the tasks of one stage wrote: the partitions of each.
-type Written = Vec<Vec<PartitionMeta>>;
+/// What the tasks of one stage wrote.
+type Written = Vec<Wrote>;
+
+/// What a task wrote.
+struct Wrote {
+    partitions: Vec<PartitionMeta>,
+    /// The key with which each begins, where they are in order.
+    first_keys: Vec<Bytes>,
+}
 
 /// Something to run tasks with.
 pub(crate) struct Machine {
@@ -86,10 +94,10 @@ impl Job<'_> {
                 for (number, (input, sides)) in self.parts(&stage).into_iter().enumerate() {
                     written.push(self.task(&stage, number, input, sides).await?);
                 }
-                let all = || written.iter().flatten();
+                let all = || written.iter().flat_map(|wrote: &Wrote| &wrote.partitions);
                 done.push(StageFacts {
                     stage: stage.id,
-                    rows: all().map(|partition: &PartitionMeta| partition.rows).sum(),
+                    rows: all().map(|partition| partition.rows).sum(),
                     bytes: all().map(|partition| partition.bytes).sum(),
                 });
                 self.written.push(written);
@@ -106,7 +114,7 @@ impl Job<'_> {
         number: usize,
         input: TaskInput,
         sides: Vec<ShuffleInput>,
-    ) -> Result<Vec<PartitionMeta>> {
+    ) -> Result<Wrote> {
         let spec = TaskSpec {
             id: TaskId {
                 job: self.id,
@@ -122,7 +130,14 @@ impl Job<'_> {
         let mut ctx = self.ctx.clone();
         ctx.metrics = Arc::default();
         match task::run(spec, ctx).await?.output {
-            TaskOutput::Shuffle(partitions) => Ok(partitions),
+            TaskOutput::Shuffle(partitions) => Ok(Wrote {
+                partitions,
+                first_keys: Vec::new(),
+            }),
+            TaskOutput::Sorted(stretches) => Ok(Wrote {
+                partitions: stretches.iter().map(|one| one.partition).collect(),
+                first_keys: stretches.into_iter().map(|one| one.first_key).collect(),
+            }),
             TaskOutput::Files(_) => Err(Error::internal("no plan here writes files")),
         }
     }
@@ -131,14 +146,17 @@ impl Job<'_> {
         let stage = self.stages.last().expect("a plan has a stage");
         let (id, schema) = (stage.id, Arc::clone(&stage.schema));
         let read = self.input(id, 0..1, |_| true);
-        let mut morsels =
-            shuffle::open(id, self.id, 0..1, read.sources, schema.clone(), &self.ctx)?;
-        let mut batches = vec![RecordBatch::new_empty(schema)];
-        while let Some(morsel) = morsels.next().await {
-            morsel?(&mut |batch| {
-                batches.push(batch);
-                Ok(())
-            })?;
+        let mut batches = vec![RecordBatch::new_empty(Arc::clone(&schema))];
+        // One after the other: tasks may have a part of an order each.
+        for source in read.sources {
+            let schema = Arc::clone(&schema);
+            let mut morsels = shuffle::open(id, self.id, 0..1, vec![source], schema, &self.ctx)?;
+            while let Some(morsel) = morsels.next().await {
+                morsel?(&mut |batch| {
+                    batches.push(batch);
+                    Ok(())
+                })?;
+            }
         }
         Ok(batches)
     }
@@ -175,6 +193,12 @@ impl Job<'_> {
                             |number| read(0..count, &move |producer| producer % tasks == number);
                         let all = (0..tasks).map(|number| (task(number), sides(self, 0..count)));
                         all.collect()
+                    }
+                    Deal::Ranges => {
+                        let sorted = self.ranges(stages[0]).into_iter();
+                        sorted
+                            .map(|range| (TaskInput::Range(range), Vec::new()))
+                            .collect()
                     }
                     Deal::Partitions => {
                         let ends = (1..=count).filter(|_| self.random.bool());
@@ -216,6 +240,43 @@ impl Job<'_> {
         }
     }
 
+    /// What a stage wrote in order, cut at some of the places where stretches begin.
+    fn ranges(&mut self, stage: StageId) -> Vec<RangeInput> {
+        let written = &self.written[stage.0 as usize];
+        let runs = || (0..).zip(written);
+        let starts = runs().flat_map(|(task, wrote)| {
+            let cuts = wrote.first_keys.iter();
+            cuts.map(move |key| Cut::new(key.clone(), task))
+        });
+        let mut cuts: Vec<Cut> = starts.filter(|_| self.random.bool()).collect();
+        cuts.sort();
+        cuts.dedup();
+        let starts = [None].into_iter().chain(cuts.iter().cloned().map(Some));
+        let ends = cuts.iter().cloned().map(Some).chain([None]);
+        let range = |(start, end): (Option<Cut>, Option<Cut>)| {
+            let source = |(task, wrote): (u32, &Wrote)| {
+                let keys = &wrote.first_keys;
+                let before = |cut: &Cut| keys.partition_point(|key| cut.is_behind(key, task));
+                let first = start.as_ref().map_or(0, before).saturating_sub(1);
+                let last = end.as_ref().map_or(keys.len(), before);
+                let offset = wrote.partitions[..first].iter();
+                (first < last).then(|| ShuffleSource {
+                    task,
+                    attempt: 0,
+                    offset: offset.map(|partition| partition.bytes).sum(),
+                    partitions: wrote.partitions[first..last].to_vec(),
+                })
+            };
+            RangeInput {
+                stage,
+                sources: runs().filter_map(source).collect(),
+                start,
+                end,
+            }
+        };
+        starts.zip(ends).map(range).collect()
+    }
+
     fn partitions(&self, stage: StageId) -> u32 {
         match &self.stages[stage.0 as usize].sink {
             kiln_engine::plan::SinkSpec::Shuffle { partitioning } => partitioning.count(),
@@ -231,7 +292,8 @@ impl Job<'_> {
         chosen: impl Fn(usize) -> bool,
     ) -> ShuffleInput {
         let written = self.written[stage.0 as usize].iter().enumerate();
-        let source = |(task, partitions): (usize, &Vec<PartitionMeta>)| {
+        let source = |(task, wrote): (usize, &Wrote)| {
+            let partitions = &wrote.partitions;
             let wanted = &partitions[range.start as usize..range.end as usize];
             let before = &partitions[..range.start as usize];
             let any = wanted.iter().any(|partition| partition.rows > 0);

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use kiln_engine::error::LostOutput;
+use kiln_engine::expr::col;
 use kiln_engine::id::{JobId, StageId};
 use kiln_engine::plan::{
-    Deal, FileFormat, JoinStep, OperatorSpec, Output, OutputFile, PartitionMeta, Partitioning,
-    ScanFormat, ScanSpec, ShuffleInput, Side, SinkSpec, Split, Stage, StageGraph, StageSource,
-    StepKind, TaskInput, TaskOutput, TaskSpec, TextOptions,
+    Cut, Deal, FileFormat, JoinStep, OperatorSpec, Output, OutputFile, PartitionMeta, Partitioning,
+    RangeInput, ScanFormat, ScanSpec, ShuffleInput, ShuffleSource, Side, SinkSpec, Split, Stage,
+    StageGraph, StageSource, StepKind, Stretch, TaskInput, TaskOutput, TaskSpec, TextOptions,
 };
 
 /// Job, stage, task and attempt that wrote an object or a file.
@@ -28,7 +29,7 @@ pub(crate) type Store = BTreeMap<Name, Vec<Vec<u64>>>;
 /// Bytes of a row: large, so that partitions are worth tasks of their own.
 const ROW_BYTES: u64 = 1 << 20;
 
-const ROWS_PER_TASK: u64 = 6;
+const ROWS_PER_TASK: u64 = 12;
 
 /// A random job of one to five stages, each of which reads some of those before it; the last one
 /// reads the one before it at least.
@@ -51,8 +52,17 @@ pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
             }
         };
         let sides = random_sides(random, &stages, &source);
-        let operators = random_joins(random, &sides);
-        let sink = match (last, random.u8(0..3)) {
+        let ranges = matches!(
+            source,
+            StageSource::Shuffle {
+                deal: Deal::Ranges,
+                ..
+            }
+        );
+        let sink = match (last, random.u8(0..4)) {
+            (false, 0) => SinkSpec::Shuffle {
+                partitioning: Partitioning::Sorted,
+            },
             (true, 0) => SinkSpec::Files { output: output() },
             (true, 1) => SinkSpec::Shuffle {
                 partitioning: Partitioning::Single,
@@ -66,6 +76,10 @@ pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
                     },
                 }
             }
+        };
+        let operators = match ranges || is_sorted(&sink) {
+            true => vec![sort()],
+            false => random_joins(random, &sides),
         };
         stages.push(Arc::new(Stage {
             id: StageId(number),
@@ -87,6 +101,19 @@ pub(crate) fn random_graph(random: &mut fastrand::Rng) -> StageGraph {
     }
 }
 
+fn sort() -> OperatorSpec {
+    OperatorSpec::Sort {
+        keys: vec![col("row").asc()],
+    }
+}
+
+fn is_sorted(sink: &SinkSpec) -> bool {
+    let sorted = SinkSpec::Shuffle {
+        partitioning: Partitioning::Sorted,
+    };
+    *sink == sorted
+}
+
 fn count(stage: &Stage) -> u32 {
     match &stage.sink {
         SinkSpec::Shuffle { partitioning } => partitioning.count(),
@@ -96,7 +123,15 @@ fn count(stage: &Stage) -> u32 {
 
 /// What stage `first` wrote, and with it one or two others that wrote as many partitions.
 fn random_source(random: &mut fastrand::Rng, stages: &[Arc<Stage>], first: usize) -> StageSource {
-    let like = |other: &&Arc<Stage>| count(other) == count(&stages[first]);
+    if is_sorted(&stages[first].sink) {
+        return StageSource::Shuffle {
+            stages: vec![StageId(first as u32)],
+            schema: Arc::new(Schema::empty()),
+            deal: Deal::Ranges,
+        };
+    }
+    let like =
+        |other: &&Arc<Stage>| count(other) == count(&stages[first]) && !is_sorted(&other.sink);
     let mut read = vec![StageId(first as u32)];
     for other in stages.iter().filter(like) {
         if other.id.0 as usize != first && random.u8(0..4) == 0 {
@@ -129,6 +164,7 @@ fn random_sides(
     };
     let chosen = stages
         .iter()
+        .filter(|stage| !is_sorted(&stage.sink))
         .filter(|_| random.u8(0..4) == 0)
         .collect::<Vec<_>>();
     let side = |stage: &Arc<Stage>| Side {
@@ -234,6 +270,7 @@ pub(crate) fn read(
                 rows.extend(read_input(spec, input, store)?);
             }
         }
+        TaskInput::Range(range) => rows.extend(read_range(spec, range, store)?),
     }
     assert_eq!(
         spec.sides.len(),
@@ -263,8 +300,59 @@ pub(crate) fn read(
 fn partitions_read(spec: &TaskSpec) -> Range<u32> {
     match &spec.input {
         TaskInput::Shuffle(inputs) => inputs[0].partitions.clone(),
-        TaskInput::Splits(_) => panic!("nothing comes together with files: {}", spec.id),
+        TaskInput::Splits(_) | TaskInput::Range(_) => {
+            panic!("nothing comes together with it: {}", spec.id)
+        }
     }
+}
+
+/// The rows of a range: those between its cuts of the stretches that the driver names.
+fn read_range(spec: &TaskSpec, range: &RangeInput, store: &Store) -> Result<Vec<u64>, LostOutput> {
+    let mut rows = Vec::new();
+    for source in &range.sources {
+        let (name, object) = object(spec, range.stage, source, store)?;
+        let metas: Vec<_> = object.iter().map(|part| meta(part)).collect();
+        let starts = metas.iter().scan(0, |end, meta| {
+            *end += meta.bytes;
+            Some(*end - meta.bytes)
+        });
+        let first = starts.take_while(|start| *start < source.offset).count();
+        let last = first + source.partitions.len();
+        assert_eq!(
+            source.partitions,
+            metas[first..last],
+            "stretches of {name:?}"
+        );
+        rows.extend(object[first..last].iter().flatten().filter(|row| {
+            let is_before = |cut: &Option<Cut>| {
+                let cut = cut.as_ref();
+                cut.map(|cut| cut.is_behind(&key(**row), source.task))
+            };
+            is_before(&range.start) != Some(true) && is_before(&range.end) != Some(false)
+        }));
+    }
+    Ok(rows)
+}
+
+/// The key by which rows are in order: several have the same.
+fn key(row: u64) -> [u8; 8] {
+    (row / 3).to_be_bytes()
+}
+
+fn object<'a>(
+    spec: &TaskSpec,
+    stage: StageId,
+    source: &ShuffleSource,
+    store: &'a Store,
+) -> Result<(Name, &'a Vec<Vec<u64>>), LostOutput> {
+    let (task, attempt) = (source.task, source.attempt);
+    let name = (spec.id.job, stage.0, task, attempt);
+    let lost = LostOutput {
+        stage,
+        task,
+        attempt,
+    };
+    Ok((name, store.get(&name).ok_or(lost)?))
 }
 
 fn read_input(
@@ -274,15 +362,7 @@ fn read_input(
 ) -> Result<Vec<u64>, LostOutput> {
     let mut rows = Vec::new();
     for source in &input.sources {
-        let name = (spec.id.job, input.stage.0, source.task, source.attempt);
-        let Some(object) = store.get(&name) else {
-            let (task, attempt) = (source.task, source.attempt);
-            return Err(LostOutput {
-                stage: input.stage,
-                task,
-                attempt,
-            });
-        };
+        let (name, object) = object(spec, input.stage, source, store)?;
         let range = &input.partitions;
         let (start, end) = (range.start as usize, range.end as usize);
         let before: usize = object[..start].iter().map(Vec::len).sum();
@@ -323,6 +403,20 @@ pub(crate) fn write(spec: &TaskSpec, mut rows: Vec<u64>) -> (Vec<Vec<u64>>, Task
                 pending: None,
             };
             (vec![rows], TaskOutput::Files(vec![file]))
+        }
+        sink if is_sorted(sink) => {
+            // Another attempt may cut otherwise, and has rows with equal keys in another order.
+            if spec.attempt % 2 == 1 {
+                rows.sort_by_key(|row| (key(*row), std::cmp::Reverse(*row)));
+            }
+            let size = 1 + spec.attempt as usize % 3;
+            let parts: Vec<Vec<u64>> = rows.chunks(size).map(<[u64]>::to_vec).collect();
+            let stretches = parts.iter().map(|part| Stretch {
+                partition: meta(part),
+                first_key: key(part[0]).to_vec().into(),
+            });
+            let stretches = stretches.collect();
+            (parts, TaskOutput::Sorted(stretches))
         }
         SinkSpec::Shuffle { partitioning } => {
             let mut parts = vec![Vec::new(); partitioning.count() as usize];

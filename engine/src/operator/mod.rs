@@ -19,6 +19,8 @@ pub mod filter;
 pub mod join;
 pub mod limit;
 mod order;
+
+pub mod cuts;
 pub mod project;
 pub mod reduce;
 mod runs;

@@ -246,6 +246,7 @@ fn source_line(source: &StageSource) -> String {
                 Deal::Gather => "gather",
                 Deal::Partitions => "read",
                 Deal::Producers => "pass on",
+                Deal::Ranges => "read ranges of",
             };
             format!("{word} stage {}", List(&numbers))
         }
@@ -257,6 +258,9 @@ fn sink_line(sink: &SinkSpec) -> String {
         SinkSpec::Shuffle {
             partitioning: Partitioning::Single,
         } => "shuffle single".to_owned(),
+        SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
+        } => "shuffle sorted".to_owned(),
         SinkSpec::Shuffle {
             partitioning: Partitioning::Hash { keys, partitions },
         } => {

@@ -27,6 +27,6 @@ pub use stage::{
     StepKind,
 };
 pub use task::{
-    OutputFile, PartitionMeta, PendingUpload, ShuffleInput, ShuffleSource, TaskFailure, TaskInput,
-    TaskOutput, TaskSpec, TaskSuccess,
+    Cut, OutputFile, PartitionMeta, PendingUpload, RangeInput, ShuffleInput, ShuffleSource,
+    Stretch, TaskFailure, TaskInput, TaskOutput, TaskSpec, TaskSuccess,
 };

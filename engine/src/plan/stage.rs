@@ -89,6 +89,10 @@ pub enum Deal {
     Partitions,
     /// A task reads everything that some of the producing tasks wrote: rows in no order.
     Producers,
+    /// A task reads a range of the order in which every producer of the one stage wrote its rows
+    /// ([`Partitioning::Sorted`]), and begins with the same sort as they have ended with. The
+    /// tasks are in the order of their ranges.
+    Ranges,
 }
 
 /// Rows that a join of a stage looks up in.
@@ -235,6 +239,32 @@ pub enum OperatorSpec {
 }
 
 impl Stage {
+    /// The order in which its tasks write, for a stage whose shuffle is cut by ranges.
+    pub fn written_order(&self) -> Option<&[SortKey]> {
+        match (&self.sink, self.operators.last()) {
+            (
+                SinkSpec::Shuffle {
+                    partitioning: Partitioning::Sorted,
+                },
+                Some(OperatorSpec::Sort { keys }),
+            ) => Some(keys),
+            _ => None,
+        }
+    }
+
+    /// The order of which its tasks read ranges, for a stage that does.
+    pub fn read_order(&self) -> Option<&[SortKey]> {
+        match (&self.source, self.operators.first()) {
+            (
+                StageSource::Shuffle {
+                    deal: Deal::Ranges, ..
+                },
+                Some(OperatorSpec::Sort { keys }),
+            ) => Some(keys),
+            _ => None,
+        }
+    }
+
     /// Whether a function of a user's program is called in it.
     pub fn calls_functions(&self) -> bool {
         let predicate = match &self.source {
@@ -470,14 +500,17 @@ pub enum Partitioning {
     },
     /// All rows in one.
     Single,
+    /// In stretches, in the order of the sort that the stage ends with. Where the order is cut for
+    /// those who read it is decided when all of it is there.
+    Sorted,
 }
 
 impl Partitioning {
-    /// How many partitions there are.
+    /// How many partitions there are; those of an order that is cut later are one until then.
     pub fn count(&self) -> u32 {
         match self {
             Partitioning::Hash { partitions, .. } => *partitions,
-            Partitioning::Single => 1,
+            Partitioning::Single | Partitioning::Sorted => 1,
         }
     }
 }

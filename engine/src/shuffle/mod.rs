@@ -18,16 +18,23 @@ mod fetch;
 mod gather;
 mod index;
 mod layout;
-mod reader;
 mod upload;
+
+mod object;
+
+mod reader;
+mod sorted;
 mod writer;
 
 pub use decode::decode_blocks;
 pub use index::read_index;
-pub use reader::{fetch_blocks, open};
+pub use reader::{fetch_blocks, open, open_range};
+pub use sorted::SortedSink;
 pub use writer::ShuffleSink;
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod sorted_tests;
 #[cfg(test)]
 mod tests;

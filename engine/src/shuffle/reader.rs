@@ -19,13 +19,15 @@ use super::decode::decode_chunks;
 use super::fetch::{LargePartition, Piece, cut, fetch};
 use crate::context::{CancelToken, TaskContext};
 use crate::error::{Error, Result};
+use crate::expr::SortKey;
 use crate::id::{JobId, StageId};
 use crate::limits::{PREFETCH_BYTES, PREFETCH_REQUESTS};
 use crate::memory::Reservation;
 use crate::metrics::TaskMetrics;
+use crate::operator::cuts::CutKeys;
 use crate::operator::{Emit, Morsel};
-use crate::plan::ShuffleSource;
-use crate::source::MorselStream;
+use crate::plan::{RangeInput, ShuffleSource};
+use crate::source::{MorselStream, PlacedMorsels, piece_of, place};
 use crate::storage::ShuffleStore;
 
 /// What one permit of the prefetch budget stands for.
@@ -63,21 +65,75 @@ pub fn open(
         }
         cut(&ctx.shuffle, job, stage, &source, &mut pieces)?;
     }
+    let placed = morsels(pieces, schema, ctx);
+    Ok(placed.map_ok(|(_, morsel)| morsel).boxed())
+}
+
+/// The rows of a range of an order, each with its place in it among rows with the same keys: the
+/// order of the producing tasks, and in each that of its rows. Rows have the columns of `schema`,
+/// and the order is that of `keys`.
+///
+/// # Errors
+/// `Invalid` if a key does not fit the schema. The stream gives the errors of that of [`open`].
+pub fn open_range(
+    input: RangeInput,
+    job: JobId,
+    keys: &[SortKey],
+    schema: SchemaRef,
+    ctx: &TaskContext,
+) -> Result<PlacedMorsels> {
+    let RangeInput {
+        stage,
+        start,
+        end,
+        sources,
+    } = input;
+    let keys = CutKeys::new(keys, &schema)?;
+    let (mut pieces, mut tasks) = (Vec::new(), Vec::new());
+    for source in sources {
+        cut(&ctx.shuffle, job, stage, &source, &mut pieces)?;
+        tasks.resize(pieces.len(), source.task);
+    }
+    let range = Arc::new((keys, start, end));
+    let placed = morsels(pieces, schema, ctx).map_ok(move |(place, morsel)| {
+        let task = tasks[piece_of(place)];
+        let range = Arc::clone(&range);
+        let within = move |emit: Emit<'_>| {
+            let (keys, start, end) = &*range;
+            morsel(&mut |batch| {
+                let rows = keys.between(&batch, task, start.as_ref(), end.as_ref())?;
+                match rows.is_empty() {
+                    true => Ok(()),
+                    false => emit(batch.slice(rows.start, rows.len())),
+                }
+            })
+        };
+        (place, Box::new(within) as Morsel)
+    });
+    Ok(placed.boxed())
+}
+
+/// The rows of `pieces`, in the order in which they arrive; each morsel with its place among them.
+fn morsels(pieces: Vec<Piece>, schema: SchemaRef, ctx: &TaskContext) -> PlacedMorsels {
     let fetcher = Fetcher {
         ctx: ctx.clone(),
         schema,
         permits: Arc::new(Semaphore::new(PERMITS as usize)),
     };
-    let (large, small): (Vec<Piece>, Vec<Piece>) = pieces.into_iter().partition(Piece::is_large);
+    let pieces = (0..).zip(pieces);
+    let (large, small): (Vec<_>, Vec<_>) = pieces.partition(|(_, piece)| piece.is_large());
     let of_large = fetcher.clone();
-    let small = stream::iter(small).map(move |piece| {
+    let small = stream::iter(small).map(move |(number, piece)| {
         let fetcher = fetcher.clone();
-        async move { fetcher.morsel(piece).await }
+        async move { Ok((place(number, 0), fetcher.morsel(piece).await?)) }
     });
     let small = small.buffer_unordered(PREFETCH_REQUESTS);
-    let large = stream::iter(large).map(move |piece| of_large.clone().morsels(piece));
+    let large = stream::iter(large).map(move |(number, piece)| {
+        let morsels = of_large.clone().morsels(piece).enumerate();
+        morsels.map(move |(part, morsel)| Ok((place(number, part as u64), morsel?)))
+    });
     let large = large.flatten_unordered(PREFETCH_REQUESTS);
-    Ok(small.chain(large).boxed())
+    small.chain(large).boxed()
 }
 
 /// The bytes of a source's partitions as they are stored, in order and compared with their

@@ -95,7 +95,7 @@ pub(super) async fn write(
     sink.flush().await?;
     match sink.close().await? {
         TaskOutput::Shuffle(index) => Ok(index),
-        TaskOutput::Files(_) => panic!("a shuffle sink writes no files"),
+        other => panic!("a shuffle sink writes partitions: {other:?}"),
     }
 }
 

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
-use super::writer::Block;
+use super::object::Block;
 use crate::error::Result;
 use crate::limits::UPLOAD_PART_BYTES;
 use crate::storage::{file_error, storage_error};

@@ -5,57 +5,38 @@
 //! or in a temporary file, until the attempt closes and the object is laid out partition by
 //! partition. Rows are only ever appended, so that is the one ordering step there is.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::BlockEncoder;
 use super::gather::{Column, PartitionBuffer};
-use super::layout;
-use super::upload::upload;
+use super::object::{Block, ObjectWriter, lock};
 use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::id::TaskId;
 use crate::kernel::hash::hash_columns;
 use crate::limits::{SHUFFLE_BLOCK_BYTES, SHUFFLE_BLOCK_ROWS, SHUFFLE_PARTITIONS_MAX};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::metrics::TaskMetrics;
 use crate::operator::{Emit, Operator};
 use crate::plan::{PartitionMeta, Partitioning, TaskOutput};
 use crate::sink::Sink;
-use crate::storage::ShuffleStore;
-use crate::storage::file_error;
 
 /// Writes one shuffle object: the rows of an attempt, spread over partitions.
-pub struct ShuffleSink {
-    shared: Arc<Shared>,
-    store: ShuffleStore,
-    path: Path,
-    /// An upload has begun, so there may be something to remove.
-    uploaded: AtomicBool,
-}
+pub struct ShuffleSink(Arc<Shared>);
 
 struct Shared {
     /// Columns of the rows, as readers will see them.
     schema: SchemaRef,
     /// Indices of the key columns; none where there is one partition.
     keys: Vec<usize>,
-    store: ShuffleStore,
     memory: Arc<MemoryBudget>,
-    metrics: Arc<TaskMetrics>,
     partitions: Vec<Mutex<Partition>>,
-    held: Mutex<Reservation>,
-    spill: Mutex<Option<Arc<Spill>>>,
+    object: ObjectWriter,
 }
 
 /// The finished blocks of a partition.
@@ -66,22 +47,6 @@ struct Partition {
     rows: u64,
     /// Of all bytes so far; none where there are none, since a state is half a kilobyte.
     hash: Option<Box<Xxh3>>,
-}
-
-/// A finished block.
-pub(super) enum Block {
-    Memory(Bytes),
-    Disk {
-        file: Arc<Spill>,
-        offset: u64,
-        bytes: usize,
-    },
-}
-
-/// Blocks that did not fit in memory.
-pub(super) struct Spill {
-    file: File,
-    end: Mutex<u64>,
 }
 
 impl ShuffleSink {
@@ -119,36 +84,22 @@ impl ShuffleSink {
             })
         };
         let keys = keys.iter().map(index).collect::<Result<Vec<_>>>()?;
-        let store = ctx.shuffle.clone();
-        let path = store.object_path(task.job, task.stage, task.task, attempt);
-        let shared = Arc::new(Shared {
+        Ok(Arc::new(ShuffleSink(Arc::new(Shared {
             schema,
             keys,
-            store: store.clone(),
             memory: Arc::clone(&ctx.memory),
-            metrics: Arc::clone(&ctx.metrics),
             partitions: (0..count).map(|_| Mutex::default()).collect(),
-            held: Mutex::new(ctx.memory.reserve("shuffle write")),
-            spill: Mutex::default(),
-        });
-        Ok(Arc::new(ShuffleSink {
-            shared,
-            store,
-            path,
-            uploaded: AtomicBool::new(false),
-        }))
+            object: ObjectWriter::new(task, attempt, ctx),
+        }))))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
 impl Sink for ShuffleSink {
     fn lane(&self, _lane: usize) -> Result<Box<dyn Operator>> {
-        let shared = Arc::clone(&self.shared);
-        let encoder = BlockEncoder::new(Arc::clone(&shared.schema), shared.store.compression)?;
+        let shared = Arc::clone(&self.0);
+        let compression = shared.object.compression();
+        let encoder = BlockEncoder::new(Arc::clone(&shared.schema), compression)?;
         let buffers = shared
             .partitions
             .iter()
@@ -169,9 +120,9 @@ impl Sink for ShuffleSink {
     }
 
     async fn close(&self) -> Result<TaskOutput> {
-        let mut index = Vec::with_capacity(self.shared.partitions.len());
+        let mut index = Vec::with_capacity(self.0.partitions.len());
         let mut blocks = Vec::new();
-        for partition in &self.shared.partitions {
+        for partition in &self.0.partitions {
             let mut partition = std::mem::take(&mut *lock(partition));
             blocks.append(&mut partition.blocks);
             index.push(PartitionMeta {
@@ -180,32 +131,15 @@ impl Sink for ShuffleSink {
                 checksum: partition.hash.map_or(0, |hash| hash.digest()),
             });
         }
-        if !blocks.is_empty() {
-            let footer = Bytes::from(layout::footer(&index));
-            let bytes = index.iter().map(|meta| meta.bytes).sum::<u64>() + footer.len() as u64;
-            blocks.push(Block::Memory(footer));
-            self.uploaded.store(true, Ordering::Relaxed);
-            // What is handed to the store is the store's to account for.
-            let given = |bytes: usize| lock(&self.shared.held).shrink(bytes as u64);
-            let puts = upload(&self.store.store, &self.path, blocks, bytes, given).await?;
-            let metrics = &self.shared.metrics;
-            TaskMetrics::count(&metrics.puts, puts);
-            TaskMetrics::count(&metrics.objects, 1);
-            TaskMetrics::count(&metrics.bytes_out, bytes);
-            TaskMetrics::count(&metrics.rows_out, index.iter().map(|meta| meta.rows).sum());
-        }
+        self.0.object.put(blocks, &index).await?;
         Ok(TaskOutput::Shuffle(index))
     }
 
     async fn abort(&self) {
-        for partition in &self.shared.partitions {
+        for partition in &self.0.partitions {
             *lock(partition) = Partition::default();
         }
-        if self.uploaded.load(Ordering::Relaxed)
-            && let Err(error) = self.store.store.delete(&self.path).await
-        {
-            tracing::debug!(object = %self.path, %error, "an unused shuffle object stays behind");
-        }
+        self.0.object.remove().await;
     }
 }
 
@@ -214,56 +148,13 @@ impl Shared {
     fn add(&self, partition: usize, block: Vec<u8>, rows: usize) -> Result<()> {
         let bytes = block.len();
         let block = Bytes::from(block);
-        let kept = if lock(&self.held).try_grow(bytes as u64) {
-            Block::Memory(block.clone())
-        } else {
-            self.spill(&block)?
-        };
+        let kept = self.object.keep(block.clone())?;
         let mut partition = lock(&self.partitions[partition]);
         partition.hash.get_or_insert_default().update(&block);
         partition.bytes += bytes as u64;
         partition.rows += rows as u64;
         partition.blocks.push(kept);
         Ok(())
-    }
-
-    fn spill(&self, block: &Bytes) -> Result<Block> {
-        let failed = |error| file_error("write", "temporary shuffle file", error);
-        let file = {
-            let mut spill = lock(&self.spill);
-            match &*spill {
-                Some(file) => Arc::clone(file),
-                None => {
-                    let file = tempfile::tempfile().map_err(failed)?;
-                    Arc::clone(spill.insert(Arc::new(Spill {
-                        file,
-                        end: Mutex::new(0),
-                    })))
-                }
-            }
-        };
-        let bytes = block.len();
-        let offset = {
-            let mut end = lock(&file.end);
-            let offset = *end;
-            *end += bytes as u64;
-            offset
-        };
-        file.file.write_all_at(block, offset).map_err(failed)?;
-        TaskMetrics::count(&self.metrics.spilled_bytes, bytes as u64);
-        Ok(Block::Disk {
-            file,
-            offset,
-            bytes,
-        })
-    }
-}
-
-impl Spill {
-    pub(super) fn read(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        let mut block = vec![0; bytes];
-        self.file.read_exact_at(&mut block, offset)?;
-        Ok(Bytes::from(block))
     }
 }
 

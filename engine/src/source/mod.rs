@@ -29,8 +29,13 @@ pub type PlacedMorsels = BoxStream<'static, Result<(u64, Morsel)>>;
 const PLACE_BITS: u32 = 32;
 
 /// The place of morsel `number` of piece `piece` of the input.
-fn place(piece: u64, number: u64) -> u64 {
+pub(crate) fn place(piece: u64, number: u64) -> u64 {
     piece << PLACE_BITS | number
+}
+
+/// The piece of the input at a place.
+pub(crate) fn piece_of(place: u64) -> usize {
+    (place >> PLACE_BITS) as usize
 }
 
 /// A column of the files whose rows are of use only if a later join knows their value.

@@ -99,6 +99,7 @@ pub fn input_of(input: &TaskInput) -> String {
             let shown = inputs.iter().take(SPLITS_SHOWN).map(partitions);
             listed(shown.collect(), inputs.len())
         }
+        TaskInput::Range(range) => format!("a range of the order of stage {}", range.stage.0),
     }
 }
 

@@ -17,6 +17,7 @@ use prost::Message as _;
 use crate::convert::enums::Twin;
 use crate::convert::job;
 use crate::convert::output::{decode_output, encode_output};
+use crate::convert::shuffle::{decode_cut, encode_cut};
 use crate::convert::task::{
     decode_failure, decode_job_id, decode_split, decode_success, decode_task_id, encode_failure,
     encode_split, encode_success, encode_task_id,
@@ -90,6 +91,7 @@ fn to_wire(record: &Record) -> Result<wire::JournalRecord> {
             stage: prepared.stage.0,
             ends: prepared.ends.clone(),
             producers: prepared.producers.clone(),
+            cuts: prepared.cuts.iter().map(encode_cut).collect(),
         }),
         Record::Won(won) => WireRecord::Won(encode_won(won)),
         Record::Revoked { task, attempt } => WireRecord::Revoked(wire::RevokedRecord {
@@ -314,11 +316,17 @@ fn decode_prepared(prepared: wire::PreparedRecord) -> Result<Prepared> {
     if !prepared.producers.is_empty() && prepared.producers.len() != prepared.ends.len() {
         return Err(malformed("producers of other tasks than a stage has"));
     }
+    let cuts = prepared.cuts.into_iter().map(decode_cut);
+    let cuts = cuts.collect::<Result<Vec<_>>>()?;
+    if !cuts.is_sorted_by(|one, next| one < next) {
+        return Err(malformed("the cuts of an order are not in order"));
+    }
     Ok(Prepared {
         job: decode_job_id(prepared.job)?,
         stage: StageId(prepared.stage),
         ends: prepared.ends,
         producers: prepared.producers,
+        cuts,
     })
 }
 

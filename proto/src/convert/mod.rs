@@ -18,6 +18,7 @@ mod expr;
 mod output;
 pub mod plan;
 
+mod shuffle;
 mod stage;
 pub mod task;
 

@@ -73,6 +73,7 @@ pub(super) fn decode(stage: wire::Stage) -> Result<Stage> {
         schema: schema::decode(&stage.schema)?,
     };
     check_sides(&stage)?;
+    check_order(&stage)?;
     check_key_filters(&stage)?;
     Ok(stage)
 }
@@ -88,6 +89,23 @@ fn check_sides(stage: &Stage) -> Result<()> {
                 "a join with side {side} of {sides}"
             )));
         }
+    }
+    Ok(())
+}
+
+/// What is written in order, or read by ranges of one, has an order; only one stage wrote it.
+fn check_order(stage: &Stage) -> Result<()> {
+    let sorted = SinkSpec::Shuffle {
+        partitioning: Partitioning::Sorted,
+    };
+    if stage.sink == sorted && stage.written_order().is_none() {
+        return Err(malformed("a stage that writes in order does not sort"));
+    }
+    let StageSource::Shuffle { stages, deal, .. } = &stage.source else {
+        return Ok(());
+    };
+    if *deal == Deal::Ranges && (stage.read_order().is_none() || stages.len() != 1) {
+        return Err(malformed("a stage that reads ranges of no order"));
     }
     Ok(())
 }
@@ -337,6 +355,9 @@ fn encode_sink(sink: &SinkSpec) -> Sink {
         SinkSpec::Shuffle {
             partitioning: Partitioning::Single,
         } => Sink::Single(wire::Unit {}),
+        SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
+        } => Sink::Sorted(wire::Unit {}),
         SinkSpec::Files { output } => Sink::Files(encode_output(output)),
     }
 }
@@ -355,6 +376,9 @@ fn decode_sink(sink: Sink) -> Result<SinkSpec> {
         }
         Sink::Single(wire::Unit {}) => SinkSpec::Shuffle {
             partitioning: Partitioning::Single,
+        },
+        Sink::Sorted(wire::Unit {}) => SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
         },
         Sink::Files(output) => SinkSpec::Files {
             output: decode_output(output)?,

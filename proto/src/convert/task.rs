@@ -1,8 +1,7 @@
 //! Tasks down, outcomes up.
 //!
 //! The stage of a task travels without the list of all files and splits of its scan: the task's
-//! own splits are in the task. Locations of partitions travel as packed columns, because they are
-//! what makes a task's message large.
+//! own splits are in the task.
 
 use std::sync::Arc;
 
@@ -10,12 +9,16 @@ use kiln_engine::error::LostOutput;
 use kiln_engine::id::{JobId, StageId, TaskId};
 use kiln_engine::metrics::{Counts, OperatorCounts, Warning};
 use kiln_engine::plan::{
-    OutputFile, PartitionMeta, PendingUpload, ShuffleInput, ShuffleSource, Split, Stage,
-    StageSource, TaskFailure, TaskInput, TaskOutput, TaskSpec, TaskSuccess,
+    OutputFile, PendingUpload, ShuffleInput, Split, Stage, StageSource, TaskFailure, TaskInput,
+    TaskOutput, TaskSpec, TaskSuccess,
 };
 use kiln_engine::{ErrorKind, Result, limits};
 
 use crate::convert::enums::Twin;
+use crate::convert::shuffle::{
+    decode_partitions, decode_range, decode_shuffle, decode_stretches, encode_partitions,
+    encode_range, encode_shuffle, encode_stretches,
+};
 use crate::convert::{malformed, need, program, stage};
 use crate::wire;
 use crate::wire::task_spec::Input;
@@ -66,6 +69,7 @@ pub fn encode_spec(spec: &TaskSpec) -> Result<wire::TaskSpec> {
         TaskInput::Shuffle(inputs) => Input::Shuffle(wire::ShuffleInputs {
             inputs: inputs.iter().map(encode_shuffle).collect(),
         }),
+        TaskInput::Range(range) => Input::Range(encode_range(range)),
     };
     Ok(wire::TaskSpec {
         id: Some(encode_task_id(spec.id)),
@@ -117,41 +121,7 @@ fn decode_input(input: Input) -> Result<TaskInput> {
             let inputs = shuffle.inputs.into_iter().map(decode_shuffle);
             TaskInput::Shuffle(inputs.collect::<Result<_>>()?)
         }
-    })
-}
-
-fn encode_shuffle(input: &ShuffleInput) -> wire::ShuffleInput {
-    let ShuffleInput {
-        stage,
-        partitions,
-        sources,
-    } = input;
-    wire::ShuffleInput {
-        stage: stage.0,
-        start: partitions.start,
-        end: partitions.end,
-        sources: sources.iter().map(encode_source).collect(),
-    }
-}
-
-fn decode_shuffle(input: wire::ShuffleInput) -> Result<ShuffleInput> {
-    let wire::ShuffleInput {
-        stage,
-        start,
-        end,
-        sources,
-    } = input;
-    if start > end || end > limits::SHUFFLE_PARTITIONS_MAX {
-        return Err(malformed(format_args!("partitions {start}..{end}")));
-    }
-    let count = (end - start) as usize;
-    let sources = sources
-        .into_iter()
-        .map(|source| decode_source(source, count));
-    Ok(ShuffleInput {
-        stage: StageId(stage),
-        partitions: start..end,
-        sources: sources.collect::<Result<_>>()?,
+        Input::Range(range) => TaskInput::Range(decode_range(range)?),
     })
 }
 
@@ -163,7 +133,12 @@ fn check_input(stage: &Stage, input: &TaskInput) -> Result<()> {
     match (&stage.source, input) {
         (StageSource::Scan(_), TaskInput::Splits(_)) => Ok(()),
         (StageSource::Shuffle { stages, .. }, TaskInput::Shuffle(inputs))
-            if stages_of(inputs).eq(stages.iter().copied()) =>
+            if stages_of(inputs).eq(stages.iter().copied()) && stage.read_order().is_none() =>
+        {
+            Ok(())
+        }
+        (StageSource::Shuffle { stages, .. }, TaskInput::Range(range))
+            if stages[..] == [range.stage] && stage.read_order().is_some() =>
         {
             Ok(())
         }
@@ -206,78 +181,11 @@ pub(super) fn decode_split(split: wire::Split) -> Result<Split> {
     })
 }
 
-fn encode_source(source: &ShuffleSource) -> wire::SourceRange {
-    wire::SourceRange {
-        task: source.task,
-        attempt: source.attempt,
-        offset: source.offset,
-        partitions: Some(encode_partitions(&source.partitions)),
-    }
-}
-
-fn decode_source(source: wire::SourceRange, count: usize) -> Result<ShuffleSource> {
-    let wire::SourceRange {
-        task,
-        attempt,
-        offset,
-        partitions,
-    } = source;
-    let partitions = decode_partitions(need(partitions, "partitions of a source")?)?;
-    if partitions.len() != count {
-        let got = partitions.len();
-        return Err(malformed(format_args!(
-            "a source of {got} partitions in a range of {count}"
-        )));
-    }
-    let mut end = Some(offset);
-    for partition in &partitions {
-        end = end.and_then(|end| end.checked_add(partition.bytes));
-    }
-    need(end, "end of an object below 2^64")?;
-    Ok(ShuffleSource {
-        task,
-        attempt,
-        offset,
-        partitions,
-    })
-}
-
-fn encode_partitions(partitions: &[PartitionMeta]) -> wire::Partitions {
-    wire::Partitions {
-        bytes: partitions.iter().map(|partition| partition.bytes).collect(),
-        rows: partitions.iter().map(|partition| partition.rows).collect(),
-        checksums: partitions
-            .iter()
-            .map(|partition| partition.checksum)
-            .collect(),
-    }
-}
-
-fn decode_partitions(partitions: wire::Partitions) -> Result<Vec<PartitionMeta>> {
-    let wire::Partitions {
-        bytes,
-        rows,
-        checksums,
-    } = partitions;
-    if bytes.len() != rows.len() || bytes.len() != checksums.len() {
-        return Err(malformed("columns of partitions differ in length"));
-    }
-    if bytes.len() > limits::SHUFFLE_PARTITIONS_MAX as usize {
-        return Err(malformed(format_args!("{} partitions", bytes.len())));
-    }
-    let columns = bytes.into_iter().zip(rows).zip(checksums);
-    let meta = |((bytes, rows), checksum)| PartitionMeta {
-        bytes,
-        rows,
-        checksum,
-    };
-    Ok(columns.map(meta).collect())
-}
-
 /// What a finished attempt reports.
 pub fn encode_success(success: &TaskSuccess) -> wire::TaskSuccess {
     let output = match &success.output {
         TaskOutput::Shuffle(partitions) => Output::Shuffle(encode_partitions(partitions)),
+        TaskOutput::Sorted(stretches) => Output::Sorted(encode_stretches(stretches)),
         TaskOutput::Files(files) => Output::Files(wire::Files {
             files: files.iter().map(encode_file).collect(),
         }),
@@ -296,6 +204,7 @@ pub fn encode_success(success: &TaskSuccess) -> wire::TaskSuccess {
 pub fn decode_success(success: wire::TaskSuccess) -> Result<TaskSuccess> {
     let output = match need(success.output, "output of a task")? {
         Output::Shuffle(partitions) => TaskOutput::Shuffle(decode_partitions(partitions)?),
+        Output::Sorted(run) => TaskOutput::Sorted(decode_stretches(run)?),
         Output::Files(files) => {
             TaskOutput::Files(files.files.into_iter().map(decode_file).collect())
         }

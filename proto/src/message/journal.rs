@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kiln_engine::id::{JobId, StageId, TaskId};
-use kiln_engine::plan::{ClusterShape, StageFacts, StageGraph, TaskFailure, TaskSuccess};
+use kiln_engine::plan::{ClusterShape, Cut, StageFacts, StageGraph, TaskFailure, TaskSuccess};
 
 use super::{JobState, JobStatus, Submission};
 
@@ -135,6 +135,19 @@ pub struct Prepared {
     /// its end, where those tasks end; the first begins at 0. 0 for the other tasks, and nothing at
     /// all where no task is of that kind.
     pub producers: Vec<u32>,
+    /// Where the order is cut that they read, one less than there are tasks; none where they read
+    /// something else.
+    pub cuts: Vec<Cut>,
+}
+
+impl Prepared {
+    /// How many tasks there are.
+    pub fn tasks(&self) -> usize {
+        match self.ends.is_empty() {
+            true => self.cuts.len() + 1,
+            false => self.ends.len(),
+        }
+    }
 }
 
 /// A task is done.

@@ -40,11 +40,15 @@ impl Random {
                     true => ends.iter().map(|_| self.u32()).collect(),
                     false => Vec::new(),
                 };
+                let mut cuts = self.several(5, Self::cut);
+                cuts.sort();
+                cuts.dedup();
                 Record::Prepared(Prepared {
                     job,
                     stage: StageId(self.u32()),
                     ends,
                     producers,
+                    cuts,
                 })
             }
             4 => Record::Won(Box::new(Won {

@@ -3,6 +3,7 @@
 mod choices;
 mod journal;
 mod messages;
+mod shuffle;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -449,9 +450,12 @@ impl Random {
     }
 
     fn sink(&mut self) -> SinkSpec {
-        match self.below(3) {
+        match self.below(4) {
             0 => SinkSpec::Shuffle {
                 partitioning: Partitioning::Single,
+            },
+            3 => SinkSpec::Shuffle {
+                partitioning: Partitioning::Sorted,
             },
             1 => {
                 let (keys, partitions) = (self.texts(), self.0.u32(1..=4096));
@@ -477,20 +481,33 @@ impl Random {
     pub(crate) fn spec(&mut self) -> TaskSpec {
         let (id, attempt) = (self.task(), self.u32());
         let sides: Vec<ShuffleInput> = self.several(4, Self::shuffle_input);
-        let operators = self.several(5, |random| random.operator(sides.len()));
-        let (source, input) = match self.bool() {
-            true => (
+        let mut operators = self.several(5, |random| random.operator(sides.len()));
+        let sink = self.sink();
+        if let SinkSpec::Shuffle {
+            partitioning: Partitioning::Sorted,
+        } = sink
+        {
+            let keys = self.sort_keys();
+            operators.push(OperatorSpec::Sort { keys });
+        }
+        let (source, input) = match self.below(3) {
+            0 => (
                 StageSource::Scan(self.scan_source(&operators)),
                 TaskInput::Splits(self.several(5, Self::split)),
             ),
-            false => self.shuffle_source(),
+            1 => self.shuffle_source(),
+            _ => {
+                let keys = self.sort_keys();
+                operators.insert(0, OperatorSpec::Sort { keys });
+                self.range_source()
+            }
         };
         let stage = Stage {
             id: id.stage,
             source,
             sides: sides.iter().map(|input| self.side(input)).collect(),
             operators,
-            sink: self.sink(),
+            sink,
             schema: self.schema(),
         };
         TaskSpec {
@@ -578,41 +595,6 @@ impl Random {
         }
     }
 
-    fn shuffle_source(&mut self) -> (StageSource, TaskInput) {
-        let inputs: Vec<_> = (0..1 + self.below(3))
-            .map(|_| self.shuffle_input())
-            .collect();
-        let source = StageSource::Shuffle {
-            stages: inputs.iter().map(|input| input.stage).collect(),
-            schema: self.schema(),
-            deal: self.one(&[Deal::Gather, Deal::Partitions, Deal::Producers]),
-        };
-        (source, TaskInput::Shuffle(inputs))
-    }
-
-    fn shuffle_input(&mut self) -> ShuffleInput {
-        let (stage, start, len) = (StageId(self.u32()), self.0.u32(..4000), self.0.u32(..20));
-        let sources = self.several(5, |random| ShuffleSource {
-            task: random.u32(),
-            attempt: random.u32(),
-            offset: random.u64() >> 1,
-            partitions: (0..len).map(|_| random.partition()).collect(),
-        });
-        ShuffleInput {
-            stage,
-            partitions: start..start + len,
-            sources,
-        }
-    }
-
-    fn partition(&mut self) -> PartitionMeta {
-        PartitionMeta {
-            bytes: self.u64() >> 10,
-            rows: self.u64(),
-            checksum: self.u64(),
-        }
-    }
-
     fn counts(&mut self) -> Counts {
         Counts {
             rows_in: self.u64(),
@@ -653,9 +635,10 @@ impl Random {
     }
 
     pub(crate) fn success(&mut self) -> TaskSuccess {
-        let output = match self.bool() {
-            true => TaskOutput::Shuffle(self.several(30, Self::partition)),
-            false => TaskOutput::Files(self.several(4, |random| OutputFile {
+        let output = match self.below(3) {
+            0 => TaskOutput::Shuffle(self.several(30, Self::partition)),
+            1 => TaskOutput::Sorted(self.stretches()),
+            _ => TaskOutput::Files(self.several(4, |random| OutputFile {
                 name: random.text(),
                 rows: random.u64(),
                 bytes: random.u64(),

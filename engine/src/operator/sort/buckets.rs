@@ -47,7 +47,7 @@ pub(super) fn sequences(
         let (setup, rows) = (Arc::clone(setup), Arc::clone(&rows));
         Box::new(move |emit: &mut dyn FnMut(_) -> Result<()>| {
             let mut places = in_one(bucket);
-            rows.sort(&setup, &mut places);
+            rows.sort_runs(&setup, &mut places);
             setup.cancel.check()?;
             rows.batches(&setup, &places, emit)
         }) as Morsel

@@ -186,6 +186,12 @@ impl Rows {
         places.sort_unstable_by(|one, other| self.compare(setup, one, other));
     }
 
+    /// The same, for rows that may be in order piece by piece, as those are that several tasks have
+    /// sorted. It finds such pieces and merges them; it takes memory for half of the places.
+    pub(super) fn sort_runs(&self, setup: &Setup, places: &mut [Place]) {
+        places.sort_by(|one, other| self.compare(setup, one, other));
+    }
+
     /// Hands the rows at `places` to `take`, in this order.
     pub(super) fn pick<'a>(
         &'a self,
