@@ -8,16 +8,20 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-/// How long what is freed may stay, in a process that is too large.
-const KEPT: Duration = Duration::from_millis(20);
+/// How long what is freed may stay, in a process that is about as large as it may be.
+const KEPT: Duration = Duration::from_millis(10);
 
-/// Keeps this process from growing far beyond `budget` bytes by what is free. As nothing depends on
-/// it, what the system refuses is done without.
+/// How much smaller than its budget a process has to be for that not to matter: about what it takes
+/// beside the budget.
+const ROOM: u64 = 384 << 20;
+
+/// Keeps this process from growing beyond `budget` bytes by what is free. As nothing depends on it,
+/// what the system refuses is done without.
 pub(crate) fn stay_near(budget: u64) {
     if rustix::thread::disable_transparent_huge_pages(true).is_err() {
         tracing::debug!("huge pages stay as they are");
     }
-    let enough = budget.saturating_add(budget / 4);
+    let enough = budget.saturating_sub(ROOM);
     let watch = move || {
         while let Some(bytes) = resident_bytes() {
             if bytes > enough {

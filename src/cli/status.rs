@@ -433,6 +433,7 @@ pub(crate) mod tests {
             s1       0/2         0  1,234,567       0 B     1,000        0 B        shuffle s0 → aggregate final → top 20 → shuffle single
 
             shuffle: 2 objects written, 2 PUT and 8 GET requests, 10.0 MB out, 0 B in
+            s1: 8 partitions in 2 tasks, 1 of them split in 2; the largest has 55 % of the rows
 
             counter          n
             ──────────────────
