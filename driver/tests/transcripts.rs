@@ -9,8 +9,8 @@
 //!     too, unless it is silent; one that comes back does not)
 //! heard e1 [ATTEMPT …]    gone e1    draining e1
 //! submit j1 [weight=N] [NAME]    bring j1    plan j1 STAGE; STAGE; …    planfailed j1 KIND MESSAGE
-//!     STAGE: (scan TASKS | read STAGES | gather STAGES | pass STAGES | range STAGE) [calling] [SIDE …]
-//!         -> SINK;
+//!     STAGE: INPUT [calling] [SIDE …] -> SINK;
+//!     INPUT: (scan TASKS | read STAGES | gather STAGES | pass STAGES | range STAGE);
 //!     SIDE: beside STAGE (broadcast) | with STAGE (brought together with the source)
 //!         | joining STAGE (brought together, and an inner join looks up in it);
 //!     SINK: hash PARTITIONS | single | sorted | files;
