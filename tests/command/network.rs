@@ -34,7 +34,7 @@ fn words(number: u32) -> String {
 fn nobody_lost(driver: &Driver, id: &str) -> Value {
     let job = driver.job_json(id);
     for (stage, attempt) in attempts(&job) {
-        // Where the machine is busy a slow task gets a second attempt, and one of the two is stopped.
+        // On a busy machine a slow task gets a second attempt, and one of the two is stopped.
         let state = attempt["state"].as_str();
         let good = matches!(state, Some("won" | "cancelled"));
         assert!(good, "stage={stage} {job:#}");
