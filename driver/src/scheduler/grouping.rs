@@ -134,7 +134,7 @@ pub(super) fn group(sizes: &[u64], tasks: u64) -> Vec<Range<u32>> {
 }
 
 /// All bytes. Sizes are an executor's word: they must not overflow whatever it says.
-fn sum(sizes: &[u64]) -> u64 {
+pub(super) fn sum(sizes: &[u64]) -> u64 {
     sizes
         .iter()
         .fold(0, |sum, &bytes| sum.saturating_add(bytes))

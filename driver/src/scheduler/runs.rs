@@ -61,10 +61,8 @@ impl Runs {
             same
         });
         let sizes: Vec<u64> = marks.iter().map(|(_, bytes)| *bytes).collect();
-        let bytes = sizes
-            .iter()
-            .fold(0, |sum: u64, &bytes| sum.saturating_add(bytes));
-        let tasks = grouping::tasks(bytes, slots).min(most).max(1);
+        let tasks = grouping::tasks(grouping::sum(&sizes), slots);
+        let tasks = tasks.min(most).max(1);
         let ranges = grouping::group(&sizes, tasks).into_iter();
         let starts = ranges
             .skip(1)
