@@ -69,6 +69,13 @@ pub const CUT_KEY_BYTES_MAX: usize = 128;
 /// Alignment of block starts in a shuffle object, so that blocks decode without a copy.
 pub const SHUFFLE_ALIGN_BYTES: usize = 64;
 
+/// Threads of a process that wait for local files at the same time, for each core: enough to have
+/// some wait and some copy.
+pub const FILE_THREADS_PER_CORE: usize = 2;
+
+/// Least number of them: disks want several requests at once, whoever asks.
+pub const FILE_THREADS_MIN: usize = 8;
+
 /// Bytes in flight from storage to one task, fetched but not yet computed on.
 pub const PREFETCH_BYTES: u64 = 64 << 20;
 

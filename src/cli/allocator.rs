@@ -73,6 +73,10 @@ mod tests {
 
     #[test]
     fn memory_is_kept_for_a_second_by_the_option_that_has_no_name() {
-        assert_eq!(option(PURGE_DELAY), 1000, "mimalloc numbers its options otherwise");
+        assert_eq!(
+            option(PURGE_DELAY),
+            1000,
+            "mimalloc numbers its options otherwise"
+        );
     }
 }

@@ -11,7 +11,7 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use super::object::Block;
 use crate::error::Result;
 use crate::limits::UPLOAD_PART_BYTES;
-use crate::storage::{file_error, storage_error};
+use crate::storage::{file_error, on_file_thread, storage_error};
 
 /// Parts on their way at once.
 const PARTS_AT_ONCE: usize = 4;
@@ -124,7 +124,7 @@ impl Block {
                 offset,
                 bytes,
             } => {
-                let read = tokio::task::spawn_blocking(move || file.read(offset, bytes)).await;
+                let read = on_file_thread(move || file.read(offset, bytes)).await;
                 read.unwrap_or_else(|error| Err(error.into()))
                     .map_err(failed)
             }

@@ -17,7 +17,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, coalesce_ranges};
 
 use crate::error::{Error, Result};
 use crate::metrics::TaskMetrics;
-use crate::storage::{Stores, file_error, local_path, storage_error};
+use crate::storage::{Stores, file_error, local_path, on_file_thread, storage_error};
 
 /// Ranges of an object closer than this are fetched together: reading a megabyte over is cheaper
 /// than another request.
@@ -101,7 +101,7 @@ impl InputFile {
         match &self.place {
             Place::Local(path) => {
                 let path = Arc::clone(path);
-                let read = tokio::task::spawn_blocking(move || local_version(&path)).await;
+                let read = on_file_thread(move || local_version(&path)).await;
                 let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
                 read.map(Some).map_err(|error| self.read_error(error))
             }
@@ -145,7 +145,7 @@ impl InputFile {
             Place::Local(path) => {
                 TaskMetrics::count(&self.metrics.gets, 1);
                 let (path, ranges) = (Arc::clone(path), ranges.clone());
-                let read = tokio::task::spawn_blocking(move || read_local(&path, &ranges)).await;
+                let read = on_file_thread(move || read_local(&path, &ranges)).await;
                 read.unwrap_or_else(|error| Err(io::Error::other(error)))
                     .map_err(|error| self.read_error(error))?
             }

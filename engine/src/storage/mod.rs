@@ -17,6 +17,7 @@ mod programs;
 mod remote;
 mod shuffle_store;
 mod stores;
+mod waiting;
 
 pub use conditional::{Created, create};
 pub use fault::storage_error;
@@ -31,3 +32,4 @@ pub use shuffle_store::{Compression, ShuffleObject, ShuffleStore};
 pub use stores::Stores;
 
 pub(crate) use fault::file_error;
+pub(crate) use waiting::on_file_thread;

@@ -166,11 +166,11 @@ async fn get(
     }
 }
 
-/// Runs `work` where blocking is allowed.
+/// Runs `work`, which reads local files, where it may wait for them.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match storage::on_file_thread(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::internal("a reading thread failed").with_source(error)),
     }

@@ -17,6 +17,7 @@ use object_store::{PutPayload, Result};
 use super::{generic, lock};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::scratch::{Scratch, ScratchKind};
+use crate::storage::on_file_thread;
 
 /// Room for segments.
 pub(super) struct Space {
@@ -73,7 +74,7 @@ impl Space {
             return Ok(payload.into_iter().map(segment).collect());
         }
         let space = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || space.disk.write(&payload)).await?;
+        let written = on_file_thread(move || space.disk.write(&payload)).await?;
         Ok(vec![Segment::Disk(
             Arc::new(written.map_err(generic)?),
             bytes,
@@ -92,7 +93,7 @@ impl Segment {
     pub(super) async fn read(self, range: Range<u64>) -> Result<Bytes> {
         match self {
             Segment::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Segment::Disk(file, _) => tokio::task::spawn_blocking(move || file.read(range))
+            Segment::Disk(file, _) => on_file_thread(move || file.read(range))
                 .await?
                 .map_err(generic),
         }
