@@ -126,6 +126,55 @@ impl DataFrame {
         })
     }
 
+    /// The rows dealt out to `partitions` tasks, however few or many they were in: to spread work
+    /// that is expensive for each row, or to write so many groups of files. Each thread that writes
+    /// a task's rows makes a file, so there are at least as many files as tasks with rows.
+    ///
+    /// A row's values say where it goes, so rows that are the same go to the same task; those of
+    /// columns that have no order, such as lists, do not count. All rows are shuffled.
+    ///
+    /// # Errors
+    /// `Invalid` for no partitions, for more than
+    /// [`SHUFFLE_PARTITIONS_MAX`](kiln_engine::limits::SHUFFLE_PARTITIONS_MAX), and for rows without
+    /// a column that counts.
+    pub fn repartition(&self, partitions: u32) -> Result<Self> {
+        self.repartition_by(partitions, [] as [&str; 0])
+    }
+
+    /// The rows dealt out to `partitions` tasks, those with the same values in the columns `keys`
+    /// to the same one. Null is a value like any other.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::repartition`]; `Invalid` if a column is unknown or has no order.
+    pub fn repartition_by(
+        &self,
+        partitions: u32,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Self> {
+        self.then(LogicalPlan::Repartition {
+            input: self.input(),
+            keys: keys.into_iter().map(Into::into).collect(),
+            partitions,
+        })
+    }
+
+    /// The rows of each task in order, as for [`DataFrame::sort`], and no order between those of
+    /// different tasks. Nothing is shuffled: behind [`DataFrame::repartition_by`] the rows of a key
+    /// are next to one another, and in each file in order.
+    ///
+    /// # Errors
+    /// As for [`DataFrame::sort`].
+    pub fn sort_within_partitions(
+        &self,
+        keys: impl IntoIterator<Item = impl Into<SortKey>>,
+    ) -> Result<Self> {
+        let keys = keys.into_iter().map(Into::into).collect();
+        self.then(LogicalPlan::SortPartitions {
+            input: self.input(),
+            keys,
+        })
+    }
+
     /// The first `rows` rows; any, where there is no order.
     ///
     /// # Errors

@@ -2,9 +2,11 @@
 //! a process that stays small.
 //!
 //! Each job runs in a process of its own, this program once more: what that process needed at most
-//! is what it is about. Data and memory are a tenth of what is promised for 512 MiB; with
-//! `KILN_SCALE=10` they are the whole.
+//! is what it is about. It has the allocator of the command, set as the command sets it. Data and
+//! memory are a tenth of what is promised for 512 MiB; with `KILN_SCALE=10` they are the whole.
 
+#[path = "../../src/cli/allocator.rs"]
+mod allocator;
 mod faults;
 
 use std::fs::{self, File};
@@ -142,6 +144,7 @@ fn job() {
     };
     let data = PathBuf::from(std::env::var(DATA).expect("a place for data"));
     let session = || {
+        allocator::stay_near(memory());
         let session = Session::builder().threads(2).memory(memory()).build();
         session.expect("a session")
     };

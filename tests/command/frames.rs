@@ -1,6 +1,9 @@
 //! What data frames do with columns and with one another, through the library.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use expect_test::{Expect, expect};
@@ -346,4 +349,102 @@ fn a_table_may_grow_columns_and_wider_numbers() {
     let refused = refused.expect_err("the files are not one table").report();
     let place = directory.path().display().to_string();
     expect![[r#"the files are not one table: column "id" is Int16 in file:///old/part-00000.parquet and Utf8View in file:///other/part-00000.parquet"#]].assert_eq(&refused.replace(&place, ""));
+}
+
+/// The rows of each file of a CSV output, in the order of names.
+fn files_of(output: &Path) -> Vec<Vec<(i64, i64)>> {
+    let entries = std::fs::read_dir(output).expect("an output");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a file").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "csv"));
+    paths.sort();
+    let number = |text: &str| text.parse::<i64>().expect("a number");
+    let row = |line: &str| {
+        let (key, value) = line.split_once(',').expect("two columns");
+        (number(key), number(value))
+    };
+    let rows = |path| {
+        let text = std::fs::read_to_string(path).expect("a file");
+        text.lines().skip(1).map(row).collect()
+    };
+    paths.into_iter().map(rows).collect()
+}
+
+#[test]
+fn rows_are_dealt_out_by_their_values_and_in_order_where_they_are() {
+    let mut rows: Vec<(i64, i64)> = (0..1000)
+        .map(|n| (n * 7_919 % 50, n * 104_729 % 1_000))
+        .collect();
+    let lines: String = rows.iter().map(|(k, v)| format!("{k},{v}\n")).collect();
+    let table = table(&format!("key,value\n{lines}"));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, frame: kiln::Result<DataFrame>| {
+        let place = directory.path().join(name);
+        let written = frame.and_then(|frame| frame.write_csv(&place.display().to_string()));
+        written.expect("the rows are written");
+        files_of(&place)
+    };
+    let order = [col("value").desc(), col("key").asc()];
+    let by_key = table
+        .repartition_by(4, ["key"])
+        .and_then(|frame| frame.sort_within_partitions(order));
+    let by_key = write("by_key", by_key);
+    assert_eq!(by_key.len(), 4, "a task has no rows or several files");
+    let keys: Vec<BTreeSet<i64>> = by_key
+        .iter()
+        .map(|file| file.iter().map(|(key, _)| *key).collect())
+        .collect();
+    let apart: usize = keys.iter().map(BTreeSet::len).sum();
+    assert_eq!(apart, 50, "a key is in several tasks");
+    let place = |(key, value): &(i64, i64)| (Reverse(*value), *key);
+    assert!(by_key.iter().all(|file| file.is_sorted_by_key(place)));
+    let order = [col("value").asc()];
+    let by_rows = table
+        .repartition(3)
+        .and_then(|frame| frame.sort_within_partitions(order));
+    let by_rows = write("by_rows", by_rows);
+    assert_eq!(by_rows.len(), 3, "a task has no rows or several files");
+    rows.sort_unstable();
+    for files in [by_key, by_rows] {
+        let mut written = files.concat();
+        written.sort_unstable();
+        assert_eq!(written, rows);
+    }
+}
+
+#[test]
+fn rows_cannot_be_dealt_out_to_nobody_nor_by_what_is_not_there() {
+    check(
+        people().repartition(0),
+        &expect![[r#"
+        rows cannot be dealt out to so many tasks partitions=0 least=1 most=4096
+    "#]],
+    );
+    check(
+        people().repartition(5_000),
+        &expect![[r#"
+        rows cannot be dealt out to so many tasks partitions=5000 least=1 most=4096
+    "#]],
+    );
+    check(
+        people().repartition_by(2, ["nme"]),
+        &expect![[r#"
+        unknown column "nme": did you mean "name"? columns=id, name
+    "#]],
+    );
+    check(
+        people().sort_within_partitions([] as [kiln::Expr; 0]),
+        &expect![[r#"
+            an order needs at least one key
+        "#]],
+    );
+    check(
+        people().repartition(7),
+        &expect![[r#"
+        id  name
+        ────────
+         1  Ada
+         2  Ben
+         4  Dan
+    "#]],
+    );
 }

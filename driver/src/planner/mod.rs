@@ -34,6 +34,7 @@ mod inputs;
 
 mod pipe;
 mod stages;
+mod uses;
 
 mod joins;
 

@@ -72,6 +72,8 @@ pub(super) fn with_inputs(node: &LogicalPlan, inputs: Vec<Arc<LogicalPlan>>) -> 
         | LogicalPlan::Reduce { input, .. }
         | LogicalPlan::Aggregate { input, .. }
         | LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Repartition { input, .. }
+        | LogicalPlan::SortPartitions { input, .. }
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => put(input),
         LogicalPlan::Join { left, right, .. } => {
@@ -128,6 +130,8 @@ fn add_column_names(plan: &LogicalPlan, names: &mut Vec<String>) {
         LogicalPlan::Filter { input, .. }
         | LogicalPlan::Explode { input, .. }
         | LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Repartition { input, .. }
+        | LogicalPlan::SortPartitions { input, .. }
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => add_column_names(input, names),
     }
@@ -203,6 +207,8 @@ fn add_types(plan: &LogicalPlan, names: &BTreeSet<String>, found: &mut Vec<(Stri
         }
         LogicalPlan::Filter { input, .. }
         | LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Repartition { input, .. }
+        | LogicalPlan::SortPartitions { input, .. }
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => add_types(input, names, found),
     }

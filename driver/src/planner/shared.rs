@@ -172,6 +172,10 @@ fn hash_node(plan: &LogicalPlan, hasher: &mut DefaultHasher) {
             ..
         } => format!("{group_by:?}{aggregates:?}"),
         LogicalPlan::Sort { keys, limit, .. } => format!("{keys:?}{limit:?}"),
+        LogicalPlan::Repartition {
+            keys, partitions, ..
+        } => format!("{keys:?}{partitions}"),
+        LogicalPlan::SortPartitions { keys, .. } => format!("{keys:?}"),
         LogicalPlan::Limit { offset, limit, .. } => format!("{offset} {limit}"),
         LogicalPlan::Join {
             kind, on, filter, ..

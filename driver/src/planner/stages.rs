@@ -18,7 +18,7 @@ use kiln_engine::expr::{AggregateExpr, Expr, SortKey, col, output_name};
 use kiln_engine::id::StageId;
 use kiln_engine::plan::{
     AggregateMode, Deal, LogicalPlan, OperatorSpec, Output, Partitioning, Scan, ScanSpec, SinkSpec,
-    Stage, StageGraph, schema_of,
+    Stage, StageGraph, partition_keys, schema_of,
 };
 use kiln_engine::{Error, Result, limits};
 
@@ -27,6 +27,7 @@ use super::order::order_of_result;
 use super::pipe::Pipe;
 use super::rewrite::columns;
 use super::statistics::{Estimate, bytes_at_most, estimate};
+use super::uses::Uses;
 use super::{ClusterShape, PlannerSettings, StageFacts};
 
 /// Bytes of rows that one partition of a hash shuffle is meant to hold: a fraction of what a task
@@ -257,6 +258,17 @@ impl Stages {
                 let below = needed.map(|needed| with(needed, own));
                 self.sort(node, input, keys, *limit, below.as_ref())
             }
+            LogicalPlan::Repartition {
+                input,
+                keys,
+                partitions,
+            } => self.repartition(node, input, keys, *partitions),
+            LogicalPlan::SortPartitions { input, keys } => {
+                let own = columns(keys.iter().map(|key| &key.expr));
+                let below = needed.map(|needed| with(needed, own));
+                let pipe = self.build(input, below.as_ref())?;
+                then(pipe, OperatorSpec::Sort { keys: keys.clone() })
+            }
             LogicalPlan::Limit {
                 input,
                 offset,
@@ -374,6 +386,39 @@ impl Stages {
             false => self
                 .read_back(vec![stage], Deal::Partitions)
                 .brought_together(keys),
+        }))
+    }
+
+    /// The rows of `input` in so many tasks.
+    fn repartition(
+        &mut self,
+        node: &Arc<LogicalPlan>,
+        input: &Arc<LogicalPlan>,
+        keys: &[String],
+        partitions: u32,
+    ) -> Result<Option<Pipe>> {
+        let key = format!("repartition {:x}", address(node));
+        let stage = match self.keys.get(&key) {
+            Some(&stage) => stage,
+            None => {
+                // Whoever reads it may want other columns.
+                let Some(pipe) = self.as_written(input)? else {
+                    return Ok(None);
+                };
+                let sink = match partitions {
+                    1 => single(),
+                    _ => hash(&partition_keys(keys, pipe.schema()), partitions),
+                };
+                self.give(key, pipe, sink, input)
+            }
+        };
+        let pipe = match partitions {
+            1 => self.read_back(vec![stage], Deal::Gather),
+            _ => self.read_back(vec![stage], Deal::Each),
+        };
+        Ok(Some(match keys {
+            [] => pipe,
+            keys => pipe.brought_together(keys),
         }))
     }
 
@@ -621,65 +666,12 @@ fn is_identity(exprs: &[Expr], pipe: &Pipe) -> bool {
         && pairs.all(|(expr, field)| matches!(expr, Expr::Column(name) if name == field.name()))
 }
 
-/// In how many places of a plan each node stands that is worth to be run once.
-#[derive(Default)]
-struct Uses {
-    counts: BTreeMap<usize, u32>,
-    /// Whether a node is worth it, for those that have been looked at.
-    works: HashMap<usize, bool>,
-    seen: BTreeSet<usize>,
-}
-
-impl Uses {
-    fn of(plan: &Arc<LogicalPlan>) -> Self {
-        let mut uses = Uses::default();
-        uses.count_below(plan);
-        uses
-    }
-
-    /// The nodes that stand in more than one place.
-    fn several(self) -> BTreeSet<usize> {
-        let several = self.counts.into_iter().filter(|(_, uses)| *uses > 1);
-        several.map(|(node, _)| node).collect()
-    }
-
-    /// What is below a node that is run once is run once with it, so each is looked at once.
-    fn count_below(&mut self, node: &Arc<LogicalPlan>) {
-        if !self.seen.insert(address(node)) {
-            return;
-        }
-        for input in node.inputs() {
-            if self.works(input) {
-                *self.counts.entry(address(input)).or_default() += 1;
-            }
-            self.count_below(input);
-        }
-    }
-
-    /// Whether a node does more than pass on what it scans, or may pass on other rows each time.
-    fn works(&mut self, node: &Arc<LogicalPlan>) -> bool {
-        if let Some(&known) = self.works.get(&address(node)) {
-            return known;
-        }
-        let works = match &**node {
-            LogicalPlan::Scan(_) => false,
-            LogicalPlan::Join { .. }
-            | LogicalPlan::Apply { .. }
-            | LogicalPlan::Reduce { .. }
-            | LogicalPlan::Aggregate { .. }
-            | LogicalPlan::Sort { .. }
-            | LogicalPlan::Limit { .. } => true,
-            other => other.inputs().into_iter().any(|input| self.works(input)),
-        };
-        self.works.insert(address(node), works);
-        works
-    }
-}
-
 /// The order in which a node gives its rows, if it has one.
 fn order_of(node: &LogicalPlan) -> Option<Vec<SortKey>> {
     match node {
-        LogicalPlan::Sort { keys, .. } => Some(keys.clone()),
+        LogicalPlan::Sort { keys, .. } | LogicalPlan::SortPartitions { keys, .. } => {
+            Some(keys.clone())
+        }
         LogicalPlan::Limit { input, .. } | LogicalPlan::Filter { input, .. } => order_of(input),
         LogicalPlan::Project { input, exprs } => {
             let keys = order_of(input)?;

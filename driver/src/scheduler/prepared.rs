@@ -56,7 +56,7 @@ impl Ends {
                         producers: start..producer,
                     }
                 }
-                Deal::Gather | Deal::Partitions => Part::Partitions(range..end),
+                Deal::Gather | Deal::Partitions | Deal::Each => Part::Partitions(range..end),
                 Deal::Producers => Part::Producers(range..end),
                 Deal::Ranges => return None,
             });

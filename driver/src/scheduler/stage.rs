@@ -201,6 +201,13 @@ impl StageRun {
                 ranges.map(Part::Producers).collect()
             }
             Deal::Partitions => self.deal_partitions(before, slots),
+            Deal::Each => {
+                let count = sources.iter().map(|run| run.partition_count()).max();
+                let count = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
+                (0..count)
+                    .map(|one| Part::Partitions(one..one + 1))
+                    .collect()
+            }
         };
         self.prepare(parts);
     }

@@ -119,6 +119,27 @@ async fn an_order_is_cut_into_ranges_if_it_is_that_of_the_result() {
 }
 
 #[tokio::test]
+async fn rows_are_dealt_out_to_as_many_tasks_as_asked_for() {
+    let inputs = Inputs::new([300; 4]);
+    let counts = sort(word_counts(inputs.lines()), [col("count").desc()]);
+    let dealt = |input, keys: &[&str], partitions| {
+        Arc::new(LogicalPlan::Repartition {
+            input,
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            partitions,
+        })
+    };
+    let by_length = dealt(dealt(counts, &[], 3), &["count"], 5);
+    let in_order = Arc::new(LogicalPlan::SortPartitions {
+        input: by_length,
+        keys: vec![col("count").asc(), col("word").asc()],
+    });
+    let same = aggregate(in_order, [col("count")], [count_all().alias("words")]);
+    let expected = expect_file!["repartition.txt"];
+    inputs.check(dealt(same, &[], 1), &EMBEDDED, expected).await;
+}
+
+#[tokio::test]
 async fn matching_lines_are_filtered_where_they_are_read() {
     let inputs = Inputs::new([300; 4]);
     let matching = filter(

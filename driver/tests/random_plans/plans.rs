@@ -77,7 +77,7 @@ impl<'a> Plans<'a> {
         };
         let input = self.node(input_depth);
         for _ in 0..4 {
-            let node = match self.random.u8(0..20) {
+            let node = match self.random.u8(0..21) {
                 0..3 => self.filter(&input),
                 3..6 => self.project(&input),
                 6..12 => {
@@ -92,6 +92,7 @@ impl<'a> Plans<'a> {
                 16 => self.distinct(&input),
                 17 => self.union(&input, depth),
                 18 => self.sort(&input),
+                19 => self.dealt_out(&input),
                 _ => self.limit(&input),
             };
             let schema = schema_of(&node.plan);
@@ -538,6 +539,30 @@ impl<'a> Plans<'a> {
                 limit,
             }),
             columns: input.columns,
+        }
+    }
+
+    /// The same rows in other tasks, perhaps in an order there.
+    fn dealt_out(&mut self, input: &Node) -> Node {
+        let firm = input.columns.iter().filter(|column| column.firm);
+        let mut keys: Vec<String> = firm.map(|column| column.name.clone()).collect();
+        self.random.shuffle(&mut keys);
+        keys.truncate(self.random.usize(0..3));
+        let order = keys.first().map(|name| col(name).desc());
+        let mut plan = LogicalPlan::Repartition {
+            input: Arc::clone(&input.plan),
+            keys,
+            partitions: self.random.u32(1..6),
+        };
+        if let Some(key) = order.filter(|_| self.random.bool()) {
+            plan = LogicalPlan::SortPartitions {
+                input: Arc::new(plan),
+                keys: vec![key],
+            };
+        }
+        Node {
+            plan: Arc::new(plan),
+            columns: input.columns.clone(),
         }
     }
 

@@ -89,6 +89,7 @@ impl Reference {
                 rows.truncate(limit.map_or(usize::MAX, |limit| limit as usize));
                 rows
             }
+            LogicalPlan::Repartition { .. } | LogicalPlan::SortPartitions { .. } => rows.to_vec(),
             LogicalPlan::Limit { offset, limit, .. } => {
                 let rest = rows.iter().skip(*offset as usize);
                 rest.take(*limit as usize).cloned().collect()

@@ -125,6 +125,9 @@ fn select(plan: &LogicalPlan, inputs: &[String]) -> String {
                 inputs[0]
             )
         }
+        LogicalPlan::Repartition { .. } | LogicalPlan::SortPartitions { .. } => {
+            format!("SELECT * FROM {}", inputs[0])
+        }
         LogicalPlan::Union { .. } => {
             let all = inputs.iter().map(|input| format!("SELECT * FROM {input}"));
             all.collect::<Vec<_>>().join(" UNION ALL ")

@@ -187,6 +187,10 @@ impl Job<'_> {
                 };
                 match deal {
                     Deal::Gather => vec![(read(0..count, &|_| true), sides(self, 0..count))],
+                    Deal::Each => {
+                        let task = |one| (read(one..one + 1, &|_| true), sides(self, one..one + 1));
+                        (0..count).map(task).collect()
+                    }
                     Deal::Producers => {
                         let tasks = 3;
                         let task =

@@ -121,6 +121,15 @@ fn logical_line(plan: &LogicalPlan) -> String {
         LogicalPlan::Sort {
             keys, limit: None, ..
         } => format!("sort by {}", List(keys)),
+        LogicalPlan::Repartition {
+            keys, partitions, ..
+        } => match &keys[..] {
+            [] => format!("repartition into {partitions}"),
+            keys => format!("repartition into {partitions} by {}", List(keys)),
+        },
+        LogicalPlan::SortPartitions { keys, .. } => {
+            format!("sort within partitions by {}", List(keys))
+        }
         LogicalPlan::Limit { offset, limit, .. } => limit_line(*offset, *limit),
         LogicalPlan::Write { output, .. } => write_line(output),
     }
@@ -245,6 +254,7 @@ fn source_line(source: &StageSource) -> String {
             let word = match deal {
                 Deal::Gather => "gather",
                 Deal::Partitions => "read",
+                Deal::Each => "read each partition of",
                 Deal::Producers => "pass on",
                 Deal::Ranges => "read ranges of",
             };
@@ -298,6 +308,9 @@ fn extent(source: &StageSource) -> String {
         StageSource::Shuffle {
             deal: Deal::Gather, ..
         } => counted(1, "task"),
+        StageSource::Shuffle {
+            deal: Deal::Each, ..
+        } => "a task for each partition".to_owned(),
         StageSource::Shuffle { .. } => "tasks by shuffled size".to_owned(),
     }
 }

@@ -28,15 +28,16 @@ impl LogicalPlan {
                 let operands = aggregates.iter().flat_map(AggregateExpr::operands);
                 group_by.iter().chain(operands).collect()
             }
-            LogicalPlan::Sort { keys, .. } | LogicalPlan::Reduce { order: keys, .. } => {
-                keys.iter().map(|key| &key.expr).collect()
-            }
+            LogicalPlan::Sort { keys, .. }
+            | LogicalPlan::SortPartitions { keys, .. }
+            | LogicalPlan::Reduce { order: keys, .. } => keys.iter().map(|key| &key.expr).collect(),
             LogicalPlan::Join { on, filter, .. } => {
                 let keys = on.iter().flat_map(|(left, right)| [left, right]);
                 keys.chain(filter).collect()
             }
             LogicalPlan::Explode { .. }
             | LogicalPlan::Apply { .. }
+            | LogicalPlan::Repartition { .. }
             | LogicalPlan::Limit { .. }
             | LogicalPlan::Union { .. }
             | LogicalPlan::Write { .. } => Vec::new(),

@@ -76,6 +76,24 @@ pub enum LogicalPlan {
         /// How many rows to keep, or all.
         limit: Option<u64>,
     },
+    /// The rows dealt out to so many tasks. Which row goes where depends on its values alone, so
+    /// that a task that is run again gets the same rows, and rows that are equal stay together.
+    Repartition {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// Rows that have the same values in these columns go to the same task; where there are
+        /// none, rows that are the same in all columns that can be a key.
+        keys: Vec<String>,
+        /// How many tasks, 1 to [`SHUFFLE_PARTITIONS_MAX`](crate::limits::SHUFFLE_PARTITIONS_MAX).
+        partitions: u32,
+    },
+    /// The rows of each task in order, and no order between those of different tasks.
+    SortPartitions {
+        /// Where rows come from.
+        input: Arc<LogicalPlan>,
+        /// Most significant first.
+        keys: Vec<SortKey>,
+    },
     /// Some rows: `offset` are passed over, then at most `limit` kept.
     Limit {
         /// Where rows come from.
@@ -219,6 +237,8 @@ impl LogicalPlan {
             | LogicalPlan::Reduce { input, .. }
             | LogicalPlan::Aggregate { input, .. }
             | LogicalPlan::Sort { input, .. }
+            | LogicalPlan::Repartition { input, .. }
+            | LogicalPlan::SortPartitions { input, .. }
             | LogicalPlan::Limit { input, .. }
             | LogicalPlan::Write { input, .. } => vec![input],
             LogicalPlan::Join { left, right, .. } => vec![left, right],

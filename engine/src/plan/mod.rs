@@ -20,7 +20,7 @@ pub use output::{
     is_part_name, part_prefix, recorded_upload, upload_record,
 };
 pub use program::{Binary, Program, Sha256};
-pub use schema::{check_size, schema_of, schema_over};
+pub use schema::{check_size, partition_keys, schema_of, schema_over};
 pub use stage::{
     AggregateMode, ClusterShape, Deal, FileMeta, JoinStep, KeyFilterSpec, OperatorSpec,
     Partitioning, ScanSpec, Side, SinkSpec, Split, Stage, StageFacts, StageGraph, StageSource,

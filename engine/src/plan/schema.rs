@@ -136,6 +136,16 @@ fn schema_over_one(node: &LogicalPlan, input: SchemaRef) -> Result<SchemaRef> {
             check_sort_keys(keys, &input)?;
             Ok(input)
         }
+        LogicalPlan::Repartition {
+            keys, partitions, ..
+        } => {
+            check_partitions(keys, *partitions, &input)?;
+            Ok(input)
+        }
+        LogicalPlan::SortPartitions { keys, .. } => {
+            check_sort_keys(keys, &input)?;
+            Ok(input)
+        }
         LogicalPlan::Limit { .. } => Ok(input),
         LogicalPlan::Write { output, .. } => {
             output::check(output, &input)?;
@@ -266,6 +276,36 @@ fn check_sort_keys(keys: &[SortKey], input: &Schema) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks what a repartition asks for.
+fn check_partitions(keys: &[String], partitions: u32, input: &Schema) -> Result<()> {
+    let most = limits::SHUFFLE_PARTITIONS_MAX;
+    if !(1..=most).contains(&partitions) {
+        return Err(Error::invalid(format!(
+            "rows cannot be dealt out to so many tasks partitions={partitions} least=1 most={most}"
+        )));
+    }
+    for key in keys {
+        check_sort_keys(&[col(key).asc()], input)?;
+    }
+    if partition_keys(keys, input).is_empty() {
+        return Err(Error::invalid(
+            "no column of the rows has values that say to which task they go",
+        ));
+    }
+    Ok(())
+}
+
+/// The columns of `input` by whose values a repartition by `keys` deals rows out: with no keys, all
+/// that have values which can be a key.
+pub fn partition_keys(keys: &[String], input: &Schema) -> Vec<String> {
+    if !keys.is_empty() {
+        return keys.to_vec();
+    }
+    let fields = input.fields().iter();
+    let can = fields.filter(|field| typing::is_ordered(field.data_type()));
+    can.map(|field| field.name().clone()).collect()
 }
 
 fn explode_schema(column: &str, input: &Schema) -> Result<SchemaRef> {

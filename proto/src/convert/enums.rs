@@ -51,7 +51,7 @@ twins! {
     AttemptState: Running, Won, Failed, Lost, Cancelled;
     BinaryOp: Add, Subtract, Multiply, Divide, Modulo, Equal, NotEqual, Less, LessOrEqual, Greater,
         GreaterOrEqual, And, Or;
-    Deal: Gather, Partitions, Producers, Ranges;
+    Deal: Gather, Partitions, Producers, Ranges, Each;
     ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal, Program;
     FileFormat: Parquet, Csv, Json;
     Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike,

@@ -188,6 +188,15 @@ fn encode_node(plan: &LogicalPlan, exprs: &mut ExprWriter) -> Result<Node> {
             ..
         } => Node::Group(exprs.write_group(group_by, aggregates)?),
         LogicalPlan::Sort { keys, limit, .. } => Node::Sort(exprs.write_sort(keys, *limit)?),
+        LogicalPlan::Repartition {
+            keys, partitions, ..
+        } => Node::Repartition(wire::Repartition {
+            keys: keys.clone(),
+            partitions: *partitions,
+        }),
+        LogicalPlan::SortPartitions { keys, .. } => {
+            Node::SortPartitions(exprs.write_sort(keys, None)?)
+        }
         LogicalPlan::Limit { offset, limit, .. } => Node::Limit(wire::Limit {
             offset: *offset,
             limit: *limit,
@@ -282,6 +291,18 @@ fn decode_over_one(
                 limit: sort.limit,
             }
         }
+        Node::Repartition(wire::Repartition { keys, partitions }) => LogicalPlan::Repartition {
+            input,
+            keys,
+            partitions,
+        },
+        Node::SortPartitions(sort) if sort.limit.is_some() => {
+            return Err(malformed("partitions in order with a limit"));
+        }
+        Node::SortPartitions(sort) => LogicalPlan::SortPartitions {
+            input,
+            keys: exprs.take_sort(sort.keys)?,
+        },
         Node::Limit(wire::Limit { offset, limit }) => LogicalPlan::Limit {
             input,
             offset,

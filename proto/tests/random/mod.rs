@@ -338,7 +338,7 @@ impl Random {
     }
 
     fn over_one(&mut self, input: Arc<LogicalPlan>) -> LogicalPlan {
-        match self.below(7) {
+        match self.below(11) {
             0 => LogicalPlan::Project {
                 input,
                 exprs: self.exprs(),
@@ -379,6 +379,15 @@ impl Random {
                 input,
                 offset: self.u64(),
                 limit: self.u64(),
+            },
+            8 => LogicalPlan::Repartition {
+                input,
+                keys: self.texts(),
+                partitions: self.u32(),
+            },
+            9 => LogicalPlan::SortPartitions {
+                input,
+                keys: self.sort_keys(),
             },
             _ => LogicalPlan::Write {
                 input,

@@ -15,7 +15,7 @@ impl Random {
         let source = StageSource::Shuffle {
             stages: inputs.iter().map(|input| input.stage).collect(),
             schema: self.schema(),
-            deal: self.one(&[Deal::Gather, Deal::Partitions, Deal::Producers]),
+            deal: self.one(&[Deal::Gather, Deal::Partitions, Deal::Each, Deal::Producers]),
         };
         (source, TaskInput::Shuffle(inputs))
     }

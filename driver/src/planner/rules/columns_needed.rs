@@ -83,7 +83,14 @@ fn prune(plan: &LogicalPlan, needed: &Needed) -> LogicalPlan {
         LogicalPlan::Explode { input, column } => {
             pass(plan, input, needed, [column.clone()].into())
         }
-        LogicalPlan::Sort { input, keys, .. } => {
+        // Which row goes where depends on all of its columns.
+        LogicalPlan::Repartition { input, keys, .. } if keys.is_empty() => {
+            with_inputs(plan, vec![Arc::new(prune(input, &None))])
+        }
+        LogicalPlan::Repartition { input, keys, .. } => {
+            pass(plan, input, needed, keys.iter().cloned().collect())
+        }
+        LogicalPlan::Sort { input, keys, .. } | LogicalPlan::SortPartitions { input, keys } => {
             let read = columns(keys.iter().map(|key| &key.expr));
             pass(plan, input, needed, read)
         }

@@ -36,6 +36,8 @@ pub(super) fn facts(plan: &LogicalPlan, column: &str) -> Vec<Expr> {
             }
         }
         LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Repartition { input, .. }
+        | LogicalPlan::SortPartitions { input, .. }
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => known = facts(input, column),
         LogicalPlan::Join {

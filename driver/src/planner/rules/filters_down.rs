@@ -62,6 +62,19 @@ fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             keys,
             limit: None,
         },
+        LogicalPlan::Repartition {
+            input,
+            keys,
+            partitions,
+        } => LogicalPlan::Repartition {
+            input: sunk(input, parts),
+            keys,
+            partitions,
+        },
+        LogicalPlan::SortPartitions { input, keys } => LogicalPlan::SortPartitions {
+            input: sunk(input, parts),
+            keys,
+        },
         LogicalPlan::Explode { input, column } => {
             // Rows with an empty list are asked as well now.
             let (down, stay) = divide(parts, &input, false, &|part| {
@@ -184,6 +197,8 @@ fn is_asked(plan: &LogicalPlan, part: &Expr) -> bool {
             !columns([part]).contains(column) && is_asked(input, part)
         }
         LogicalPlan::Sort { input, .. }
+        | LogicalPlan::Repartition { input, .. }
+        | LogicalPlan::SortPartitions { input, .. }
         | LogicalPlan::Limit { input, .. }
         | LogicalPlan::Write { input, .. } => is_asked(input, part),
         LogicalPlan::Apply { .. } | LogicalPlan::Reduce { .. } => false,

@@ -255,6 +255,21 @@ impl Plan {
         })
     }
 
+    pub(in crate::planner) fn repartition(self, partitions: u32, keys: &[&str]) -> Plan {
+        Plan(LogicalPlan::Repartition {
+            input: self.input(),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            partitions,
+        })
+    }
+
+    pub(in crate::planner) fn sort_partitions(self, keys: impl Into<Vec<SortKey>>) -> Plan {
+        Plan(LogicalPlan::SortPartitions {
+            input: self.input(),
+            keys: keys.into(),
+        })
+    }
+
     pub(in crate::planner) fn sort(self, keys: impl Into<Vec<SortKey>>) -> Plan {
         Plan(LogicalPlan::Sort {
             input: self.input(),

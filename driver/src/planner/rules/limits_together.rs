@@ -108,9 +108,10 @@ fn rows_at_most(plan: &LogicalPlan) -> Option<u64> {
     match plan {
         LogicalPlan::Limit { limit, .. } => Some(*limit),
         LogicalPlan::Sort { limit, input, .. } => limit.or_else(|| rows_at_most(input)),
-        LogicalPlan::Project { input, .. } | LogicalPlan::Filter { input, .. } => {
-            rows_at_most(input)
-        }
+        LogicalPlan::Project { input, .. }
+        | LogicalPlan::Filter { input, .. }
+        | LogicalPlan::Repartition { input, .. }
+        | LogicalPlan::SortPartitions { input, .. } => rows_at_most(input),
         LogicalPlan::Aggregate { group_by, .. } if group_by.is_empty() => Some(1),
         _ => None,
     }

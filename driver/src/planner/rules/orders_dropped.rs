@@ -7,12 +7,25 @@ use kiln_engine::plan::LogicalPlan;
 
 use crate::planner::rewrite::{rewrite_up, with_inputs};
 
-/// Drops sorts without a limit below joins, aggregates and other sorts.
+/// Drops sorts without a limit below joins, aggregates, other sorts and repartitions, of which one
+/// below another is dropped as well.
 pub(in crate::planner) fn orders_dropped(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(rewrite_up(&plan, |node| match node {
         LogicalPlan::Join { .. } | LogicalPlan::Aggregate { .. } | LogicalPlan::Sort { .. } => {
             over_unordered(&node)
         }
+        LogicalPlan::Repartition { .. } => match over_unordered(&node) {
+            LogicalPlan::Repartition {
+                input,
+                keys,
+                partitions,
+            } => LogicalPlan::Repartition {
+                input: whole(&input),
+                keys,
+                partitions,
+            },
+            other => other,
+        },
         other => other,
     }))
 }
@@ -27,11 +40,20 @@ fn unordered(plan: &Arc<LogicalPlan>) -> Arc<LogicalPlan> {
     match plan.as_ref() {
         LogicalPlan::Sort {
             input, limit: None, ..
-        } => unordered(input),
+        }
+        | LogicalPlan::SortPartitions { input, .. } => unordered(input),
         LogicalPlan::Project { .. }
         | LogicalPlan::Filter { .. }
         | LogicalPlan::Explode { .. }
         | LogicalPlan::Union { .. } => Arc::new(over_unordered(plan)),
+        _ => Arc::clone(plan),
+    }
+}
+
+/// The same rows in any tasks.
+fn whole(plan: &Arc<LogicalPlan>) -> Arc<LogicalPlan> {
+    match plan.as_ref() {
+        LogicalPlan::Repartition { input, .. } => whole(input),
         _ => Arc::clone(plan),
     }
 }
@@ -43,6 +65,32 @@ mod tests {
 
     use super::super::fixture::{check, table};
     use super::*;
+
+    #[test]
+    fn what_is_dealt_out_again_is_dealt_out_once() {
+        let plan = table()
+            .sort([col("a").asc()])
+            .repartition(3, &["a"])
+            .sort_partitions([col("b").asc()])
+            .repartition(2, &[])
+            .sort_partitions([col("c").asc()]);
+        check(
+            orders_dropped,
+            plan,
+            expect![[r#"
+            sort within partitions by c
+              repartition into 2
+                sort within partitions by b
+                  repartition into 3 by a
+                    sort by a
+                      scan parquet [s, a, b, c] from memory:///in
+            →
+            sort within partitions by c
+              repartition into 2
+                scan parquet [s, a, b, c] from memory:///in
+        "#]],
+        );
+    }
 
     #[test]
     fn only_orders_that_can_be_seen_are_made() {

@@ -240,6 +240,8 @@ fn over_one(node: &LogicalPlan, mut input: Relation) -> Relation {
         LogicalPlan::Sort { limit, .. } => limit_rows(&mut input, *limit),
         LogicalPlan::Limit { limit, .. } => limit_rows(&mut input, Some(*limit)),
         LogicalPlan::Scan(_)
+        | LogicalPlan::Repartition { .. }
+        | LogicalPlan::SortPartitions { .. }
         | LogicalPlan::Write { .. }
         | LogicalPlan::Join { .. }
         | LogicalPlan::Union { .. } => {}
