@@ -216,7 +216,7 @@ impl DiskBudget {
     ///
     /// # Errors
     /// `Exhausted`, with the figures, if the budget has not got them.
-    pub(crate) fn take(&self, bytes: u64) -> Result<()> {
+    fn take(&self, bytes: u64) -> Result<()> {
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -233,8 +233,51 @@ impl DiskBudget {
         Ok(())
     }
 
-    pub(crate) fn give_back(&self, bytes: u64) {
+    fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of local disk taken by one file; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct DiskRoom {
+    disk: Arc<DiskBudget>,
+    bytes: u64,
+}
+
+impl DiskRoom {
+    /// Room for a file that is empty.
+    pub(crate) fn new(disk: &Arc<DiskBudget>) -> Self {
+        DiskRoom {
+            disk: Arc::clone(disk),
+            bytes: 0,
+        }
+    }
+
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// `Exhausted`, with the figures, if the budget has not got them.
+    pub(crate) fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.disk.take(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// The bytes taken.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Where the file is.
+    pub(crate) fn directory(&self) -> &PathBuf {
+        self.disk.directory()
+    }
+}
+
+impl Drop for DiskRoom {
+    fn drop(&mut self) {
+        self.disk.give_back(self.bytes);
     }
 }
 

@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::memory::DiskBudget;
+use crate::memory::{DiskBudget, DiskRoom};
 use crate::storage::file_error;
 
 /// What errors call the file, which has no name.
@@ -51,26 +51,14 @@ struct Block {
 struct SpillFile {
     file: File,
     schema: SchemaRef,
-    room: Room,
-}
-
-/// Room on disk.
-struct Room {
-    disk: Arc<DiskBudget>,
-    bytes: u64,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.disk.give_back(self.bytes);
-    }
+    room: DiskRoom,
 }
 
 /// Writes [`Run`]s to one file.
 pub struct RunWriter {
     out: BufWriter<File>,
     schema: SchemaRef,
-    room: Room,
+    room: DiskRoom,
     options: IpcWriteOptions,
     context: IpcWriteContext,
     runs: Vec<Written>,
@@ -96,10 +84,7 @@ impl RunWriter {
         Ok(RunWriter {
             out: BufWriter::with_capacity(limits::SPILL_BUFFER_BYTES, file),
             schema: Arc::clone(schema),
-            room: Room {
-                disk: Arc::clone(disk),
-                bytes: 0,
-            },
+            room: DiskRoom::new(disk),
             options: options.try_with_compression(Some(CompressionType::LZ4_FRAME))?,
             context: IpcWriteContext::default(),
             runs: (0..runs).map(|_| Written::default()).collect(),
@@ -130,9 +115,8 @@ impl RunWriter {
         let checksum = xxh3_64(&block[HEADER_BYTES..]);
         block[..8].copy_from_slice(&(body as u64).to_le_bytes());
         block[8..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        self.room.disk.take(u64::from(bytes))?;
-        let start = self.room.bytes;
-        self.room.bytes += u64::from(bytes);
+        let start = self.room.bytes();
+        self.room.grow(u64::from(bytes))?;
         let put = self.out.write_all(&block);
         put.map_err(|error| file_error("write", PLACE, error))?;
         let written = &mut self.runs[run];
@@ -148,7 +132,7 @@ impl RunWriter {
 
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
-        self.room.bytes
+        self.room.bytes()
     }
 
     /// The runs, in the order of their numbers; some may be empty.
@@ -245,8 +229,8 @@ impl SpillFile {
     fn damaged(&self, what: &str) -> Error {
         Error::corrupt(format!(
             "a spill file is damaged: {what} directory={} bytes={}",
-            self.room.disk.directory().display(),
-            self.room.bytes
+            self.room.directory().display(),
+            self.room.bytes()
         ))
     }
 }

@@ -18,7 +18,7 @@ use super::upload::upload;
 use crate::context::TaskContext;
 use crate::error::Result;
 use crate::id::TaskId;
-use crate::memory::Reservation;
+use crate::memory::{DiskBudget, DiskRoom, Reservation};
 use crate::metrics::TaskMetrics;
 use crate::plan::PartitionMeta;
 use crate::storage::{Compression, ShuffleStore, file_error};
@@ -31,6 +31,7 @@ pub(super) struct ObjectWriter {
     uploaded: AtomicBool,
     metrics: Arc<TaskMetrics>,
     held: Mutex<Reservation>,
+    disk: Arc<DiskBudget>,
     spill: Mutex<Option<Arc<Spill>>>,
 }
 
@@ -44,10 +45,10 @@ pub(super) enum Block {
     },
 }
 
-/// Blocks that did not fit in memory.
+/// Blocks that did not fit in memory, one after the other.
 pub(super) struct Spill {
     file: File,
-    end: Mutex<u64>,
+    room: Mutex<DiskRoom>,
 }
 
 impl ObjectWriter {
@@ -59,6 +60,7 @@ impl ObjectWriter {
             uploaded: AtomicBool::new(false),
             metrics: Arc::clone(&ctx.metrics),
             held: Mutex::new(ctx.memory.reserve("shuffle write")),
+            disk: Arc::clone(ctx.memory.disk()),
             spill: Mutex::default(),
         }
     }
@@ -71,7 +73,7 @@ impl ObjectWriter {
     /// Keeps a block: on disk, where there is no memory for it.
     ///
     /// # Errors
-    /// `Exhausted` if the disk is full.
+    /// `Exhausted` if the disk is full, or the budget for it used up.
     pub(super) fn keep(&self, block: Bytes) -> Result<Block> {
         if lock(&self.held).try_grow(block.len() as u64) {
             return Ok(Block::Memory(block));
@@ -82,19 +84,17 @@ impl ObjectWriter {
             match &*spill {
                 Some(file) => Arc::clone(file),
                 None => {
-                    let file = tempfile::tempfile().map_err(failed)?;
-                    Arc::clone(spill.insert(Arc::new(Spill {
-                        file,
-                        end: Mutex::new(0),
-                    })))
+                    let file = tempfile::tempfile_in(self.disk.directory()).map_err(failed)?;
+                    let room = Mutex::new(DiskRoom::new(&self.disk));
+                    Arc::clone(spill.insert(Arc::new(Spill { file, room })))
                 }
             }
         };
         let bytes = block.len();
         let offset = {
-            let mut end = lock(&file.end);
-            let offset = *end;
-            *end += bytes as u64;
+            let mut room = lock(&file.room);
+            let offset = room.bytes();
+            room.grow(bytes as u64)?;
             offset
         };
         file.file.write_all_at(&block, offset).map_err(failed)?;

@@ -17,7 +17,7 @@ use super::{ShuffleSink, decode_blocks, fetch_blocks, open, read_index};
 use crate::context::{CancelToken, TaskContext};
 use crate::error::{ErrorKind, Result};
 use crate::id::{JobId, StageId, TaskId};
-use crate::memory::MemoryBudget;
+use crate::memory::{DiskBudget, MemoryBudget};
 use crate::metrics::TaskMetrics;
 use crate::plan::{PartitionMeta, Partitioning, ShuffleSource, TaskOutput};
 use crate::storage::{Compression, ShuffleStore};
@@ -438,6 +438,28 @@ async fn little_memory_means_small_blocks_and_a_file_not_a_failure() {
         assert_eq!(rows(&found), rows(&batches), "{memory}");
         assert_eq!(ctx.memory.used(), 0);
     }
+}
+
+#[tokio::test]
+async fn blocks_that_wait_on_disk_are_of_its_budget() {
+    let batches = [words(0..20_000)];
+    let write = async |limit| {
+        let disk = DiskBudget::new(limit, None);
+        let ctx = TaskContext {
+            memory: MemoryBudget::with_disk(0, Arc::clone(&disk)),
+            ..context(in_memory(), 0)
+        };
+        let written = write(&ctx, &hash(&["n"], 8), 0, &batches).await;
+        assert_eq!(disk.used(), 0, "nothing stays on disk");
+        assert_eq!(disk.peak(), ctx.metrics.counts().spilled_bytes);
+        written.map(|_| disk.peak())
+    };
+    let needed = write(u64::MAX).await.expect("there is room");
+    assert_eq!(write(needed).await.expect("just enough"), needed);
+    let error = write(needed - 1).await.expect_err("a byte too little");
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
+    let limit = format!("limit={}", needed - 1);
+    assert!(error.message().contains(&limit), "{error}");
 }
 
 #[tokio::test]
