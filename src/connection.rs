@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use kiln_engine::id::JobId;
+use kiln_engine::memory::MemoryBudget;
 use kiln_engine::plan::LogicalPlan;
 use kiln_engine::storage::Stores;
 use kiln_engine::{Error, Result};
@@ -64,6 +65,13 @@ impl Drop for Inner {
 }
 
 impl Connection {
+    pub(crate) fn memory_budget(&self) -> Option<&Arc<MemoryBudget>> {
+        match &self.inner.backend {
+            Backend::Local(local) => Some(&local.memory),
+            Backend::Remote { .. } => None,
+        }
+    }
+
     pub(crate) fn new(backend: Backend, stores: Arc<Stores>, runtime: Runtime) -> Self {
         Connection {
             inner: Arc::new(Inner {

@@ -81,6 +81,7 @@ pub use kiln_engine::expr::{
     year,
 };
 pub use kiln_engine::id::{JobId, StageId};
+pub use kiln_engine::memory::MemoryBudget;
 pub use kiln_engine::plan::{
     ColumnOrder, CsvOptions, FileCompression, FileFormat, JoinKind, LogicalPlan, OutputMode,
     OutputOptions, TextOptions, TextRecord,

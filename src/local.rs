@@ -43,6 +43,7 @@ pub(crate) struct LocalSettings {
 /// A driver and an executor of this process.
 pub(crate) struct Local {
     pub(crate) driver: DriverHandle,
+    pub(crate) memory: Arc<MemoryBudget>,
     /// The executor, until somebody waits for its end.
     executor: Mutex<Option<JoinHandle<()>>>,
 }
@@ -76,11 +77,16 @@ impl Local {
                 journal: None,
             },
         )?;
-        let components =
-            kiln_executor::Components::new(stores, Arc::new(pool), memory, Some(shuffle));
+        let components = kiln_executor::Components::new(
+            stores,
+            Arc::new(pool),
+            Arc::clone(&memory),
+            Some(shuffle),
+        );
         let executor = tokio::spawn(attach(settings, components, driver.clone()));
         Ok(Arc::new(Local {
             driver,
+            memory,
             executor: Mutex::new(Some(executor)),
         }))
     }

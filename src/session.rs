@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 use kiln_engine::id::JobId;
+use kiln_engine::memory::MemoryBudget;
 use kiln_engine::plan::{CsvOptions, LogicalPlan, Scan, ScanFormat, TextOptions};
 use kiln_engine::storage::{Stores, parse_location};
 use kiln_engine::{Error, Result};
@@ -116,6 +117,11 @@ impl Session {
         Ok(Session {
             connection: Connection::new(backend, stores, runtime),
         })
+    }
+
+    /// The memory budget of the jobs of a session in this process; none where a cluster runs them.
+    pub fn memory_budget(&self) -> Option<&Arc<MemoryBudget>> {
+        self.connection.memory_budget()
     }
 
     /// The same session, in which jobs have `weight` shares of the slots where those of others have

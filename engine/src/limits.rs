@@ -47,6 +47,13 @@ pub const SHUFFLE_BLOCK_ROWS: usize = 64 << 10;
 /// Bytes gathered for one partition before they are encoded as a block.
 pub const SHUFFLE_BLOCK_BYTES: usize = 1 << 20;
 
+/// Bytes of an encoded block from which on it has memory of its own.
+pub const SMALL_BLOCK_BYTES: usize = 64 << 10;
+
+/// Least bytes that are asked for to that end: more than the 512 KiB up to which allocators put
+/// what has one size together.
+pub const LARGE_BLOCK_BYTES: usize = 576 << 10;
+
 /// Bytes of rows of a stretch of a sorted shuffle, until a task has many: what a reader reads of
 /// each producer that is not its own is about one stretch.
 pub const STRETCH_BYTES: u64 = 256 << 10;

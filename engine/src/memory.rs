@@ -20,6 +20,8 @@ use crate::limits;
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: u64,
+    /// What of it nobody may reserve now.
+    withheld: AtomicU64,
     used: AtomicU64,
     peak: AtomicU64,
     /// Shares that there are, and those of them that were refused what is theirs.
@@ -47,6 +49,7 @@ impl MemoryBudget {
     pub fn with_disk(limit: u64, disk: Arc<DiskBudget>) -> Arc<Self> {
         Arc::new(MemoryBudget {
             limit,
+            withheld: AtomicU64::new(0),
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             shares: AtomicU64::new(0),
@@ -61,6 +64,7 @@ impl MemoryBudget {
         self.shares.fetch_add(1, Ordering::Relaxed);
         Arc::new(MemoryBudget {
             limit: self.limit,
+            withheld: AtomicU64::new(0),
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             shares: AtomicU64::new(0),
@@ -86,7 +90,20 @@ impl MemoryBudget {
     /// The bytes that nobody has reserved yet, of the whole budget.
     pub fn free(&self) -> u64 {
         let whole = self.share.as_ref().map_or(self, |share| &share.whole);
-        whole.limit.saturating_sub(whole.used())
+        whole.allowed().saturating_sub(whole.used())
+    }
+
+    /// Keeps `bytes` of the budget, and at most half of it, from being reserved until the next
+    /// call: for what the process has without a reservation. Nobody loses what it has reserved;
+    /// who wants more spills, as if others had it.
+    pub fn withhold(&self, bytes: u64) {
+        self.withheld
+            .store(bytes.min(self.limit / 2), Ordering::Relaxed);
+    }
+
+    /// The bytes that may be reserved in all now.
+    fn allowed(&self) -> u64 {
+        self.limit - self.withheld.load(Ordering::Relaxed)
     }
 
     /// The bytes that each who spills may hold without asking, where it is refused more: so that
@@ -133,10 +150,11 @@ impl MemoryBudget {
     }
 
     fn count(&self, bytes: u64) -> bool {
+        let allowed = self.allowed();
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+                used.checked_add(bytes).filter(|&sum| sum <= allowed)
             });
         if let Ok(before) = taken {
             self.peak.fetch_max(before + bytes, Ordering::Relaxed);
@@ -149,7 +167,7 @@ impl Share {
     /// Takes `bytes`, with which the share will have `wanted`.
     fn take(&self, wanted: u64, bytes: u64) -> bool {
         let whole = &self.whole;
-        let equal_part = whole.limit / whole.shares.load(Ordering::Relaxed).max(1);
+        let equal_part = whole.allowed() / whole.shares.load(Ordering::Relaxed).max(1);
         let within = wanted <= equal_part;
         // Whoever is short has no more than an equal part, so this is about others.
         let others_short = || whole.short.load(Ordering::Relaxed) > 0;
@@ -395,6 +413,24 @@ mod tests {
         assert_eq!((budget.used(), budget.peak()), (40, 100));
         assert!(second.try_resize(100) && second.try_resize(10));
         assert_eq!(budget.used(), 10);
+    }
+
+    #[test]
+    fn what_is_withheld_is_refused_until_it_is_not_and_at_most_half() {
+        let budget = MemoryBudget::new(100);
+        let share = budget.share();
+        let mut held = share.reserve("held");
+        assert!(held.try_grow(60));
+        budget.withhold(30);
+        assert_eq!((budget.free(), budget.limit()), (10, 100));
+        assert!(!held.try_grow(11) && held.try_grow(10));
+        budget.withhold(90);
+        assert_eq!((budget.free(), held.bytes()), (0, 70));
+        assert!(!held.try_grow(1));
+        held.shrink(30);
+        assert!(held.try_grow(10), "half of the budget is left");
+        budget.withhold(0);
+        assert!(held.try_grow(50));
     }
 
     #[test]

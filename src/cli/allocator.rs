@@ -1,13 +1,18 @@
-//! What the allocator keeps of memory that nobody uses any more.
+//! How a process stays near its memory budget, whatever its allocator makes of it.
 //!
 //! mimalloc gives freed memory back to the system after a second, and asks for huge pages, which
 //! are cleared as a whole however little of them is used. Both save time where there is plenty of
-//! memory. A process with a budget that somebody has set is to stay near it instead.
+//! memory. A process with a budget that somebody has set is to stay near it instead: what is free
+//! goes back soon, and what the process has beside its reservations all the same, in pages that
+//! are used in part, is not to be reserved.
 
 use std::ffi::{c_int, c_long};
 use std::fs;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use kiln_engine::memory::MemoryBudget;
 
 /// The number of mimalloc's option `purge_delay`: for how many milliseconds freed memory stays. The
 /// bindings have no name for it.
@@ -20,25 +25,32 @@ const SHORTLY: c_long = 10;
 const TICK: Duration = Duration::from_millis(10);
 
 /// How much smaller than its budget a process has to be for what is free not to matter: about what
-/// it takes beside the budget.
+/// it takes beside the budget at most.
 const ROOM: u64 = 384 << 20;
 
-/// Keeps this process from growing beyond `budget` bytes by what is free. As nothing depends on it,
-/// what the system refuses is done without.
-pub(crate) fn stay_near(budget: u64) {
+/// How much larger than its budget a process may be before what is beyond that is withheld: about
+/// what it takes beside the budget as a rule.
+const BESIDE: u64 = 192 << 20;
+
+/// Keeps this process near `budget`. As nothing depends on it, what the system refuses is done
+/// without.
+pub(crate) fn stay_near(budget: &Arc<MemoryBudget>) {
     if rustix::thread::disable_transparent_huge_pages(true).is_err() {
         tracing::debug!("huge pages stay as they are");
     }
-    let enough = budget.saturating_sub(ROOM);
+    let limit = budget.limit();
+    let budget = Arc::downgrade(budget);
     let usual = option(PURGE_DELAY);
     let watch = move || {
         let mut kept = usual;
-        while let Some(bytes) = resident_bytes() {
-            let wanted = if bytes > enough { SHORTLY } else { usual };
+        while let (Some(bytes), Some(budget)) = (resident_bytes(), budget.upgrade()) {
+            let wanted = if bytes + ROOM > limit { SHORTLY } else { usual };
             if wanted != kept {
                 set_option(PURGE_DELAY, wanted);
                 kept = wanted;
             }
+            budget.withhold(bytes.saturating_sub(limit.saturating_add(BESIDE)));
+            drop(budget);
             thread::sleep(TICK);
         }
     };

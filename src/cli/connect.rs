@@ -18,13 +18,18 @@ pub(crate) fn session(driver: Option<&Drivers>, resources: GlobalResources) -> O
             builder = builder.threads(threads);
         }
         if let Some(memory) = resources.memory {
-            allocator::stay_near(memory);
             builder = builder.memory(memory);
         }
         if let Some(bytes) = resources.spill_limit {
             builder = builder.spill_limit(bytes);
         }
-        return builder.build().map_err(Failure::Job);
+        let session = builder.build().map_err(Failure::Job)?;
+        if resources.memory.is_some()
+            && let Some(budget) = session.memory_budget()
+        {
+            allocator::stay_near(budget);
+        }
+        return Ok(session);
     };
     let given = [
         resources.threads.is_some(),

@@ -50,9 +50,6 @@ pub(crate) fn run(args: &ExecutorArgs) -> Outcome {
 fn prepare(args: &ExecutorArgs) -> Result<(ExecutorSettings, Components), Error> {
     let cores = || available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or_else(cores);
-    if let Some(memory) = args.memory {
-        allocator::stay_near(memory);
-    }
     let memory = args.memory.unwrap_or_else(memory::default_limit);
     let threads_u32 = u32::try_from(threads)
         .map_err(|_| Error::invalid(format!("too many threads threads={threads}")))?;
@@ -65,12 +62,11 @@ fn prepare(args: &ExecutorArgs) -> Result<(ExecutorSettings, Components), Error>
         .build()
         .map_err(cannot_start)?;
     let disk = DiskBudget::new(args.spill_limit.unwrap_or(u64::MAX), None);
-    let components = Components::new(
-        Arc::new(Stores::new()),
-        Arc::new(pool),
-        MemoryBudget::with_disk(memory, disk),
-        None,
-    );
+    let budget = MemoryBudget::with_disk(memory, disk);
+    if args.memory.is_some() {
+        allocator::stay_near(&budget);
+    }
+    let components = Components::new(Arc::new(Stores::new()), Arc::new(pool), budget, None);
     Ok((settings, components))
 }
 

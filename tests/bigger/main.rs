@@ -144,9 +144,10 @@ fn job() {
     };
     let data = PathBuf::from(std::env::var(DATA).expect("a place for data"));
     let session = || {
-        allocator::stay_near(memory());
         let session = Session::builder().threads(2).memory(memory()).build();
-        session.expect("a session")
+        let session = session.expect("a session");
+        allocator::stay_near(session.memory_budget().expect("it is in this process"));
+        session
     };
     let said = match name.as_str() {
         "words" => words(&session(), &data),

@@ -25,6 +25,18 @@ pub(super) struct BlockEncoder {
     context: IpcWriteContext,
 }
 
+/// How much room to ask for where a block needs so many bytes.
+///
+/// Blocks wait in memory until there is no more room, and leave it in another order than they came.
+/// Allocators have several of one size beside one another, in memory that goes back when the last
+/// is freed, and give large ones memory of their own. What nobody writes to takes none.
+fn capacity(needed: usize) -> usize {
+    if needed < limits::SMALL_BLOCK_BYTES {
+        return needed;
+    }
+    needed.max(limits::LARGE_BLOCK_BYTES)
+}
+
 impl BlockEncoder {
     pub(super) fn new(schema: SchemaRef, compression: Compression) -> Result<Self> {
         let options =
@@ -54,13 +66,12 @@ impl BlockEncoder {
         );
         let (before, rows) =
             generator.encode(batch, &mut dictionaries, &self.options, &mut self.context)?;
-        let mut block = Vec::with_capacity(
-            BLOCK_HEADER_BYTES
-                + schema.ipc_message.len()
-                + rows.ipc_message.len()
-                + rows.arrow_data.len()
-                + 4 * limits::SHUFFLE_ALIGN_BYTES,
-        );
+        let needed = BLOCK_HEADER_BYTES
+            + schema.ipc_message.len()
+            + rows.ipc_message.len()
+            + rows.arrow_data.len()
+            + 4 * limits::SHUFFLE_ALIGN_BYTES;
+        let mut block = Vec::with_capacity(capacity(needed));
         block.resize(BLOCK_HEADER_BYTES, 0);
         write_message(&mut block, schema, &self.options)?;
         for dictionary in before {
