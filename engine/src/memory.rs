@@ -20,8 +20,10 @@ use crate::limits;
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: u64,
-    /// What of it nobody may reserve now.
+    /// What of it nobody may reserve now who can do without.
     withheld: AtomicU64,
+    /// Whether somebody says what is to be withheld.
+    watched: AtomicBool,
     used: AtomicU64,
     peak: AtomicU64,
     /// Shares that there are, and those of them that were refused what is theirs.
@@ -50,6 +52,7 @@ impl MemoryBudget {
         Arc::new(MemoryBudget {
             limit,
             withheld: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             shares: AtomicU64::new(0),
@@ -65,6 +68,7 @@ impl MemoryBudget {
         Arc::new(MemoryBudget {
             limit: self.limit,
             withheld: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             shares: AtomicU64::new(0),
@@ -89,19 +93,29 @@ impl MemoryBudget {
 
     /// The bytes that nobody has reserved yet, of the whole budget.
     pub fn free(&self) -> u64 {
-        let whole = self.share.as_ref().map_or(self, |share| &share.whole);
+        let whole = self.whole();
         whole.allowed().saturating_sub(whole.used())
     }
 
-    /// Keeps `bytes` of the budget, and at most half of it, from being reserved until the next
-    /// call: for what the process has without a reservation. Nobody loses what it has reserved;
-    /// who wants more spills, as if others had it.
+    /// Keeps `bytes` of the budget, and at most half of it, until the next call from those who can
+    /// spill instead ([`Reservation::try_grow`]): for what the process has without a reservation.
+    /// Nobody loses what it has reserved, and who cannot go on otherwise still gets what is there.
     pub fn withhold(&self, bytes: u64) {
         self.withheld
             .store(bytes.min(self.limit / 2), Ordering::Relaxed);
+        self.watched.store(true, Ordering::Relaxed);
     }
 
-    /// The bytes that may be reserved in all now.
+    /// Whether somebody keeps the process near the budget, by [`withhold`](Self::withhold).
+    pub(crate) fn is_watched(&self) -> bool {
+        self.whole().watched.load(Ordering::Relaxed)
+    }
+
+    fn whole(&self) -> &MemoryBudget {
+        self.share.as_ref().map_or(self, |share| &share.whole)
+    }
+
+    /// The bytes that may be reserved in all now by those who can do without.
     fn allowed(&self) -> u64 {
         self.limit - self.withheld.load(Ordering::Relaxed)
     }
@@ -132,12 +146,13 @@ impl MemoryBudget {
         }
     }
 
-    fn take(&self, bytes: u64) -> bool {
+    /// Takes `bytes` if no more than `allowed` of the whole budget are taken then.
+    fn take(&self, bytes: u64, allowed: u64) -> bool {
         match &self.share {
-            None => self.count(bytes),
+            None => self.count(bytes, allowed),
             Some(share) => {
-                let taken = share.take(self.used().saturating_add(bytes), bytes);
-                taken && self.count(bytes)
+                let taken = share.take(self.used().saturating_add(bytes), bytes, allowed);
+                taken && self.count(bytes, self.limit)
             }
         }
     }
@@ -149,8 +164,7 @@ impl MemoryBudget {
         }
     }
 
-    fn count(&self, bytes: u64) -> bool {
-        let allowed = self.allowed();
+    fn count(&self, bytes: u64, allowed: u64) -> bool {
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -164,14 +178,14 @@ impl MemoryBudget {
 }
 
 impl Share {
-    /// Takes `bytes`, with which the share will have `wanted`.
-    fn take(&self, wanted: u64, bytes: u64) -> bool {
+    /// Takes `bytes`, with which the share will have `wanted`, of `allowed`.
+    fn take(&self, wanted: u64, bytes: u64, allowed: u64) -> bool {
         let whole = &self.whole;
-        let equal_part = whole.allowed() / whole.shares.load(Ordering::Relaxed).max(1);
+        let equal_part = allowed / whole.shares.load(Ordering::Relaxed).max(1);
         let within = wanted <= equal_part;
-        // Whoever is short has no more than an equal part, so this is about others.
-        let others_short = || whole.short.load(Ordering::Relaxed) > 0;
-        let taken = (within || !others_short()) && whole.count(bytes);
+        let own = || u64::from(self.short.load(Ordering::Relaxed));
+        let others_short = || whole.short.load(Ordering::Relaxed) > own();
+        let taken = (within || !others_short()) && whole.count(bytes, allowed);
         if within {
             self.set_short(!taken);
         }
@@ -311,19 +325,23 @@ impl Reservation {
     /// Reserves `bytes` more; false, and nothing changed, when the budget has not got them.
     #[must_use]
     pub fn try_grow(&mut self, bytes: u64) -> bool {
-        let taken = self.budget.take(bytes);
+        self.take(bytes, self.budget.whole().allowed())
+    }
+
+    fn take(&mut self, bytes: u64, allowed: u64) -> bool {
+        let taken = self.budget.take(bytes, allowed);
         if taken {
             self.bytes += bytes;
         }
         taken
     }
 
-    /// Reserves `bytes` more.
+    /// Reserves `bytes` more, for who cannot go on without them.
     ///
     /// # Errors
     /// `Exhausted`, naming owner, request and budget.
     pub fn grow(&mut self, bytes: u64) -> Result<()> {
-        if self.try_grow(bytes) {
+        if self.take(bytes, self.budget.limit) {
             return Ok(());
         }
         Err(Error::exhausted(format!(
@@ -429,8 +447,24 @@ mod tests {
         assert!(!held.try_grow(1));
         held.shrink(30);
         assert!(held.try_grow(10), "half of the budget is left");
+        assert!(!held.try_grow(1));
+        held.grow(50).expect("what is withheld is there in need");
+        held.grow(1).expect_err("the budget is used up");
+        held.shrink(50);
         budget.withhold(0);
         assert!(held.try_grow(50));
+    }
+
+    #[test]
+    fn who_is_short_itself_does_not_count_as_another_that_is() {
+        let whole = MemoryBudget::new(100);
+        let (first, second) = (whole.share(), whole.share());
+        let (mut one, mut other) = (first.reserve("one"), second.reserve("other"));
+        assert!(one.try_grow(40) && other.try_grow(55));
+        assert!(!one.try_grow(8), "it is short now");
+        whole.withhold(20);
+        other.shrink(55);
+        assert!(one.try_grow(8), "it has more than an equal part, but alone");
     }
 
     #[test]

@@ -130,8 +130,9 @@ impl DataFrame {
     /// that is expensive for each row, or to write so many groups of files. Each thread that writes
     /// a task's rows makes a file, so there are at least as many files as tasks with rows.
     ///
-    /// A row's values say where it goes, so rows that are the same go to the same task; those of
-    /// columns that have no order, such as lists, do not count. All rows are shuffled.
+    /// A row's values say where it goes, so rows that are the same go to the same task, and some
+    /// tasks may have no rows; values of columns that have no order, such as lists, do not count.
+    /// All rows are shuffled, and an order that they had is gone.
     ///
     /// # Errors
     /// `Invalid` for no partitions, for more than
@@ -159,8 +160,8 @@ impl DataFrame {
     }
 
     /// The rows of each task in order, as for [`DataFrame::sort`], and no order between those of
-    /// different tasks. Nothing is shuffled: behind [`DataFrame::repartition_by`] the rows of a key
-    /// are next to one another, and in each file in order.
+    /// different tasks. Nothing is shuffled. Behind [`DataFrame::repartition_by`], and by keys that
+    /// begin with the same columns, rows with the same values there are next to one another.
     ///
     /// # Errors
     /// As for [`DataFrame::sort`].

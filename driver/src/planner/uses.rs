@@ -55,7 +55,6 @@ impl Uses {
             | LogicalPlan::Reduce { .. }
             | LogicalPlan::Aggregate { .. }
             | LogicalPlan::Sort { .. }
-            | LogicalPlan::SortPartitions { .. }
             | LogicalPlan::Limit { .. } => true,
             // What it reads is written once, whoever reads that.
             LogicalPlan::Repartition { .. } => false,

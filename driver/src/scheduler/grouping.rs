@@ -133,6 +133,23 @@ pub(super) fn group(sizes: &[u64], tasks: u64) -> Vec<Range<u32>> {
     ranges
 }
 
+/// Ranges of partitions of which each has one that has rows, where any has; the ranges cover all,
+/// in order, and there is always at least one.
+pub(super) fn each(has_rows: impl Iterator<Item = bool>) -> Vec<Range<u32>> {
+    let (mut ranges, mut count, mut full) = (Vec::new(), 0, false);
+    let mut start = 0;
+    for (partition, has_rows) in (0..).zip(has_rows) {
+        if has_rows && full {
+            ranges.push(start..partition);
+            start = partition;
+        }
+        full |= has_rows;
+        count = partition + 1;
+    }
+    ranges.push(start..count);
+    ranges
+}
+
 /// All bytes. Sizes are an executor's word: they must not overflow whatever it says.
 pub(super) fn sum(sizes: &[u64]) -> u64 {
     sizes
@@ -142,7 +159,7 @@ pub(super) fn sum(sizes: &[u64]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{PartitionSize, deal_out, group, sum, tasks};
+    use super::{PartitionSize, deal_out, each, group, sum, tasks};
     use crate::scheduler::task::Part;
     use kiln_engine::limits::SHUFFLE_TASK_BYTES;
 
@@ -155,6 +172,15 @@ mod tests {
             .map(|r| format!("{}..{}", r.start, r.end))
             .collect();
         assert_eq!(text.join(" "), expected, "sizes={sizes:?} slots={slots}");
+    }
+
+    #[test]
+    fn each_partition_with_rows_is_alone_among_empty_ones() {
+        let ranges = |has_rows: &[bool]| each(has_rows.iter().copied());
+        assert_eq!(ranges(&[true, true, true]), [0..1, 1..2, 2..3]);
+        assert_eq!(ranges(&[false, true, false, true, false]), [0..3, 3..5]);
+        assert_eq!(ranges(&[false, false]), vec![0..2]);
+        assert_eq!(ranges(&[]), vec![0..0]);
     }
 
     #[test]

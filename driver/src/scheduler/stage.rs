@@ -203,10 +203,12 @@ impl StageRun {
             Deal::Partitions => self.deal_partitions(before, slots),
             Deal::Each => {
                 let count = sources.iter().map(|run| run.partition_count()).max();
-                let count = u32::try_from(count.unwrap_or_default()).unwrap_or(u32::MAX);
-                (0..count)
-                    .map(|one| Part::Partitions(one..one + 1))
-                    .collect()
+                let has_rows = |partition: usize| {
+                    let mut written = sources.iter().map(|run| run.partitions.get(partition));
+                    written.any(|volume| volume.is_some_and(|volume| volume.rows > 0))
+                };
+                let ranges = grouping::each((0..count.unwrap_or_default()).map(has_rows));
+                ranges.into_iter().map(Part::Partitions).collect()
             }
         };
         self.prepare(parts);

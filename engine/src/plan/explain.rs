@@ -310,7 +310,7 @@ fn extent(source: &StageSource) -> String {
         } => counted(1, "task"),
         StageSource::Shuffle {
             deal: Deal::Each, ..
-        } => "a task for each partition".to_owned(),
+        } => "a task for each partition with rows".to_owned(),
         StageSource::Shuffle { .. } => "tasks by shuffled size".to_owned(),
     }
 }

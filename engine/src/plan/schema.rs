@@ -289,10 +289,13 @@ fn check_partitions(keys: &[String], partitions: u32, input: &Schema) -> Result<
     for key in keys {
         check_sort_keys(&[col(key).asc()], input)?;
     }
-    if partition_keys(keys, input).is_empty() {
-        return Err(Error::invalid(
-            "no column of the rows has values that say to which task they go",
-        ));
+    if partitions > 1 && partition_keys(keys, input).is_empty() {
+        let types = input.fields().iter();
+        let types = types.map(|field| format!("{} {}", field.name(), field.data_type()));
+        return Err(Error::invalid(format!(
+            "no column has values by which rows can be dealt out columns={}",
+            types.collect::<Vec<_>>().join(", ")
+        )));
     }
     Ok(())
 }

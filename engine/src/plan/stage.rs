@@ -87,8 +87,8 @@ pub enum Deal {
     Gather,
     /// A task reads a range of partitions of every producer: all rows of a key meet in it.
     Partitions,
-    /// A task reads one partition of every producer: as many tasks as partitions, whatever is in
-    /// them.
+    /// A task reads one partition of every producer: as many tasks as partitions that have rows,
+    /// however few.
     Each,
     /// A task reads everything that some of the producing tasks wrote: rows in no order.
     Producers,

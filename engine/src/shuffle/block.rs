@@ -23,22 +23,27 @@ pub(super) struct BlockEncoder {
     schema: SchemaRef,
     options: IpcWriteOptions,
     context: IpcWriteContext,
+    /// Whether large blocks are given memory of their own.
+    apart: bool,
 }
 
 /// How much room to ask for where a block needs so many bytes.
 ///
 /// Blocks wait in memory until there is no more room, and leave it in another order than they came.
 /// Allocators have several of one size beside one another, in memory that goes back when the last
-/// is freed, and give large ones memory of their own. What nobody writes to takes none.
-fn capacity(needed: usize) -> usize {
-    if needed < limits::SMALL_BLOCK_BYTES {
+/// is freed, and give large ones memory of their own. What nobody writes to takes none, where pages
+/// are small and what was freed before has gone back.
+fn capacity(needed: usize, apart: bool) -> usize {
+    if !apart || needed < limits::SMALL_BLOCK_BYTES {
         return needed;
     }
     needed.max(limits::LARGE_BLOCK_BYTES)
 }
 
 impl BlockEncoder {
-    pub(super) fn new(schema: SchemaRef, compression: Compression) -> Result<Self> {
+    /// An encoder of batches with the columns of `schema`; `apart` gives large blocks memory of
+    /// their own.
+    pub(super) fn new(schema: SchemaRef, compression: Compression, apart: bool) -> Result<Self> {
         let options =
             IpcWriteOptions::try_new(limits::SHUFFLE_ALIGN_BYTES, false, MetadataVersion::V5)?;
         let options = match compression {
@@ -52,6 +57,7 @@ impl BlockEncoder {
             schema,
             options,
             context: IpcWriteContext::default(),
+            apart,
         })
     }
 
@@ -71,7 +77,7 @@ impl BlockEncoder {
             + rows.ipc_message.len()
             + rows.arrow_data.len()
             + 4 * limits::SHUFFLE_ALIGN_BYTES;
-        let mut block = Vec::with_capacity(capacity(needed));
+        let mut block = Vec::with_capacity(capacity(needed, self.apart));
         block.resize(BLOCK_HEADER_BYTES, 0);
         write_message(&mut block, schema, &self.options)?;
         for dictionary in before {

@@ -87,7 +87,11 @@ impl Sink for SortedSink {
         let compression = shared.object.compression();
         Ok(Box::new(SortedLane {
             buffer: PartitionBuffer::new(&shared.schema),
-            encoder: BlockEncoder::new(Arc::clone(&shared.schema), compression)?,
+            encoder: BlockEncoder::new(
+                Arc::clone(&shared.schema),
+                compression,
+                shared.memory.is_watched(),
+            )?,
             held: shared.memory.reserve("shuffle write"),
             indices: Vec::new(),
             sequence: 0,

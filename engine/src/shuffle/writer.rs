@@ -99,7 +99,8 @@ impl Sink for ShuffleSink {
     fn lane(&self, _lane: usize) -> Result<Box<dyn Operator>> {
         let shared = Arc::clone(&self.0);
         let compression = shared.object.compression();
-        let encoder = BlockEncoder::new(Arc::clone(&shared.schema), compression)?;
+        let apart = shared.memory.is_watched();
+        let encoder = BlockEncoder::new(Arc::clone(&shared.schema), compression, apart)?;
         let buffers = shared
             .partitions
             .iter()

@@ -66,11 +66,17 @@ fn sink(plan: LogicalPlan, parts: Vec<Expr>) -> LogicalPlan {
             input,
             keys,
             partitions,
-        } => LogicalPlan::Repartition {
-            input: sunk(input, parts),
-            keys,
-            partitions,
-        },
+        } => {
+            // What is dear may be why the rows are dealt out.
+            let (stay, down): (Vec<_>, Vec<_>) = parts.into_iter().partition(Expr::calls_functions);
+            let input = sunk(input, down);
+            let node = LogicalPlan::Repartition {
+                input,
+                keys,
+                partitions,
+            };
+            filtered(node, stay)
+        }
         LogicalPlan::SortPartitions { input, keys } => LogicalPlan::SortPartitions {
             input: sunk(input, parts),
             keys,

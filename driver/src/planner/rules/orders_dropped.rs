@@ -11,9 +11,10 @@ use crate::planner::rewrite::{rewrite_up, with_inputs};
 /// below another is dropped as well.
 pub(in crate::planner) fn orders_dropped(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(rewrite_up(&plan, |node| match node {
-        LogicalPlan::Join { .. } | LogicalPlan::Aggregate { .. } | LogicalPlan::Sort { .. } => {
-            over_unordered(&node)
-        }
+        LogicalPlan::Join { .. }
+        | LogicalPlan::Aggregate { .. }
+        | LogicalPlan::Sort { .. }
+        | LogicalPlan::SortPartitions { .. } => over_unordered(&node),
         LogicalPlan::Repartition { .. } => match over_unordered(&node) {
             LogicalPlan::Repartition {
                 input,
@@ -73,17 +74,19 @@ mod tests {
             .repartition(3, &["a"])
             .sort_partitions([col("b").asc()])
             .repartition(2, &[])
+            .sort_partitions([col("b").asc()])
             .sort_partitions([col("c").asc()]);
         check(
             orders_dropped,
             plan,
             expect![[r#"
             sort within partitions by c
-              repartition into 2
-                sort within partitions by b
-                  repartition into 3 by a
-                    sort by a
-                      scan parquet [s, a, b, c] from memory:///in
+              sort within partitions by b
+                repartition into 2
+                  sort within partitions by b
+                    repartition into 3 by a
+                      sort by a
+                        scan parquet [s, a, b, c] from memory:///in
             →
             sort within partitions by c
               repartition into 2

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use object_store::{PutPayload, Result};
 
 use super::{generic, lock};
-use crate::memory::{MemoryBudget, Reservation};
+use crate::memory::{DiskBudget, DiskRoom, MemoryBudget, Reservation};
 use crate::scratch::{Scratch, ScratchKind};
 use crate::storage::on_file_thread;
 
@@ -52,6 +52,7 @@ impl Space {
         let disk = Disk {
             parent,
             directory: Mutex::default(),
+            budget: budget.map(|budget| Arc::clone(budget.disk())),
             next: AtomicU64::new(0),
         };
         Space {
@@ -149,6 +150,8 @@ impl Drop for Permit {
 struct Disk {
     parent: PathBuf,
     directory: Mutex<Option<Arc<Scratch>>>,
+    /// What files may take.
+    budget: Option<Arc<DiskBudget>>,
     next: AtomicU64,
 }
 
@@ -157,6 +160,7 @@ pub(super) struct DiskFile {
     path: PathBuf,
     /// The directory outlives its files.
     _directory: Arc<Scratch>,
+    _room: Option<DiskRoom>,
 }
 
 impl Disk {
@@ -170,6 +174,11 @@ impl Disk {
     }
 
     fn write(&self, payload: &PutPayload) -> io::Result<DiskFile> {
+        let mut room = self.budget.as_ref().map(DiskRoom::new);
+        if let Some(room) = &mut room {
+            let full = |error| io::Error::new(io::ErrorKind::StorageFull, error);
+            room.grow(payload.content_length() as u64).map_err(full)?;
+        }
         let directory = self.directory()?;
         let path = directory
             .path()
@@ -179,6 +188,7 @@ impl Disk {
         let made = DiskFile {
             path,
             _directory: directory,
+            _room: room,
         };
         for bytes in payload {
             file.write_all(bytes)?;

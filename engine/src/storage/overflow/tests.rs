@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::memory::DiskBudget;
 use crate::scratch;
 use crate::storage::storage_error;
 
@@ -209,4 +210,32 @@ async fn a_full_disk_is_exhausted() {
         .expect_err("no directory");
     let error = storage_error("write", "a", refused);
     assert_eq!(error.message(), "cannot write a: no such file or directory");
+}
+
+#[tokio::test]
+async fn files_are_within_the_budget_of_the_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = DiskBudget::new(100, None);
+    let budget = MemoryBudget::with_disk(0, Arc::clone(&disk));
+    let place = Some(directory.path().to_owned());
+    let store = OverflowStore::new(0, Some(&budget), place);
+    let put = |name: &'static str, bytes: usize| {
+        let store = &store;
+        async move { store.put(&path(name), vec![1; bytes].into()).await }
+    };
+    put("a", 60).await.expect("room");
+    let refused = put("b", 41).await.expect_err("more than there is");
+    let error = storage_error("write", "b", refused);
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
+    assert!(
+        error.report().contains("--spill-limit"),
+        "{}",
+        error.report()
+    );
+    assert_eq!((disk.used(), files(&directory)), (60, 1));
+    put("b", 40).await.expect("as much as there is");
+    for name in ["a", "b"] {
+        store.delete(&path(name)).await.expect("a delete");
+    }
+    assert_eq!((disk.used(), files(&directory)), (0, 0));
 }
