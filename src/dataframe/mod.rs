@@ -135,9 +135,9 @@ impl DataFrame {
     /// All rows are shuffled, and an order that they had is gone.
     ///
     /// # Errors
-    /// `Invalid` for no partitions, for more than
-    /// [`SHUFFLE_PARTITIONS_MAX`](kiln_engine::limits::SHUFFLE_PARTITIONS_MAX), and for rows without
-    /// a column that counts.
+    /// `Invalid` for no partitions, for more than 4096
+    /// ([`SHUFFLE_PARTITIONS_MAX`](kiln_engine::limits::SHUFFLE_PARTITIONS_MAX)), and for rows
+    /// without a column that counts.
     pub fn repartition(&self, partitions: u32) -> Result<Self> {
         self.repartition_by(partitions, [] as [&str; 0])
     }
