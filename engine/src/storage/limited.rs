@@ -1,10 +1,10 @@
 //! A remote store with a bound on the requests that are under way at once.
 //!
-//! Whoever wants to make a request waits for a place. A request that has one is a task of its own
-//! and makes progress whether or not its caller is being polled: otherwise callers that hold
-//! places and wait for memory, and callers that hold memory and wait for places, could wait for
-//! each other for ever. For the same reason a long body or a list gives up its place whenever it
-//! has handed something over.
+//! Whoever wants to make a request waits for a place. It waits and makes the request as a task of
+//! its own, which goes on whether or not its caller is being polled: otherwise callers that have
+//! been given places and wait for memory, and callers that hold memory and wait for places, could
+//! wait for each other for ever. For the same reason a long body or a list takes a place only
+//! while it has something to hand over.
 //!
 //! What comes back is compared with what was announced: a body that is too short is an error.
 
@@ -24,7 +24,8 @@ use object_store::{
     PutResult, RenameOptions, Result, UploadPart,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+
+use super::waiting::Task;
 
 /// A body of at most so many bytes is fetched as a whole, in its request's place.
 const WHOLE_BYTES_MAX: u64 = 16 << 20;
@@ -62,49 +63,35 @@ impl Places {
         &self,
         request: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let in_place = |place| async move {
-            let answer = request.await;
-            drop(place);
-            answer
+        let places = self.clone();
+        let in_place = async move {
+            let _place = places.take().await;
+            request.await
         };
-        self.run_with(in_place).await
-    }
-
-    /// The same for a request that decides how long it needs its place.
-    async fn run_with<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
-        &self,
-        request: impl FnOnce(OwnedSemaphorePermit) -> F,
-    ) -> Result<T> {
-        let place = self.take().await;
-        let mut task = Task(tokio::spawn(request(place)));
-        (&mut task.0).await?
+        Task::spawn(in_place).await?
     }
 
     /// `items`, each of them fetched in a place.
     fn pace<T: Send + 'static>(
         &self,
         items: BoxStream<'static, Result<T>>,
-        place: Option<OwnedSemaphorePermit>,
     ) -> BoxStream<'static, Result<T>> {
-        let state = (items, self.clone(), place);
-        let paced = stream::unfold(state, async |(mut items, places, place)| {
-            let _place = match place {
-                Some(place) => place,
-                None => places.take().await,
-            };
-            let item = items.next().await?;
-            Some((item, (items, places, None)))
+        let places = self.clone();
+        let paced = stream::unfold(Some(items), move |items| {
+            let places = places.clone();
+            async move {
+                let mut items = items?;
+                let in_place = async move {
+                    let _place = places.take().await;
+                    (items.next().await, items)
+                };
+                match Task::spawn(in_place).await {
+                    Ok((item, items)) => Some((item?, Some(items))),
+                    Err(error) => Some((Err(error.into()), None)),
+                }
+            }
         });
         paced.boxed()
-    }
-}
-
-/// A task that ends with whoever waits for it.
-struct Task<T>(JoinHandle<T>);
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -142,16 +129,16 @@ impl<S: ObjectStore> ObjectStore for Limited<S> {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (store, location) = (Arc::clone(&self.store), location.clone());
         let places = self.places.clone();
-        let fetched = move |place| async move {
+        let fetched = async move {
             let is_head = options.head;
             let answer = store.get_opts(&location, options).await?;
             match answer.range.end - answer.range.start {
                 _ if is_head => Ok(answer),
                 0..=WHOLE_BYTES_MAX => fetch(answer).await,
-                _ => Ok(with_stream(answer, |body| places.pace(body, Some(place)))),
+                _ => Ok(with_stream(answer, |body| places.pace(body))),
             }
         };
-        self.places.run_with(fetched).await
+        self.places.run(fetched).await
     }
 
     fn delete_stream(
@@ -175,7 +162,7 @@ impl<S: ObjectStore> ObjectStore for Limited<S> {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.places.pace(self.store.list(prefix), None)
+        self.places.pace(self.store.list(prefix))
     }
 
     fn list_with_offset(
@@ -184,7 +171,7 @@ impl<S: ObjectStore> ObjectStore for Limited<S> {
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         let listed = self.store.list_with_offset(prefix, offset);
-        self.places.pace(listed, None)
+        self.places.pace(listed)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -305,13 +292,33 @@ fn with_stream(
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use kiln_testkit::{Fault, FaultyStore, Op, Rule};
     use object_store::ObjectStoreExt as _;
     use object_store::memory::InMemory;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::error::ErrorKind;
     use crate::storage::storage_error;
+
+    #[tokio::test]
+    async fn who_waits_without_being_polled_is_in_nobodys_way() {
+        let places = Places(Arc::new(Semaphore::new(1)));
+        let (open, gate) = oneshot::channel::<()>();
+        let mut held = places.run(async { Ok(gate.await.is_ok()) }).boxed();
+        let mut waiting = places.run(async { Ok(()) }).boxed();
+        let mut listed = places.pace(stream::iter([Ok(1), Ok(2)]).boxed());
+        // Once, and never again before another request has been made.
+        assert!((&mut held).now_or_never().is_none());
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(listed.next().now_or_never().is_none());
+        open.send(()).expect("it is waited for");
+        places.run(async { Ok(()) }).await.expect("a place");
+        assert!(held.await.expect("an answer"));
+        waiting.await.expect("an answer");
+        assert_eq!(listed.next().await.expect("more").expect("an item"), 1);
+    }
 
     #[tokio::test]
     async fn a_body_that_is_too_short_is_an_error_that_may_pass() {

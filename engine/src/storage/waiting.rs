@@ -1,18 +1,28 @@
-//! Threads that wait for local files.
+//! Work that waits in line: for one of few threads, or for a place in a remote store.
+//!
+//! Whoever is given what it has waited for has to go on, or nobody behind it ever does. A future
+//! goes on only when it is polled, and one of many in a stream is not while the stream's reader
+//! does something else, such as waiting for what is behind it in the line. So it is never such a
+//! future that stands there, but a task of its own.
 
+use std::pin::Pin;
 use std::sync::LazyLock;
+use std::task::{Context, Poll};
 use std::thread::available_parallelism;
 
-use tokio::sync::Semaphore;
-use tokio::task::JoinError;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::limits::{FILE_THREADS_MIN, FILE_THREADS_PER_CORE};
 
 /// How many more may wait now.
-static THREADS: LazyLock<Semaphore> = LazyLock::new(|| {
+static THREADS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(threads()));
+
+/// How many threads wait for files at most.
+fn threads() -> usize {
     let cores = available_parallelism().map_or(1, usize::from);
-    Semaphore::new((FILE_THREADS_PER_CORE * cores).max(FILE_THREADS_MIN))
-});
+    (FILE_THREADS_PER_CORE * cores).max(FILE_THREADS_MIN)
+}
 
 /// Runs `work`, which reads or writes local files and waits for nothing else, on a thread that may
 /// wait. They are few, and stay few when much is wanted at once: what one of them has freed it
@@ -23,12 +33,84 @@ static THREADS: LazyLock<Semaphore> = LazyLock::new(|| {
 pub(crate) async fn on_file_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
-    // Held until `work` has ended, whether or not anybody still waits for it. Nobody closes it.
-    let permit = THREADS.acquire().await.ok();
-    tokio::task::spawn_blocking(move || {
-        let done = work();
-        drop(permit);
-        done
-    })
-    .await
+    // The permit is held until `work` has ended, whether or not anybody still waits for it.
+    let begin = |permit: Option<SemaphorePermit<'static>>| {
+        spawn_blocking(move || {
+            let done = work();
+            drop(permit);
+            done
+        })
+    };
+    if let Ok(permit) = THREADS.try_acquire() {
+        return begin(Some(permit)).await;
+    }
+    // Nobody closes it.
+    Task::spawn(async move { begin(THREADS.acquire().await.ok()).await }).await?
+}
+
+/// A task that goes on by itself and ends with whoever waits for it.
+pub(super) struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    pub(super) fn spawn(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Task(tokio::spawn(work))
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, mpsc};
+
+    use futures::future::{FutureExt as _, join_all};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_without_being_polled_is_in_nobodys_way() {
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let held = (0..threads()).map(|_| {
+            let gate = Arc::clone(&gate);
+            // What is waited for is that the other end is dropped.
+            on_file_thread(move || gate.lock().map(|gate| gate.recv()).is_ok()).boxed()
+        });
+        let mut held: Vec<_> = held.collect();
+        let mut waiting: Vec<_> = (0..2 * threads())
+            .map(|_| on_file_thread(|| ()).boxed())
+            .collect();
+        for future in held.iter_mut() {
+            assert!(future.now_or_never().is_none(), "the gate is shut");
+        }
+        // Once, and never again.
+        for future in waiting.iter_mut() {
+            let _ = future.now_or_never();
+        }
+        drop(open);
+        on_file_thread(|| ()).await.expect("it does nothing");
+        for done in join_all(held).await {
+            assert!(done.expect("it waits only"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_takes_no_thread_along() {
+        for _ in 0..2 * threads() {
+            let done = on_file_thread(|| panic!("on purpose")).await;
+            assert!(done.expect_err("it panicked").is_panic());
+        }
+    }
 }
