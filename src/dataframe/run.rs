@@ -132,6 +132,16 @@ impl DataFrame {
         self.write(url, FileFormat::Json)
     }
 
+    /// Runs the job and writes its only column, of texts, to files of plain lines in the directory
+    /// `url`. A null is an empty line.
+    ///
+    /// # Errors
+    /// Why the job failed; `Invalid` if the directory exists, there are other columns, or a text
+    /// has an end of a line in it.
+    pub fn write_text(&self, url: &str) -> Result<WriteSummary> {
+        self.write(url, FileFormat::Text)
+    }
+
     /// As [`DataFrame::write_parquet`], with options of one's own: what becomes of an output that
     /// is there already, the size of row groups and files, the compression, the order of rows.
     ///

@@ -109,7 +109,7 @@ fn help_of_wordcount() {
                   --strict                     Fail on invalid UTF-8 instead of replacing it
                   --output <URL>               Write the result to files in this directory
                   --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
-                                               csv, json]
+                                               csv, json, text]
                   --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
                                                Parquet, none for others] [possible values: none, snappy, lz4,
                                                gzip, zstd]
@@ -148,7 +148,7 @@ fn help_of_grep() {
                   --strict                     Fail on invalid UTF-8 instead of replacing it
                   --output <URL>               Write the result to files in this directory
                   --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
-                                               csv, json]
+                                               csv, json, text]
                   --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
                                                Parquet, none for others] [possible values: none, snappy, lz4,
                                                gzip, zstd]
@@ -188,7 +188,7 @@ fn help_of_count() {
                                                all in files]
                   --output <URL>               Write the result to files in this directory
                   --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
-                                               csv, json]
+                                               csv, json, text]
                   --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
                                                Parquet, none for others] [possible values: none, snappy, lz4,
                                                gzip, zstd]
@@ -264,7 +264,7 @@ fn help_of_external() {
                   --strict                     Fail on invalid UTF-8 instead of replacing it
                   --output <URL>               Write the result to files in this directory
                   --format <FORMAT>            Format of the files [default: parquet] [possible values: parquet,
-                                               csv, json]
+                                               csv, json, text]
                   --compression <COMPRESSION>  How the bytes of the files are compressed [default: zstd for
                                                Parquet, none for others] [possible values: none, snappy, lz4,
                                                gzip, zstd]

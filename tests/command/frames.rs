@@ -448,3 +448,29 @@ fn rows_cannot_be_dealt_out_to_nobody_nor_by_what_is_not_there() {
     "#]],
     );
 }
+
+#[test]
+fn a_column_of_texts_is_written_as_lines() {
+    let names = people().select([col("name")]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = directory.path().join("names");
+    let written = names.and_then(|names| names.write_text(&url.display().to_string()));
+    assert_eq!(written.expect("one column").rows, 3);
+    let lines = session().read_text(url.display().to_string());
+    check(
+        lines.and_then(|lines| lines.select([col("line")])),
+        &expect![[r#"
+            line
+            ────
+            Ada
+            Ben
+            Dan
+        "#]],
+    );
+    check(
+        people().written_to("names", kiln::FileFormat::Text),
+        &expect![[r#"
+            lines of text are made of one column of texts: select it, or write Parquet, CSV or JSON columns=id Int64, name Utf8View
+        "#]],
+    );
+}

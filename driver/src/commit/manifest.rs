@@ -34,7 +34,7 @@ pub struct Manifest {
     /// The last jobs whose files were replaced, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced: Vec<String>,
-    /// What the files hold: `parquet`, `csv` or `json`.
+    /// What the files hold: `parquet`, `csv`, `json` or `txt`.
     pub format: String,
     /// The rows of all files.
     pub rows: u64,

@@ -32,6 +32,8 @@ pub enum FileFormat {
     Csv,
     /// A JSON object a line.
     Json,
+    /// Plain lines, the values of the only column, which is a text; a null is an empty line.
+    Text,
 }
 
 /// What becomes of an output that is there already. A directory that is absent or empty suits all.
@@ -102,6 +104,7 @@ impl FileFormat {
             FileFormat::Parquet => "parquet",
             FileFormat::Csv => "csv",
             FileFormat::Json => "json",
+            FileFormat::Text => "txt",
         }
     }
 
@@ -110,6 +113,7 @@ impl FileFormat {
             FileFormat::Parquet => "Parquet",
             FileFormat::Csv => "CSV",
             FileFormat::Json => "JSON",
+            FileFormat::Text => "text",
         }
     }
 }
@@ -122,6 +126,8 @@ impl Output {
             (FileFormat::Csv, Some(FileCompression::Zstd(_))) => "csv.zst",
             (FileFormat::Json, Some(FileCompression::Gzip)) => "json.gz",
             (FileFormat::Json, Some(FileCompression::Zstd(_))) => "json.zst",
+            (FileFormat::Text, Some(FileCompression::Gzip)) => "txt.gz",
+            (FileFormat::Text, Some(FileCompression::Zstd(_))) => "txt.zst",
             (format, _) => format.extension(),
         }
     }
@@ -190,7 +196,8 @@ impl From<&ColumnOrder> for SortKey {
 ///
 /// # Errors
 /// `Invalid` for a size of zero, something that the format has not got, a level that there is not,
-/// and a sort column that does not exist (with the nearest name) or has no order.
+/// columns that are not lines of text where these are asked for, and a sort column that does not
+/// exist (with the nearest name) or has no order.
 pub(super) fn check(output: &Output, schema: &Schema) -> Result<()> {
     let OutputOptions {
         mode: _,
@@ -233,9 +240,32 @@ pub(super) fn check(output: &Output, schema: &Schema) -> Result<()> {
             )));
         }
     }
+    if output.format == FileFormat::Text {
+        check_lines(directories.as_deref(), schema)?;
+    }
     sort_by
         .iter()
         .try_for_each(|order| check_order(order, schema))
+}
+
+/// Whether what is left of `schema` without the column `directories` is one text.
+fn check_lines(directories: Option<&str>, schema: &Schema) -> Result<()> {
+    let fields = schema.fields().iter();
+    let written: Vec<_> = fields
+        .filter(|field| Some(field.name().as_str()) != directories)
+        .collect();
+    if written.len() == 1 && *written[0].data_type() == DataType::Utf8View {
+        return Ok(());
+    }
+    let columns: Vec<_> = written
+        .iter()
+        .map(|field| format!("{} {}", field.name(), field.data_type()))
+        .collect();
+    Err(Error::invalid(format!(
+        "lines of text are made of one column of texts: select it, or write Parquet, CSV or JSON \
+         columns={}",
+        columns.join(", ")
+    )))
 }
 
 fn check_directories(column: &str, schema: &Schema) -> Result<()> {
@@ -319,7 +349,7 @@ mod tests {
             sort_by: sorted.iter().map(|column| by(column)).collect(),
             ..Default::default()
         };
-        use FileFormat::{Csv, Json, Parquet};
+        use FileFormat::{Csv, Json, Parquet, Text};
         let cases = [
             (Parquet, row_groups(1000), "fine"),
             (Parquet, row_groups(0), "a row group needs at least one row"),
@@ -354,6 +384,12 @@ mod tests {
                 "the column that names directories is in no file to be sorted by column=\"kind\"",
             ),
             (Csv, sorted("price"), "fine"),
+            (
+                Text,
+                OutputOptions::default(),
+                "lines of text are made of one column of texts: select it, or write Parquet, CSV \
+                 or JSON columns=price Decimal64(15, 2), kind Utf8View, words List(Int64)",
+            ),
             (
                 Parquet,
                 sorted("prize"),

@@ -53,7 +53,7 @@ twins! {
         GreaterOrEqual, And, Or;
     Deal: Gather, Partitions, Producers, Ranges, Each;
     ErrorKind: Invalid, Unavailable, Corrupt, Exhausted, Cancelled, Internal, Program;
-    FileFormat: Parquet, Csv, Json;
+    FileFormat: Parquet, Csv, Json, Text;
     Function: Words, Lower, Upper, Length, Trim, Contains, StartsWith, EndsWith, RegexpLike,
         Concat, Coalesce, Abs, Ltrim, Rtrim, Substring, Left, Right, Replace, Reverse, Repeat,
         Lpad, Rpad, Split, SplitPart, Strpos, Ascii, Chr, Initcap, RegexpReplace, RegexpExtract,

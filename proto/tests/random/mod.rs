@@ -256,7 +256,12 @@ impl Random {
     }
 
     fn output(&mut self) -> Output {
-        let format = self.one(&[FileFormat::Parquet, FileFormat::Csv, FileFormat::Json]);
+        let format = self.one(&[
+            FileFormat::Parquet,
+            FileFormat::Csv,
+            FileFormat::Json,
+            FileFormat::Text,
+        ]);
         Output {
             url: self.text(),
             format,

@@ -146,6 +146,7 @@ pub(crate) enum Format {
     Parquet,
     Csv,
     Json,
+    Text,
 }
 
 impl From<Format> for FileFormat {
@@ -154,6 +155,7 @@ impl From<Format> for FileFormat {
             Format::Parquet => FileFormat::Parquet,
             Format::Csv => FileFormat::Csv,
             Format::Json => FileFormat::Json,
+            Format::Text => FileFormat::Text,
         }
     }
 }

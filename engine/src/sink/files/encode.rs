@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arrow::array::AsArray;
 use arrow::csv;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
@@ -18,6 +19,9 @@ use parquet::file::properties::WriterProperties;
 use crate::error::{Error, Result};
 use crate::limits::{self, UPLOAD_PART_BYTES};
 use crate::plan::{ColumnOrder, FileCompression, FileFormat, Output, OutputOptions};
+
+/// Characters of a value that an error shows.
+const SHOWN_CHARS: usize = 80;
 
 /// Refuses columns that files of this output cannot hold.
 pub(super) fn check(output: &Output, schema: &SchemaRef) -> Result<()> {
@@ -48,6 +52,7 @@ enum Writer {
     Parquet(Box<ArrowWriter<Bytes>>),
     Csv(Box<csv::Writer<Text>>, SchemaRef),
     Json(Box<json::LineDelimitedWriter<Text>>),
+    Lines(Text),
 }
 
 impl Encoder {
@@ -72,6 +77,7 @@ impl Encoder {
                 let writer = builder.build(Text::new(options.compression, bytes.clone())?);
                 Writer::Json(Box::new(writer))
             }
+            FileFormat::Text => Writer::Lines(Text::new(options.compression, bytes.clone())?),
         };
         Ok(Encoder { writer, bytes })
     }
@@ -82,6 +88,7 @@ impl Encoder {
             Writer::Parquet(writer) => writer.write(batch).map_err(parquet_error)?,
             Writer::Csv(writer, _) => writer.write(batch).map_err(arrow_error)?,
             Writer::Json(writer) => writer.write(batch).map_err(arrow_error)?,
+            Writer::Lines(text) => text.write_all(&lines(batch)?).map_err(text_error)?,
         }
         Ok(self.bytes.take_full())
     }
@@ -98,7 +105,7 @@ impl Encoder {
     pub(super) fn held(&self) -> usize {
         let held = match &self.writer {
             Writer::Parquet(writer) => writer.memory_size(),
-            Writer::Csv(..) | Writer::Json(_) => 0,
+            Writer::Csv(..) | Writer::Json(_) | Writer::Lines(_) => 0,
         };
         held + self.bytes.len()
     }
@@ -107,7 +114,7 @@ impl Encoder {
     pub(super) fn pending(&self) -> usize {
         let pending = match &self.writer {
             Writer::Parquet(writer) => writer.in_progress_size(),
-            Writer::Csv(..) | Writer::Json(_) => 0,
+            Writer::Csv(..) | Writer::Json(_) | Writer::Lines(_) => 0,
         };
         pending + self.bytes.len()
     }
@@ -129,9 +136,34 @@ impl Encoder {
                 writer.finish().map_err(arrow_error)?;
                 writer.into_inner().finish()?;
             }
+            Writer::Lines(text) => text.finish()?,
         }
         Ok(self.bytes.take())
     }
+}
+
+/// The values of the only column, a line each.
+///
+/// # Errors
+/// `Invalid` for a value that would be read back as another one, or as two.
+fn lines(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let texts = batch.column(0).as_string_view();
+    let bytes: usize = texts.lengths().map(|length| length as usize + 1).sum();
+    let mut lines = Vec::with_capacity(bytes);
+    for text in texts {
+        let line = text.unwrap_or_default();
+        if line.contains('\n') || line.ends_with('\r') {
+            let shown: String = line.chars().take(SHOWN_CHARS).collect();
+            return Err(Error::invalid(format!(
+                "a line of text cannot hold the end of a line: write Parquet, CSV or JSON \
+                 column={:?} value={shown:?}",
+                batch.schema_ref().field(0).name(),
+            )));
+        }
+        lines.extend_from_slice(line.as_bytes());
+        lines.push(b'\n');
+    }
+    Ok(lines)
 }
 
 fn parquet_properties(options: &OutputOptions, schema: &SchemaRef) -> Result<WriterProperties> {

@@ -39,6 +39,11 @@ fn batch() -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
+fn texts(values: Vec<Option<&str>>) -> RecordBatch {
+    let column: ArrayRef = Arc::new(StringViewArray::from(values));
+    RecordBatch::try_from_iter([("t", column)]).expect("one column")
+}
+
 pub(super) fn output(url: &str, format: FileFormat) -> Output {
     Output {
         url: url.to_owned(),
@@ -244,6 +249,19 @@ async fn each_lane_with_rows_writes_a_file() {
     "#]]
     .assert_eq(&text(&files));
 
+    let text_format = output("memory:///out", FileFormat::Text);
+    let lines = texts(vec![Some("a,b"), None, Some("é\"")]);
+    let files = write_rows(&ctx, &text_format, lines.schema(), 0, &[&[lines]])
+        .await
+        .expect("room in memory");
+    expect_test::expect![[r#"
+        part-000000000007-00000-a2-l0-00000.txt rows=3
+        a,b
+
+        é"
+    "#]]
+    .assert_eq(&text(&files));
+
     let parquet = output("memory:///out", FileFormat::Parquet);
     let files = write(&ctx, &parquet, 0, &[&[batch()]])
         .await
@@ -413,6 +431,20 @@ async fn what_cannot_be_written_is_named() {
         error.report(),
         "CSV cannot hold this type: write Parquet or JSON column=\"l\" type=List(Int64)"
     );
+
+    // What a line cannot hold, which only its task can tell.
+    let text = output("memory:///out", FileFormat::Text);
+    for (value, shown) in [("a\nb", r"a\nb"), ("a\r", r"a\r")] {
+        let rows = texts(vec![Some("fine"), Some(value)]);
+        let written = write_rows(&ctx, &text, rows.schema(), 0, &[&[rows]]).await;
+        let error = written.expect_err("an end of a line");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let expected = format!(
+            "a line of text cannot hold the end of a line: write Parquet, CSV or JSON \
+             column=\"t\" value=\"{shown}\""
+        );
+        assert!(error.report().contains(&expected), "{}", error.report());
+    }
 
     // A file where the directory should be.
     let directory = tempfile::tempdir().expect("a temporary directory");

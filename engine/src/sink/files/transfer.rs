@@ -6,6 +6,8 @@
 //! sent a record of it is put into the staging directory, which is where those who clear up after
 //! a dead executor find out.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,9 +16,10 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::error::Result;
+use crate::limits::UPLOAD_PART_BYTES;
 use crate::metrics::TaskMetrics;
 use crate::plan::PendingUpload;
-use crate::storage::storage_error;
+use crate::storage::{file_error, local_path, on_file_thread, storage_error};
 
 /// The way of one file to storage.
 pub(super) struct Transfer {
@@ -94,14 +97,20 @@ impl Transfer {
         bytes: u64,
         metrics: &TaskMetrics,
     ) -> Result<Option<PendingUpload>> {
-        let finished = match &mut self.way {
-            Way::Staged(staged) => staged.finish(rest, bytes, metrics).await.map(|()| None),
+        let failed = |error| storage_error("write", &self.url, error);
+        match &mut self.way {
+            Way::Staged(staged) => {
+                staged.finish(rest, bytes, metrics).await.map_err(failed)?;
+                if bytes >= UPLOAD_PART_BYTES as u64 {
+                    to_disk(&self.url).await?;
+                }
+                Ok(None)
+            }
             Way::Pending(pending) => {
                 let upload = pending.finish(rest, metrics).await;
-                upload.map(Some)
+                upload.map(Some).map_err(failed)
             }
-        };
-        finished.map_err(|error| storage_error("write", &self.url, error))
+        }
     }
 
     /// Removes what was sent, as far as that is possible.
@@ -210,6 +219,17 @@ impl Pending {
         let parts = self.parts.clone();
         Ok(PendingUpload { id, parts })
     }
+}
+
+/// Waits until the file at `url` is on disk, if it is one of this machine. Who commits it asks for
+/// that anyway, but of all files at once and when nobody computes any more.
+async fn to_disk(url: &str) -> Result<()> {
+    let Some(path) = local_path(url) else {
+        return Ok(());
+    };
+    let synced = on_file_thread(move || File::open(path)?.sync_data()).await;
+    let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
+    synced.map_err(|error| file_error("write", url, error))
 }
 
 fn count_put(metrics: &TaskMetrics) {
