@@ -78,17 +78,18 @@ impl Stages {
                 let Some(mut pipe) = self.build(sides.build, Some(&build_read))? else {
                     return Ok(None);
                 };
-                let whole = probe.as_ref().is_some_and(Pipe::is_one_task) || !self.cluster.may_grow;
+                let build_bytes = self.estimate(sides.build).bytes;
+                // Without other executors nothing is gained by an exchange, unless the rows do not
+                // fit into memory: then every task would have to write all of them to disk.
+                let stays = !self.cluster.may_grow && build_bytes <= self.broadcast_bytes() as f64;
+                let whole = stays || probe.as_ref().is_some_and(Pipe::is_one_task);
                 let names =
                     key_columns(&mut pipe, sides.build_keys(), &computed.build, &build_read)?;
                 pipe.keep_only(&with_names(&build_read, &names))?;
                 let sink = match whole || small || names.is_empty() {
                     true => single(),
                     false => {
-                        let bytes = self
-                            .estimate(sides.build)
-                            .bytes
-                            .max(self.estimate(sides.probe).bytes);
+                        let bytes = build_bytes.max(self.estimate(sides.probe).bytes);
                         hash(&names, partitions(bytes as u64, &self.cluster))
                     }
                 };
@@ -161,12 +162,17 @@ impl Stages {
         let build = written.bytes.max(rows as u64);
         let executors = u64::from(self.cluster.executors.max(1));
         let probe = self.estimate(sides.probe).bytes as u64;
-        let fits = build <= self.cluster.memory / BROADCAST_MEMORY_SHARE;
+        let fits = build <= self.broadcast_bytes();
         // Each executor reads all of it, or both sides are written and read once.
         Some(
             fits && build.saturating_mul(executors)
                 <= build.saturating_add(probe.saturating_mul(2)),
         )
+    }
+
+    /// Bytes of rows that every executor may have a table of.
+    fn broadcast_bytes(&self) -> u64 {
+        self.cluster.memory / BROADCAST_MEMORY_SHARE
     }
 
     /// Which side is looked up in.

@@ -78,3 +78,15 @@ async fn a_guess_does_not_decide_that_a_side_is_small() {
     let expected = expect_file!["join_of_unknown.txt"];
     inputs.check(plan, &CLUSTER, expected).await;
 }
+
+#[tokio::test]
+async fn sides_that_do_not_fit_into_memory_are_dealt_out_without_a_cluster() {
+    let inputs = Inputs::new([300; 4]);
+    let sales = || inputs.sales(ScanFormat::Csv(Default::default()));
+    let on = (col("country"), col("place"));
+    let plan = join(sales(), notes(sales()), JoinKind::Inner, on);
+    let expected = expect_file!["join_embedded.txt"];
+    inputs.check(plan.clone(), &EMBEDDED, expected).await;
+    let expected = expect_file!["join_small_memory.txt"];
+    inputs.check(plan, &SMALL_MEMORY, expected).await;
+}

@@ -41,6 +41,12 @@ const EMBEDDED: ClusterShape = ClusterShape {
     may_grow: false,
 };
 
+/// One executor, in whose memory hardly any table fits.
+const CROWDED: ClusterShape = ClusterShape {
+    memory: 1 << 10,
+    ..EMBEDDED
+};
+
 const CLUSTER: ClusterShape = ClusterShape {
     executors: 2,
     threads: 4,
@@ -49,8 +55,9 @@ const CLUSTER: ClusterShape = ClusterShape {
 };
 
 /// The ways in which a plan is run.
-const WAYS: [(&str, ClusterShape, bool); 4] = [
+const WAYS: [(&str, ClusterShape, bool); 5] = [
     ("embedded", EMBEDDED, true),
+    ("embedded, little memory", CROWDED, true),
     ("cluster", CLUSTER, true),
     ("embedded, not optimised", EMBEDDED, false),
     ("cluster, not optimised", CLUSTER, false),
