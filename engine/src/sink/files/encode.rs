@@ -52,7 +52,7 @@ enum Writer {
     Parquet(Box<ArrowWriter<Bytes>>),
     Csv(Box<csv::Writer<Text>>, SchemaRef),
     Json(Box<json::LineDelimitedWriter<Text>>),
-    Lines(Text),
+    Lines(Box<Text>),
 }
 
 impl Encoder {
@@ -77,7 +77,10 @@ impl Encoder {
                 let writer = builder.build(Text::new(options.compression, bytes.clone())?);
                 Writer::Json(Box::new(writer))
             }
-            FileFormat::Text => Writer::Lines(Text::new(options.compression, bytes.clone())?),
+            FileFormat::Text => {
+                let text = Text::new(options.compression, bytes.clone())?;
+                Writer::Lines(Box::new(text))
+            }
         };
         Ok(Encoder { writer, bytes })
     }
