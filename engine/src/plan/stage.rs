@@ -42,7 +42,8 @@ pub struct ClusterShape {
     /// Memory budget of the smallest executor, in bytes.
     pub memory: u64,
     /// Executors may join while the job runs, so it is cut such that they find work; false for the
-    /// one executor of an embedded session, whose jobs need no exchange.
+    /// one executor of an embedded session, whose jobs need no exchange but for joins that do not
+    /// fit into its memory.
     pub may_grow: bool,
 }
 
