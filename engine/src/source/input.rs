@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, coalesce_ranges};
 
 use crate::error::{Error, Result};
 use crate::metrics::TaskMetrics;
-use crate::storage::{Stores, file_error, local_path, on_file_thread, storage_error};
+use crate::storage::{Stores, file_error, local_path, on_file_thread, read_ranges, storage_error};
 
 /// Ranges of an object closer than this are fetched together: reading a megabyte over is cheaper
 /// than another request.
@@ -144,10 +144,9 @@ impl InputFile {
         let read = match &self.place {
             Place::Local(path) => {
                 TaskMetrics::count(&self.metrics.gets, 1);
-                let (path, ranges) = (Arc::clone(path), ranges.clone());
-                let read = on_file_thread(move || read_local(&path, &ranges)).await;
-                read.unwrap_or_else(|error| Err(io::Error::other(error)))
-                    .map_err(|error| self.read_error(error))?
+                let path = Arc::clone(path);
+                let read = read_ranges(move || File::open(&*path), &ranges).await;
+                read.map_err(|error| self.read_error(error))?
             }
             Place::Store(store, path) => {
                 let fetch = |range: Range<u64>| {
@@ -192,15 +191,4 @@ fn local_version(path: &PathBuf) -> io::Result<String> {
         found.dev(),
         found.ino()
     ))
-}
-
-fn read_local(path: &PathBuf, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
-    let file = File::open(path)?;
-    let read = |range: &Range<u64>| {
-        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, range.start)?;
-        Ok(Bytes::from(bytes))
-    };
-    ranges.iter().map(read).collect()
 }

@@ -32,4 +32,4 @@ pub use shuffle_store::{Compression, ShuffleObject, ShuffleStore};
 pub use stores::Stores;
 
 pub(crate) use fault::file_error;
-pub(crate) use waiting::on_file_thread;
+pub(crate) use waiting::{on_file_thread, read_ranges};

@@ -5,11 +5,15 @@
 //! does something else, such as waiting for what is behind it in the line. So it is never such a
 //! future that stands there, but a task of its own.
 
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::thread::available_parallelism;
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
@@ -46,6 +50,43 @@ pub(crate) async fn on_file_thread<T: Send + 'static>(
     }
     // Nobody closes it.
     Task::spawn(async move { begin(THREADS.acquire().await.ok()).await }).await?
+}
+
+/// Reads `ranges` of the file that `open` opens, on a thread that may wait for it.
+///
+/// Into memory of the calling thread: those that wait for files are idle for long, and what others
+/// free of their memory goes back only when they ask for more.
+///
+/// # Errors
+/// What the system answered; `UnexpectedEof` where the file ends before a range does.
+pub(crate) async fn read_ranges(
+    open: impl FnOnce() -> io::Result<File> + Send + 'static,
+    ranges: &[Range<u64>],
+) -> io::Result<Vec<Bytes>> {
+    let room = |range: &Range<u64>| {
+        let bytes = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        Ok((range.clone(), Vec::with_capacity(bytes)))
+    };
+    let rooms = ranges.iter().map(room).collect::<io::Result<Vec<_>>>()?;
+    let read = on_file_thread(move || {
+        let mut file = open()?;
+        let rooms = rooms.into_iter();
+        rooms
+            .map(|(range, room)| read_range(&mut file, range, room))
+            .collect()
+    });
+    let read = read.await;
+    read.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn read_range(file: &mut File, range: Range<u64>, mut room: Vec<u8>) -> io::Result<Bytes> {
+    let bytes = range.end - range.start;
+    file.seek(SeekFrom::Start(range.start))?;
+    file.take(bytes).read_to_end(&mut room)?;
+    if (room.len() as u64) < bytes {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Bytes::from(room))
 }
 
 /// A task that goes on by itself and ends with whoever waits for it.

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +16,7 @@ use object_store::{PutPayload, Result};
 use super::{generic, lock};
 use crate::memory::{DiskBudget, DiskRoom, MemoryBudget, Reservation};
 use crate::scratch::{Scratch, ScratchKind};
-use crate::storage::on_file_thread;
+use crate::storage::{on_file_thread, read_ranges};
 
 /// Room for segments.
 pub(super) struct Space {
@@ -94,9 +93,11 @@ impl Segment {
     pub(super) async fn read(self, range: Range<u64>) -> Result<Bytes> {
         match self {
             Segment::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Segment::Disk(file, _) => on_file_thread(move || file.read(range))
-                .await?
-                .map_err(generic),
+            Segment::Disk(file, _) => {
+                let read = read_ranges(move || File::open(&file.path), &[range]).await;
+                let mut read = read.map_err(generic)?;
+                Ok(read.pop().unwrap_or_default())
+            }
         }
     }
 }
@@ -194,14 +195,6 @@ impl Disk {
             file.write_all(bytes)?;
         }
         Ok(made)
-    }
-}
-
-impl DiskFile {
-    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        File::open(&self.path)?.read_exact_at(&mut bytes, range.start)?;
-        Ok(Bytes::from(bytes))
     }
 }
 
