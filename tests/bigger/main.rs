@@ -119,11 +119,8 @@ fn said(child: &mut Command) -> Vec<i64> {
 /// looking at how large the process was.
 fn run(name: &str, data: &Path) -> Vec<i64> {
     let (peak, said) = peak_and_said(&mut child(name, data));
-    assert!(
-        peak < memory() + BESIDE,
-        "{name} needed {} MB",
-        peak / 1_000_000
-    );
+    println!("{name} needed {} MB", peak / 1_000_000);
+    assert!(peak < memory() + BESIDE, "{peak} bytes are too much");
     said
 }
 

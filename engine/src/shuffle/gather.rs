@@ -94,6 +94,8 @@ pub(super) struct PartitionBuffer {
     columns: Vec<Gather>,
     rows: usize,
     bytes: u64,
+    /// What the columns have room for beside these bytes.
+    spare: u64,
 }
 
 enum Gather {
@@ -121,6 +123,7 @@ impl PartitionBuffer {
             columns,
             rows: 0,
             bytes: 0,
+            spare: 0,
         }
     }
 
@@ -133,10 +136,17 @@ impl PartitionBuffer {
         self.bytes
     }
 
+    /// Bytes that the rows gathered take in memory: buffers that grow have room to spare.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.bytes + self.spare
+    }
+
     /// Copies the rows at `indices` behind those gathered before.
     pub(super) fn extend(&mut self, batch: &[Column], indices: &[u32]) -> Result<()> {
+        self.spare = 0;
         for (gather, column) in self.columns.iter_mut().zip(batch) {
             self.bytes += gather.extend(column, indices)?;
+            self.spare += gather.spare() as u64;
         }
         self.rows += indices.len();
         Ok(())
@@ -145,7 +155,7 @@ impl PartitionBuffer {
     /// The rows as a batch of `schema`; none are left here.
     pub(super) fn finish(&mut self, schema: &SchemaRef) -> Result<RecordBatch> {
         let rows = std::mem::take(&mut self.rows);
-        self.bytes = 0;
+        (self.bytes, self.spare) = (0, 0);
         let columns = self.columns.iter_mut().zip(schema.fields());
         let columns = columns.map(|(gather, field)| gather.finish(field.data_type(), rows));
         let columns = columns.collect::<Result<Vec<_>>>()?;
@@ -173,6 +183,17 @@ impl Gather {
                 nulls,
             },
             _ => Gather::Other(Vec::new()),
+        }
+    }
+
+    /// Bytes that it has room for beside those gathered.
+    fn spare(&self) -> usize {
+        match self {
+            Gather::Fixed { values, .. } => values.capacity() - values.len(),
+            Gather::View { views, text, .. } => {
+                size_of::<u128>() * (views.capacity() - views.len()) + text.capacity() - text.len()
+            }
+            Gather::Other(_) => 0,
         }
     }
 
@@ -331,5 +352,32 @@ fn holds_views(data_type: &DataType) -> bool {
         | DataType::Map(field, _) => holds_views(field.data_type()),
         DataType::Struct(fields) => fields.iter().any(|field| holds_views(field.data_type())),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shuffle::tests::words;
+
+    #[test]
+    fn what_is_allocated_is_what_the_batch_takes() {
+        let batch = words(0..1000);
+        let columns: Vec<Column> = batch.columns().iter().map(Column::of).collect();
+        let mut buffer = PartitionBuffer::new(&batch.schema());
+        for start in (0..990).step_by(10) {
+            let rows: Vec<u32> = (start..start + 10).collect();
+            buffer.extend(&columns, &rows).expect("the same columns");
+            assert!(buffer.bytes() <= buffer.allocated_bytes());
+        }
+        let allocated = buffer.allocated_bytes() as usize;
+        let batch = buffer.finish(&batch.schema()).expect("rows");
+        let nulls_and_structs = 2000;
+        let taken = batch.get_array_memory_size();
+        assert!(
+            taken.abs_diff(allocated) < nulls_and_structs,
+            "{taken} {allocated}"
+        );
+        assert_eq!((buffer.bytes(), buffer.allocated_bytes()), (0, 0));
     }
 }

@@ -78,6 +78,29 @@ impl ObjectWriter {
         if lock(&self.held).try_grow(block.len() as u64) {
             return Ok(Block::Memory(block));
         }
+        self.write(&block)
+    }
+
+    /// The bytes of the blocks that wait in memory.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        lock(&self.held).bytes()
+    }
+
+    /// Brings a block to disk that waits in memory.
+    ///
+    /// # Errors
+    /// As for [`keep`](Self::keep).
+    pub(super) fn spill(&self, block: &mut Block) -> Result<()> {
+        if let Block::Memory(bytes) = block {
+            let waited = bytes.len() as u64;
+            *block = self.write(bytes)?;
+            lock(&self.held).shrink(waited);
+        }
+        Ok(())
+    }
+
+    /// Puts a block behind those that are on disk.
+    fn write(&self, block: &Bytes) -> Result<Block> {
         let failed = |error| file_error("write", "temporary shuffle file", error);
         let file = {
             let mut spill = lock(&self.spill);
@@ -97,7 +120,7 @@ impl ObjectWriter {
             room.grow(bytes as u64)?;
             offset
         };
-        file.file.write_all_at(&block, offset).map_err(failed)?;
+        file.file.write_all_at(block, offset).map_err(failed)?;
         TaskMetrics::count(&self.metrics.spilled_bytes, bytes as u64);
         Ok(Block::Disk {
             file,
@@ -119,9 +142,7 @@ impl ObjectWriter {
         let bytes = index.iter().map(|meta| meta.bytes).sum::<u64>() + footer.len() as u64;
         blocks.push(Block::Memory(footer));
         self.uploaded.store(true, Ordering::Relaxed);
-        // What is handed to the store is the store's to account for.
-        let given = |bytes: usize| lock(&self.held).shrink(bytes as u64);
-        let puts = upload(&self.store.store, &self.path, blocks, bytes, given).await?;
+        let puts = upload(&self.store.store, &self.path, blocks, bytes, &self.held).await?;
         let metrics = &self.metrics;
         TaskMetrics::count(&metrics.puts, puts);
         TaskMetrics::count(&metrics.objects, 1);

@@ -243,7 +243,7 @@ impl Operator for SortedLane {
                 self.seal()?;
             }
         }
-        if !self.held.try_resize(self.buffer.bytes()) {
+        if !self.held.try_resize(self.buffer.allocated_bytes()) {
             self.held.shrink(self.held.bytes());
             self.seal()?;
         }

@@ -441,6 +441,23 @@ async fn little_memory_means_small_blocks_and_a_file_not_a_failure() {
 }
 
 #[tokio::test]
+async fn blocks_stay_large_when_those_before_them_have_filled_the_memory() {
+    let batch = |batch: i64| words(batch * 1000..(batch + 1) * 1000);
+    let batches: Vec<_> = (0..600).map(batch).collect();
+    let ctx = context(in_memory(), 4 << 20);
+    let index = write(&ctx, &hash(&["n"], 16), 0, &batches).await;
+    let index = index.expect("written");
+    assert!(ctx.metrics.counts().spilled_bytes > 10 << 20);
+    let sources = vec![source(0, &index, &(0..16))];
+    let found = read(&ctx, 0..16, sources, &batches[0].schema()).await;
+    let found = found.expect("read");
+    let read: usize = found.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(read, 600_000);
+    // A block becomes one batch or more; a block for each batch and partition would be 9600.
+    assert!(found.len() < 1000, "{}", found.len());
+}
+
+#[tokio::test]
 async fn blocks_that_wait_on_disk_are_of_its_budget() {
     let batches = [words(0..20_000)];
     let write = async |limit| {

@@ -145,6 +145,19 @@ impl Sink for ShuffleSink {
 }
 
 impl Shared {
+    /// Brings the blocks that wait in memory to disk; false where there are few.
+    fn spill(&self) -> Result<bool> {
+        if self.object.waiting_bytes() < self.memory.unasked() {
+            return Ok(false);
+        }
+        for partition in &self.partitions {
+            for block in &mut lock(partition).blocks {
+                self.object.spill(block)?;
+            }
+        }
+        Ok(true)
+    }
+
     /// Puts a finished block behind those of its partition.
     fn add(&self, partition: usize, block: Vec<u8>, rows: usize) -> Result<()> {
         let bytes = block.len();
@@ -215,14 +228,20 @@ impl ShuffleLane {
         Ok(())
     }
 
-    /// Reserves what the buffers hold; where that is refused, they become blocks.
+    /// Reserves what the buffers hold. Where that is refused, blocks that wait in memory go to disk
+    /// first, so that buffers go on growing; then the buffers become blocks, unless they are so
+    /// small that these would hardly be worth it.
     fn reserve(&mut self) -> Result<()> {
-        let bytes = self.buffers.iter().map(PartitionBuffer::bytes).sum();
-        if !self.held.try_resize(bytes) {
-            self.held.shrink(self.held.bytes());
-            self.seal_all()?;
+        let bytes = self.buffers.iter().map(PartitionBuffer::allocated_bytes);
+        let bytes = bytes.sum();
+        if self.held.try_resize(bytes)
+            || self.shared.spill()? && self.held.try_resize(bytes)
+            || bytes < self.shared.memory.unasked()
+        {
+            return Ok(());
         }
-        Ok(())
+        self.held.shrink(self.held.bytes());
+        self.seal_all()
     }
 
     fn seal_all(&mut self) -> Result<()> {
