@@ -16,6 +16,7 @@
 mod directories;
 mod encode;
 mod lane;
+mod local;
 #[cfg(test)]
 mod option_tests;
 #[cfg(test)]

@@ -6,8 +6,7 @@
 //! sent a record of it is put into the staging directory, which is where those who clear up after
 //! a dead executor find out.
 
-use std::fs::File;
-use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,11 +14,11 @@ use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
+use super::local::LocalUpload;
 use crate::error::Result;
-use crate::limits::UPLOAD_PART_BYTES;
 use crate::metrics::TaskMetrics;
 use crate::plan::PendingUpload;
-use crate::storage::{file_error, local_path, on_file_thread, storage_error};
+use crate::storage::{local_path, storage_error};
 
 /// The way of one file to storage.
 pub(super) struct Transfer {
@@ -36,6 +35,8 @@ enum Way {
 struct Staged {
     store: Arc<dyn ObjectStore>,
     path: Path,
+    /// The same where it is a file of this machine.
+    local: Option<PathBuf>,
     parts: Option<Box<dyn MultipartUpload>>,
     /// A request that makes the file visible has been made.
     visible: bool,
@@ -57,6 +58,7 @@ impl Transfer {
         let way = Way::Staged(Staged {
             store,
             path,
+            local: local_path(&url),
             parts: None,
             visible: false,
         });
@@ -101,9 +103,6 @@ impl Transfer {
         match &mut self.way {
             Way::Staged(staged) => {
                 staged.finish(rest, bytes, metrics).await.map_err(failed)?;
-                if bytes >= UPLOAD_PART_BYTES as u64 {
-                    to_disk(&self.url).await?;
-                }
                 Ok(None)
             }
             Way::Pending(pending) => {
@@ -145,7 +144,10 @@ impl Staged {
             Some(parts) => parts,
             none => {
                 count_put(metrics);
-                none.insert(self.store.put_multipart(&self.path).await?)
+                none.insert(match &self.local {
+                    Some(path) => Box::new(LocalUpload::begin(path.clone()).await?),
+                    None => self.store.put_multipart(&self.path).await?,
+                })
             }
         };
         count_put(metrics);
@@ -219,17 +221,6 @@ impl Pending {
         let parts = self.parts.clone();
         Ok(PendingUpload { id, parts })
     }
-}
-
-/// Waits until the file at `url` is on disk, if it is one of this machine. Who commits it asks for
-/// that anyway, but of all files at once and when nobody computes any more.
-async fn to_disk(url: &str) -> Result<()> {
-    let Some(path) = local_path(url) else {
-        return Ok(());
-    };
-    let synced = on_file_thread(move || File::open(path)?.sync_data()).await;
-    let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
-    synced.map_err(|error| file_error("write", url, error))
 }
 
 fn count_put(metrics: &TaskMetrics) {
