@@ -119,7 +119,8 @@ fn said(child: &mut Command) -> Vec<i64> {
 /// looking at how large the process was.
 fn run(name: &str, data: &Path) -> Vec<i64> {
     let (peak, said) = peak_and_said(&mut child(name, data));
-    println!("{name} needed {} MB", peak / 1_000_000);
+    let mut out = std::io::stdout();
+    writeln!(out, "\n{name} needed {} MB", peak / 1_000_000).expect("stdout");
     assert!(peak < memory() + BESIDE, "{peak} bytes are too much");
     said
 }
