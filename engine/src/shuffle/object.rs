@@ -142,7 +142,9 @@ impl ObjectWriter {
         let bytes = index.iter().map(|meta| meta.bytes).sum::<u64>() + footer.len() as u64;
         blocks.push(Block::Memory(footer));
         self.uploaded.store(true, Ordering::Relaxed);
-        let puts = upload(&self.store.store, &self.path, blocks, bytes, &self.held).await?;
+        // What is handed to the store is the store's to account for.
+        let given = |bytes: usize| lock(&self.held).shrink(bytes as u64);
+        let puts = upload(&self.store.store, &self.path, blocks, bytes, given).await?;
         let metrics = &self.metrics;
         TaskMetrics::count(&metrics.puts, puts);
         TaskMetrics::count(&metrics.objects, 1);

@@ -243,11 +243,12 @@ impl Operator for SortedLane {
                 self.seal()?;
             }
         }
-        if !self.held.try_resize(self.buffer.allocated_bytes()) {
-            self.held.shrink(self.held.bytes());
-            self.seal()?;
+        let bytes = self.buffer.allocated_bytes();
+        if self.held.try_resize(bytes) || bytes < self.shared.memory.unasked() {
+            return Ok(());
         }
-        Ok(())
+        self.held.shrink(self.held.bytes());
+        self.seal()
     }
 
     fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {

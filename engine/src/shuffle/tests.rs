@@ -455,6 +455,32 @@ async fn blocks_stay_large_when_those_before_them_have_filled_the_memory() {
     assert_eq!(read, 600_000);
     // A block becomes one batch or more; a block for each batch and partition would be 9600.
     assert!(found.len() < 1000, "{}", found.len());
+    assert_eq!(ctx.memory.used(), 0);
+}
+
+#[tokio::test]
+async fn blocks_that_have_no_room_on_disk_stay_in_memory() {
+    let batch = |batch: i64| words(batch * 1000..(batch + 1) * 1000);
+    let batches: Vec<_> = (0..400).map(batch).collect();
+    let write = async |memory, limit| {
+        let disk = DiskBudget::new(limit, None);
+        let memory = MemoryBudget::with_disk(memory, Arc::clone(&disk));
+        let ctx = TaskContext {
+            memory,
+            ..context(in_memory(), 0)
+        };
+        let written = write(&ctx, &hash(&["n"], 16), 0, &batches).await;
+        assert_eq!(ctx.memory.used(), 0);
+        written.map(|_| disk.peak())
+    };
+    // All of it fits, though not with all the room that is made for more.
+    let spilled = write(16 << 20, u64::MAX).await.expect("there is room");
+    assert!(spilled > 1 << 20, "{spilled}");
+    let less = write(16 << 20, 1 << 20).await.expect("there is room");
+    assert!(less <= 1 << 20, "{less}");
+    assert_eq!(write(16 << 20, 0).await.expect("there is room"), 0);
+    let error = write(4 << 20, 1 << 20).await.expect_err("there is not");
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
 }
 
 #[tokio::test]

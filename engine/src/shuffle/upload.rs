@@ -1,9 +1,6 @@
 //! Blocks become an object: one request where it is small, parts of equal size where it is not.
-//!
-//! What is on its way to the store is reserved until it is there, whoever keeps it then. Blocks that
-//! waited on disk are read when there is memory for them, or when nothing else is on its way.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -11,38 +8,38 @@ use futures::stream::FuturesUnordered;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
-use super::object::{Block, lock};
+use super::object::Block;
 use crate::error::Result;
 use crate::limits::UPLOAD_PART_BYTES;
-use crate::memory::Reservation;
 use crate::storage::{file_error, on_file_thread, storage_error};
 
 /// Parts on their way at once.
 const PARTS_AT_ONCE: usize = 4;
 
-/// Writes `blocks`, `bytes` in all, to `path`; returns how many requests that took. `held` has
-/// those reserved that are in memory.
+/// Writes `blocks`, `bytes` in all, to `path`; returns how many requests that took. `given` is
+/// told of bytes that are now the store's.
 pub(super) async fn upload(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
     blocks: Vec<Block>,
     bytes: u64,
-    held: &Mutex<Reservation>,
+    given: impl Fn(usize) + Send + Sync,
 ) -> Result<u64> {
     let failed = |error| storage_error("write", path.as_ref(), error);
     if bytes < 2 * UPLOAD_PART_BYTES as u64 {
-        let mut part = Part::default();
+        let mut payload = Vec::with_capacity(blocks.len());
         for block in blocks {
-            let reserved = block.is_reserved(held);
-            part.push(block.bytes().await?, reserved);
+            payload.push(block.bytes().await?);
         }
-        let reserved = part.reserved;
-        store.put(path, part.into()).await.map_err(failed)?;
-        lock(held).shrink(reserved);
+        given(payload.iter().map(Bytes::len).sum());
+        store
+            .put(path, PutPayload::from_iter(payload))
+            .await
+            .map_err(failed)?;
         return Ok(1);
     }
     let mut upload = store.put_multipart(path).await.map_err(failed)?;
-    let parts = match put_parts(&mut *upload, path, blocks, held).await {
+    let parts = match put_parts(&mut *upload, path, blocks, &given).await {
         Ok(parts) => parts,
         Err(error) => {
             // The first error tells more than one about tidying up.
@@ -66,44 +63,32 @@ async fn put_parts(
     upload: &mut dyn MultipartUpload,
     path: &Path,
     blocks: Vec<Block>,
-    held: &Mutex<Reservation>,
+    given: &(impl Fn(usize) + Send + Sync),
 ) -> Result<u64> {
-    let arrived = |answer: object_store::Result<u64>| -> Result<()> {
-        let reserved = answer.map_err(|error| storage_error("write", path.as_ref(), error))?;
-        lock(held).shrink(reserved);
-        Ok(())
-    };
+    let failed = |error| storage_error("write", path.as_ref(), error);
     let mut parts = 0;
     let mut on_their_way = FuturesUnordered::new();
     let mut part = Part::default();
     let last = blocks.len() - 1;
     for (number, block) in blocks.into_iter().enumerate() {
-        let mut reserved = block.is_reserved(held);
-        while !reserved && let Some(answer) = on_their_way.next().await {
-            arrived(answer)?;
-            reserved = block.is_reserved(held);
-        }
         let mut rest = block.bytes().await?;
         loop {
-            let room = UPLOAD_PART_BYTES - part.bytes;
-            part.push(rest.split_to(rest.len().min(room)), reserved);
+            part.fill(&mut rest);
             // Every part but the last has the same size: some stores insist.
-            let is_full = part.bytes == UPLOAD_PART_BYTES;
-            if !(is_full || (number == last && rest.is_empty() && part.bytes > 0)) {
+            if !(part.is_full() || (number == last && rest.is_empty() && part.bytes > 0)) {
                 break;
             }
             if on_their_way.len() >= PARTS_AT_ONCE {
-                on_their_way.next().await.map_or(Ok(()), arrived)?;
+                on_their_way.next().await.transpose().map_err(failed)?;
             }
-            let part = std::mem::take(&mut part);
-            let reserved = part.reserved;
-            let arrives = upload.put_part(part.into());
-            on_their_way.push(async move { arrives.await.map(|()| reserved) });
+            given(part.bytes);
+            on_their_way
+                .push(upload.put_part(std::mem::take(&mut part).pieces.into_iter().collect()));
             parts += 1;
         }
     }
     while let Some(answer) = on_their_way.next().await {
-        arrived(answer)?;
+        answer.map_err(failed)?;
     }
     Ok(parts)
 }
@@ -112,37 +97,24 @@ async fn put_parts(
 struct Part {
     pieces: Vec<Bytes>,
     bytes: usize,
-    /// How many of these bytes are reserved.
-    reserved: u64,
 }
 
 impl Part {
-    fn push(&mut self, piece: Bytes, is_reserved: bool) {
+    /// Takes as much of `rest` as there is room for.
+    fn fill(&mut self, rest: &mut Bytes) {
+        let piece = rest.split_to(rest.len().min(UPLOAD_PART_BYTES - self.bytes));
         self.bytes += piece.len();
-        if is_reserved {
-            self.reserved += piece.len() as u64;
-        }
         if !piece.is_empty() {
             self.pieces.push(piece);
         }
     }
-}
 
-impl From<Part> for PutPayload {
-    fn from(part: Part) -> PutPayload {
-        part.pieces.into_iter().collect()
+    fn is_full(&self) -> bool {
+        self.bytes == UPLOAD_PART_BYTES
     }
 }
 
 impl Block {
-    /// Whether its bytes are of what `held` has, now if not before.
-    fn is_reserved(&self, held: &Mutex<Reservation>) -> bool {
-        match self {
-            Block::Memory(_) => true,
-            Block::Disk { bytes, .. } => lock(held).try_grow(*bytes as u64),
-        }
-    }
-
     async fn bytes(self) -> Result<Bytes> {
         let failed = |error| file_error("read", "temporary shuffle file", error);
         match self {

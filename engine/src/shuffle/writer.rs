@@ -17,7 +17,7 @@ use super::block::BlockEncoder;
 use super::gather::{Column, PartitionBuffer};
 use super::object::{Block, ObjectWriter, lock};
 use crate::context::TaskContext;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::TaskId;
 use crate::kernel::hash::hash_columns;
 use crate::limits::{SHUFFLE_BLOCK_BYTES, SHUFFLE_BLOCK_ROWS, SHUFFLE_PARTITIONS_MAX};
@@ -145,14 +145,25 @@ impl Sink for ShuffleSink {
 }
 
 impl Shared {
-    /// Brings the blocks that wait in memory to disk; false where there are few.
+    /// Brings half of the blocks that wait in memory to disk; false where that is hardly anything,
+    /// or more than there is room for.
     fn spill(&self) -> Result<bool> {
-        if self.object.waiting_bytes() < self.memory.unasked() {
+        let waiting = self.object.waiting_bytes();
+        if waiting < self.memory.unasked() {
             return Ok(false);
         }
         for partition in &self.partitions {
-            for block in &mut lock(partition).blocks {
-                self.object.spill(block)?;
+            let mut number = 0;
+            // Nobody waits for more than one block to be written.
+            while let Some(block) = lock(partition).blocks.get_mut(number) {
+                match self.object.spill(block) {
+                    Err(error) if error.kind() == ErrorKind::Exhausted => return Ok(false),
+                    spilled => spilled?,
+                }
+                if self.object.waiting_bytes() <= waiting / 2 {
+                    return Ok(true);
+                }
+                number += 1;
             }
         }
         Ok(true)
@@ -206,9 +217,8 @@ impl Operator for ShuffleLane {
     }
 
     fn finish(&mut self, _emit: Emit<'_>) -> Result<()> {
-        self.seal_all()?;
         self.held.shrink(self.held.bytes());
-        Ok(())
+        self.seal_all()
     }
 }
 
@@ -234,10 +244,13 @@ impl ShuffleLane {
     fn reserve(&mut self) -> Result<()> {
         let bytes = self.buffers.iter().map(PartitionBuffer::allocated_bytes);
         let bytes = bytes.sum();
-        if self.held.try_resize(bytes)
-            || self.shared.spill()? && self.held.try_resize(bytes)
-            || bytes < self.shared.memory.unasked()
-        {
+        if self.held.try_resize(bytes) {
+            return Ok(());
+        }
+        if self.shared.spill()? && self.held.try_resize(bytes) {
+            return Ok(());
+        }
+        if bytes < self.shared.memory.unasked() {
             return Ok(());
         }
         self.held.shrink(self.held.bytes());

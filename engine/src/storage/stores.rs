@@ -53,7 +53,7 @@ impl Stores {
     }
 
     /// Uses `store` for every URL that shares scheme and authority with `url`: how tests put a
-    /// faulty store in a good one's place.
+    /// faulty store in a good one's place. Large local files are written without a store.
     pub fn insert(&self, url: &str, store: Arc<dyn ObjectStore>) {
         let store = Remote {
             store,

@@ -165,7 +165,7 @@ impl Staged {
             self.put_part(rest.clone(), metrics).await?;
         }
         count_put(metrics);
-        let Some(mut parts) = self.parts.take() else {
+        let Some(parts) = &mut self.parts else {
             let put = self.store.put(&self.path, PutPayload::from(rest)).await;
             return put.map(drop);
         };
@@ -177,6 +177,8 @@ impl Staged {
                 _ => return Err(error),
             }
         }
+        // Until then it is not known what there is to remove.
+        self.parts = None;
         Ok(())
     }
 }
