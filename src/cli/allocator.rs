@@ -30,7 +30,7 @@ const ROOM: u64 = 384 << 20;
 
 /// How much larger than its budget a process may be before what is beyond that is withheld: about
 /// what it takes beside the budget as a rule.
-const BESIDE: u64 = 256 << 20;
+const BESIDE: u64 = 192 << 20;
 
 /// Keeps this process near `budget`. As nothing depends on it, what the system refuses is done
 /// without.
