@@ -89,6 +89,7 @@ pub(super) fn verdict(suppliers: u64, number: usize, answer: &Answer) -> Verdict
 mod tests {
     use std::fs;
 
+    use super::super::answer;
     use super::*;
 
     #[test]
@@ -113,11 +114,11 @@ mod tests {
                 .map(|name| FLOATS.contains(&name.as_str()))
                 .collect();
             let cells = |line: &str| line.split('|').map(str::to_owned).collect();
-            let mut answer = Answer {
-                header,
-                is_float,
-                rows: lines.map(cells).collect(),
-            };
+            for tie in answer::ties(number) {
+                assert!(header.iter().any(|column| column == tie), "query {number}");
+            }
+            let rows = lines.map(cells).collect();
+            let mut answer = Answer::new(number, header, is_float, rows);
             let right = verdict(100, number, &answer);
             assert!(matches!(right, Verdict::Right), "query {number}: {right:?}");
             answer.rows[0][0].push('x');

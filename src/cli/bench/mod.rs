@@ -106,7 +106,7 @@ impl Bench<'_> {
                 continue;
             }
             result::print_warnings(&status);
-            let answer = Answer::of(frame.schema(), &batches).map_err(Failure::Job)?;
+            let answer = Answer::of(number, frame.schema(), &batches).map_err(Failure::Job)?;
             figures.rows = answer.rows.len() as u64;
             figures.verdict = self.verdict(number, &answer)?;
             if let Some(directory) = &self.args.results {
