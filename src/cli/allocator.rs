@@ -24,12 +24,8 @@ const SHORTLY: c_long = 10;
 /// How often the size of a process is looked at.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How much smaller than its budget a process has to be for what is free not to matter: about what
-/// it takes beside the budget at most.
-const ROOM: u64 = 384 << 20;
-
-/// How much larger than its budget a process may be before what is beyond that is withheld: about
-/// what it takes beside the budget as a rule.
+/// About what a process takes beside its budget as a rule. As long as it is smaller than the budget
+/// by that much, what is free does not matter; what it is larger by than that is withheld.
 const BESIDE: u64 = 192 << 20;
 
 /// Keeps this process near `budget`. As nothing depends on it, what the system refuses is done
@@ -44,7 +40,11 @@ pub(crate) fn stay_near(budget: &Arc<MemoryBudget>) {
     let watch = move || {
         let mut kept = usual;
         while let (Some(bytes), Some(budget)) = (resident_bytes(), budget.upgrade()) {
-            let wanted = if bytes + ROOM > limit { SHORTLY } else { usual };
+            let wanted = if bytes + BESIDE > limit {
+                SHORTLY
+            } else {
+                usual
+            };
             if wanted != kept {
                 set_option(PURGE_DELAY, wanted);
                 kept = wanted;

@@ -4,7 +4,8 @@
 //! to every task (broadcast) where that is cheaper than bringing both sides together by key, which
 //! means writing and reading the other side once more; the true size of the build side decides.
 //! Where nothing can come of the question nobody waits for an answer: one task has all rows of
-//! the other side, or the build side is small however the estimate errs.
+//! the other side, or the build side is small however the estimate errs. One process writes a side
+//! that is thought to be small as one partition, and once more, by key, if it was not.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -63,15 +64,18 @@ impl Stages {
         // Both are walked in any case, so that all stages that can run are known.
         let computed = ComputedNames::of(node)?;
         let build_key = format!("build {:x}", address(node));
+        let dealt_key = format!("build dealt out {:x}", address(node));
         let probe_key = format!("probe {:x}", address(node));
         let exchanged = self.find(&probe_key);
         let probe = match exchanged {
             Some(_) => None,
             None => self.build(sides.probe, Some(&probe_read))?,
         };
-        // What is written as one partition stays one, so this must not be a guess.
+        // Nobody waits for the size of a small side, so this must not be a guess.
         let small_bytes = self.settings.small_build_bytes as f64;
-        let small = self.bytes_at_most(sides.build) < small_bytes && !sides.kind.emits_build_rows();
+        let most = self.bytes_at_most(sides.build);
+        let small = most < small_bytes && !sides.kind.emits_build_rows();
+        let broadcast_bytes = self.broadcast_bytes() as f64;
         let stage = match self.find(&build_key) {
             Some(stage) => stage,
             None => {
@@ -81,7 +85,7 @@ impl Stages {
                 let build_bytes = self.estimate(sides.build).bytes;
                 // Without other executors nothing is gained by an exchange, unless the rows do not
                 // fit into memory: then every task would have to write all of them to disk.
-                let stays = !self.cluster.may_grow && build_bytes <= self.broadcast_bytes() as f64;
+                let stays = !self.cluster.may_grow && build_bytes <= broadcast_bytes;
                 let whole = stays || probe.as_ref().is_some_and(Pipe::is_one_task);
                 let names =
                     key_columns(&mut pipe, sides.build_keys(), &computed.build, &build_read)?;
@@ -96,6 +100,7 @@ impl Stages {
                 self.give(build_key, pipe, sink, sides.build)
             }
         };
+        let stage = self.find(&dealt_key).unwrap_or(stage);
         let schema = self.schema(stage);
         let step = |probe_keys: Vec<Expr>| JoinStep {
             side: 0,
@@ -111,14 +116,22 @@ impl Stages {
             broadcast,
         };
         let partitions = self.partitions(stage);
+        // Its true size would not change how the build side gets to the tasks.
+        let is_settled = sides.keys.is_empty() || most <= small_bytes.max(broadcast_bytes);
         let exchanged = match (exchanged, probe) {
             (Some(exchanged), _) => exchanged,
             (None, None) => return Ok(None),
             (None, Some(mut pipe)) => {
                 let broadcast = match partitions {
                     _ if pipe.is_one_task() => true,
-                    1 => !sides.kind.emits_build_rows(),
+                    1 if sides.kind.emits_build_rows() => false,
+                    1 if is_settled => true,
                     _ => match self.is_broadcast(&sides, stage) {
+                        Some(false) if partitions == 1 => {
+                            let keys = prepared(sides.build_keys(), &computed.build, &schema);
+                            self.deal_out(dealt_key, stage, &sides, &keys);
+                            return Ok(None);
+                        }
                         Some(broadcast) => broadcast,
                         None => return Ok(None),
                     },
@@ -156,10 +169,7 @@ impl Stages {
         if sides.kind.emits_build_rows() {
             return Some(false);
         }
-        let written = self.facts(stage)?;
-        // Stored bytes are compressed; a table of the rows is not.
-        let rows = written.rows as f64 * row_bytes(&self.schema(stage));
-        let build = written.bytes.max(rows as u64);
+        let build = self.written_bytes(stage)?;
         let executors = u64::from(self.cluster.executors.max(1));
         let probe = self.estimate(sides.probe).bytes as u64;
         let fits = build <= self.broadcast_bytes();
@@ -168,6 +178,25 @@ impl Stages {
             fits && build.saturating_mul(executors)
                 <= build.saturating_add(probe.saturating_mul(2)),
         )
+    }
+
+    /// Bytes of the rows that a stage wrote, in memory, once it is done.
+    fn written_bytes(&self, stage: StageId) -> Option<u64> {
+        let written = self.facts(stage)?;
+        // Stored bytes are compressed; a table of the rows is not.
+        let rows = written.rows as f64 * row_bytes(&self.schema(stage));
+        Some(written.bytes.max(rows as u64))
+    }
+
+    /// Deals the rows of a build stage out by key that was written as one partition because it was
+    /// thought to be small.
+    fn deal_out(&mut self, key: String, stage: StageId, sides: &Sides<'_>, keys: &[Expr]) {
+        let build = self.written_bytes(stage).unwrap_or_default();
+        let bytes = build.max(self.estimate(sides.probe).bytes as u64);
+        let names: Vec<String> = keys.iter().map(output_name).collect();
+        let pipe = self.read_back(vec![stage], Deal::Producers);
+        let sink = hash(&names, partitions(bytes, &self.cluster));
+        self.give(key, pipe, sink, sides.build);
     }
 
     /// Bytes of rows that every executor may have a table of.

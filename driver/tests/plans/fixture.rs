@@ -7,11 +7,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use expect_test::ExpectFile;
-use kiln_driver::planner::{self, ClusterShape, Planner};
+use kiln_driver::planner::{self, ClusterShape, Planner, StageFacts};
 use kiln_engine::Result;
 use kiln_engine::expr::{AggregateExpr, Expr, SortKey};
 use kiln_engine::plan::{
-    FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, schema_of,
+    FileFormat, LogicalPlan, Output, Scan, ScanFormat, TextOptions, explain_stages, schema_of,
 };
 use kiln_engine::storage::{Stores, local_url};
 use parquet::arrow::ArrowWriter;
@@ -133,6 +133,31 @@ impl Inputs {
     ) -> Result<String> {
         let text = planner::explain(plan, cluster, &Stores::default()).await?;
         Ok(text.replace(&self.location(), "file:///in"))
+    }
+
+    /// The stages of `plan` if each of them writes so many bytes.
+    pub(super) async fn stages_of(
+        &self,
+        plan: &LogicalPlan,
+        cluster: &ClusterShape,
+        bytes: u64,
+    ) -> String {
+        let planner = Planner::new(plan, *cluster, &Stores::default()).await;
+        let mut planner = planner.expect("a plan that fits together");
+        let mut graph = planner.advance(&[]).expect("stages");
+        while !graph.complete {
+            let done = graph.stages.iter().map(|stage| StageFacts {
+                stage: stage.id,
+                rows: 1,
+                bytes,
+            });
+            let done: Vec<_> = done.collect();
+            let more = planner.advance(&done).expect("stages");
+            assert!(more.complete || !more.stages.is_empty(), "no stage follows");
+            graph.stages.extend(more.stages);
+            graph.complete = more.complete;
+        }
+        explain_stages(&graph).replace(&self.location(), "file:///in")
     }
 
     pub(super) async fn check(

@@ -90,3 +90,19 @@ async fn sides_that_do_not_fit_into_memory_are_dealt_out_without_a_cluster() {
     let expected = expect_file!["join_small_memory.txt"];
     inputs.check(plan, &SMALL_MEMORY, expected).await;
 }
+
+#[tokio::test]
+async fn a_side_that_turns_out_large_is_dealt_out_once_more() {
+    let inputs = Inputs::new([300; 4]);
+    let few = inputs.sales(ScanFormat::Csv(Default::default()));
+    let few = filter(few, col("device").eq("phone").and(col("note").eq("")));
+    let sales = inputs.sales(ScanFormat::Csv(Default::default()));
+    let on = (col("country"), col("place"));
+    let plan = join(sales, notes(few), JoinKind::Inner, on);
+    let expected = expect_file!["join_underestimated.txt"];
+    let stages = inputs.stages_of(&plan, &SMALL_MEMORY, 1 << 30).await;
+    expected.assert_eq(&stages);
+    let expected = expect_file!["join_estimated.txt"];
+    let stages = inputs.stages_of(&plan, &SMALL_MEMORY, 1 << 20).await;
+    expected.assert_eq(&stages);
+}

@@ -17,7 +17,7 @@ use crate::storage::{file_error, on_file_thread, storage_error};
 const PARTS_AT_ONCE: usize = 4;
 
 /// Writes `blocks`, `bytes` in all, to `path`; returns how many requests that took. `given` is
-/// told of bytes that are now the store's.
+/// told of bytes that have waited in memory and wait no longer.
 pub(super) async fn upload(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
@@ -29,9 +29,8 @@ pub(super) async fn upload(
     if bytes < 2 * UPLOAD_PART_BYTES as u64 {
         let mut payload = Vec::with_capacity(blocks.len());
         for block in blocks {
-            payload.push(block.bytes().await?);
+            payload.push(block.bytes(&given).await?);
         }
-        given(payload.iter().map(Bytes::len).sum());
         store
             .put(path, PutPayload::from_iter(payload))
             .await
@@ -71,7 +70,7 @@ async fn put_parts(
     let mut part = Part::default();
     let last = blocks.len() - 1;
     for (number, block) in blocks.into_iter().enumerate() {
-        let mut rest = block.bytes().await?;
+        let mut rest = block.bytes(given).await?;
         loop {
             part.fill(&mut rest);
             // Every part but the last has the same size: some stores insist.
@@ -81,7 +80,6 @@ async fn put_parts(
             if on_their_way.len() >= PARTS_AT_ONCE {
                 on_their_way.next().await.transpose().map_err(failed)?;
             }
-            given(part.bytes);
             on_their_way
                 .push(upload.put_part(std::mem::take(&mut part).pieces.into_iter().collect()));
             parts += 1;
@@ -115,10 +113,13 @@ impl Part {
 }
 
 impl Block {
-    async fn bytes(self) -> Result<Bytes> {
+    async fn bytes(self, given: &impl Fn(usize)) -> Result<Bytes> {
         let failed = |error| file_error("read", "temporary shuffle file", error);
         match self {
-            Block::Memory(bytes) => Ok(bytes),
+            Block::Memory(bytes) => {
+                given(bytes.len());
+                Ok(bytes)
+            }
             Block::Disk {
                 file,
                 offset,
@@ -128,6 +129,45 @@ impl Block {
                 read.unwrap_or_else(|error| Err(error.into()))
                     .map_err(failed)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::id::TaskId;
+    use crate::shuffle::object::ObjectWriter;
+    use crate::shuffle::tests::{STAGE, context, in_memory, job};
+
+    #[tokio::test]
+    async fn only_blocks_that_wait_in_memory_give_memory_back() {
+        for (size, requests) in [(1000, 1), (UPLOAD_PART_BYTES, 4)] {
+            // There is memory for one of the two blocks.
+            let ctx = context(in_memory(), size as u64);
+            let (job, stage) = (job(), STAGE);
+            let task = TaskId {
+                job,
+                stage,
+                task: 0,
+            };
+            let writer = ObjectWriter::new(task, 0, &ctx);
+            let blocks = [1, 2].map(|byte| writer.keep(Bytes::from(vec![byte; size])));
+            let blocks: Vec<Block> = blocks
+                .into_iter()
+                .map(|block| block.expect("room"))
+                .collect();
+            assert!(matches!(blocks[..], [Block::Memory(_), Block::Disk { .. }]));
+            let given = AtomicUsize::new(0);
+            let give = |bytes| {
+                given.fetch_add(bytes, Ordering::Relaxed);
+            };
+            let (store, path) = (&ctx.shuffle.store, Path::from("object"));
+            let puts = upload(store, &path, blocks, 2 * size as u64, give).await;
+            assert_eq!(puts.expect("the store answers"), requests);
+            assert_eq!(given.into_inner(), size);
         }
     }
 }
