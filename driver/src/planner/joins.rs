@@ -5,7 +5,8 @@
 //! means writing and reading the other side once more; the true size of the build side decides.
 //! Where nothing can come of the question nobody waits for an answer: one task has all rows of
 //! the other side, or the build side is small however the estimate errs. One process writes a side
-//! that is thought to be small as one partition, and once more, by key, if it was not.
+//! that is thought to be small as one partition, and once more, by key, if it was not and several
+//! tasks look there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ impl Stages {
             Some(_) => None,
             None => self.build(sides.probe, Some(&probe_read))?,
         };
-        // Nobody waits for the size of a small side, so this must not be a guess.
+        // Nobody waits for the size of a small side on a cluster, so this must not be a guess.
         let small_bytes = self.settings.small_build_bytes as f64;
         let most = self.bytes_at_most(sides.build);
         let small = most < small_bytes && !sides.kind.emits_build_rows();
@@ -100,7 +101,8 @@ impl Stages {
                 self.give(build_key, pipe, sink, sides.build)
             }
         };
-        let stage = self.find(&dealt_key).unwrap_or(stage);
+        let dealt = self.find(&dealt_key);
+        let stage = dealt.unwrap_or(stage);
         let schema = self.schema(stage);
         let step = |probe_keys: Vec<Expr>| JoinStep {
             side: 0,
@@ -116,21 +118,23 @@ impl Stages {
             broadcast,
         };
         let partitions = self.partitions(stage);
-        // Its true size would not change how the build side gets to the tasks.
-        let is_settled = sides.keys.is_empty() || most <= small_bytes.max(broadcast_bytes);
+        // What was written as one partition stays one on a cluster, where that was no guess.
+        let is_settled = self.cluster.may_grow || sides.keys.is_empty() || most <= broadcast_bytes;
         let exchanged = match (exchanged, probe) {
             (Some(exchanged), _) => exchanged,
             (None, None) => return Ok(None),
             (None, Some(mut pipe)) => {
                 let broadcast = match partitions {
                     _ if pipe.is_one_task() => true,
+                    _ if dealt.is_some() => false,
                     1 if sides.kind.emits_build_rows() => false,
                     1 if is_settled => true,
                     _ => match self.is_broadcast(&sides, stage) {
                         Some(false) if partitions == 1 => {
                             let keys = prepared(sides.build_keys(), &computed.build, &schema);
                             self.deal_out(dealt_key, stage, &sides, &keys);
-                            return Ok(None);
+                            // With that stage in place of the other one.
+                            return self.join(node, needed);
                         }
                         Some(broadcast) => broadcast,
                         None => return Ok(None),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use expect_test::expect_file;
+use kiln_driver::planner::ClusterShape;
 use kiln_engine::expr::{Expr, col, lower, sum};
 use kiln_engine::plan::{JoinKind, LogicalPlan, ScanFormat};
 
@@ -89,6 +90,30 @@ async fn sides_that_do_not_fit_into_memory_are_dealt_out_without_a_cluster() {
     inputs.check(plan.clone(), &EMBEDDED, expected).await;
     let expected = expect_file!["join_small_memory.txt"];
     inputs.check(plan, &SMALL_MEMORY, expected).await;
+}
+
+#[tokio::test]
+async fn a_plan_comes_to_an_end_without_executors_and_memory() {
+    let inputs = Inputs::new([10; 2]);
+    let sales = || inputs.sales(ScanFormat::Csv(Default::default()));
+    for may_grow in [true, false] {
+        let nobody = ClusterShape {
+            executors: 0,
+            threads: 0,
+            memory: 0,
+            may_grow,
+        };
+        for kind in [JoinKind::Inner, JoinKind::Left, JoinKind::Full] {
+            let on = (lower(col("country")), lower(col("place")));
+            let plan = join(sales(), notes(sales()), kind, on);
+            for bytes in [1, 1 << 30] {
+                let stages = inputs.stages_of(&plan, &nobody, bytes).await;
+                assert!(stages.lines().count() < 30, "{kind:?}: {stages}");
+            }
+            let explained = inputs.explain(&plan, &nobody).await;
+            explained.expect("a plan that fits together");
+        }
+    }
 }
 
 #[tokio::test]

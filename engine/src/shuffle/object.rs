@@ -142,7 +142,7 @@ impl ObjectWriter {
         let bytes = index.iter().map(|meta| meta.bytes).sum::<u64>() + footer.len() as u64;
         blocks.push(Block::Memory(footer));
         self.uploaded.store(true, Ordering::Relaxed);
-        // What is handed to the store is the store's to account for; blocks on disk held nothing.
+        // What a request takes is the store's to account for; blocks on disk held nothing.
         let given = |bytes: usize| lock(&self.held).shrink(bytes as u64);
         let puts = upload(&self.store.store, &self.path, blocks, bytes, given).await?;
         let metrics = &self.metrics;

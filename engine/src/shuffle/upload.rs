@@ -17,7 +17,7 @@ use crate::storage::{file_error, on_file_thread, storage_error};
 const PARTS_AT_ONCE: usize = 4;
 
 /// Writes `blocks`, `bytes` in all, to `path`; returns how many requests that took. `given` is
-/// told of bytes that have waited in memory and wait no longer.
+/// told of bytes that have waited in memory, as soon as they become part of a request.
 pub(super) async fn upload(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
